@@ -24,7 +24,11 @@ pub fn with_log(
 
 /// Prints the public key that verifies this log's signed heads.
 pub async fn print_key(log: Log) -> Result<(), String> {
-    let key = log.head_key().await.map_err(|error| error.to_string())?;
+    let key = log
+        .proofs()
+        .head_key()
+        .await
+        .map_err(|error| error.to_string())?;
     say(&key.public().to_string());
     Ok(())
 }

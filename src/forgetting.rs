@@ -284,7 +284,7 @@ impl Eraser {
     /// them may run on a restored store. Runs for ever; spawn it.
     pub async fn keep_ledger(self) {
         let Inner { log, ledger, .. } = &*self.0;
-        let mut follower = log.follow(log.head());
+        let mut follower = log.reader().follow(log.reader().head());
         while let Err(reason) = self.catch_up().await {
             warn!(
                 reason,

@@ -36,7 +36,11 @@ pub async fn start_sealing(
     let sealing = head_signer::start(log, election, config.seal_every)
         .await
         .map_err(|error| error.to_string())?;
-    let key = log.head_key().await.map_err(|error| error.to_string())?;
+    let key = log
+        .proofs()
+        .head_key()
+        .await
+        .map_err(|error| error.to_string())?;
     start(
         &sealing.heads,
         &key.public(),

@@ -208,7 +208,7 @@ async fn build(
 ) -> Result<Built, String> {
     let limits = tier_limits::read(&config)?;
     let Opened { log, append, vault } = open_log(&config, clock, false).await?;
-    let head_at_start = log.head();
+    let head_at_start = log.reader().head();
     let node = format!("node-{}", log.clock().new_uuid());
     let ring = Ring::announce(&config, &log, &node).await?;
     tokio::spawn(Arc::clone(&ring).follow());

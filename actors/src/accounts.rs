@@ -491,7 +491,7 @@ impl Accounts {
 
     /// The keys of a user who exists.
     async fn keys(&self, user: UserId) -> Result<Arc<UserKeys>, WriteError> {
-        match self.log.keys(user.0).await {
+        match self.log.keys().of(user.0).await {
             Ok(KeyState::Live(keys)) => Ok(keys),
             Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => {
                 Err(Refusal::not_found("user").into())

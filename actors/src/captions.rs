@@ -110,9 +110,10 @@ impl Captions {
     ) -> Result<CaptionEnd, WriteError> {
         let log = &self.supervisor.0.log;
         let events = log
+            .reader()
             .stream_events::<Caption>(&Owner::User(user), &caption.to_string())
             .await?;
-        let position = log.head(); // at or after the caption's end
+        let position = log.reader().head(); // at or after the caption's end
         match events.into_iter().next_back() {
             Some(CaptionEvent::Completed(written)) => Ok(Ok((written, position))),
             Some(CaptionEvent::Failed(failure)) => Ok(Err((failure, position))),

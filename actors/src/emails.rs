@@ -59,9 +59,10 @@ impl Emails {
         let email_id = self.log.hashes().email(normal);
         let stream = StreamId::new(StreamKind::Account, user);
         // Counted first, so that anything written after the count makes the append stale.
-        let after = self.log.user_seq(user).await?;
+        let after = self.log.reader().user_seq(user).await?;
         let (account, count) = self
             .log
+            .reader()
             .stream::<Account>(&Owner::User(user), &stream.id)
             .await?
             .ok_or_else(|| Refusal::not_found("user"))?;

@@ -97,7 +97,7 @@ impl Forgetter {
     ) -> Result<ForgetOutcome, WriteError> {
         let mut race = Race::new();
         loop {
-            let append = match self.log.wake(user).await {
+            let append = match self.log.users().wake(user).await {
                 Ok(Waking::Awake(awake)) => {
                     self.decide(&awake, command.clone(), metadata.clone())
                         .await?
@@ -213,7 +213,7 @@ impl Forgetter {
     fn drop_user(&self, user: UserId) {
         match &self.users {
             Some(users) => users.drop_user(user),
-            None => self.log.drop_keys(user),
+            None => self.log.keys().drop_of(user),
         }
     }
 }

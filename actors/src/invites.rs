@@ -77,7 +77,7 @@ impl Invites {
         let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
         let created = Invite::Absent.decide(InviteCommand::Create {
             grant,
-            sealed_code: self.log.seal_system_text(CODE_COLUMN, code),
+            sealed_code: self.log.keys().seal_system_text(CODE_COLUMN, code),
         })?;
         let events = created.into_iter().map(Into::into).collect();
         Ok(Group::of_system(&stream, 0, events))
@@ -107,7 +107,7 @@ impl Invites {
             || self.log.hashes().first_invite_code(),
             |code| code.expose_secret().to_owned(),
         );
-        if self.log.head() == 0 {
+        if self.log.reader().head() == 0 {
             self.make_first(&code).await?;
         }
         let invite = self.load(&code).await?.state;

@@ -126,10 +126,10 @@ impl JobBoard {
     }
 
     async fn start(&self) -> Result<genie_log::follow::Follower, LogError> {
-        let head = self.0.log.head();
-        let steps = self.0.log.unfinished_jobs().await?;
+        let head = self.0.log.reader().head();
+        let steps = self.0.log.lookups().unfinished_jobs().await?;
         self.take_note(&steps);
-        Ok(self.0.log.follow(head)) // rows beyond the head come again, and their sequence shows it
+        Ok(self.0.log.reader().follow(head)) // rows beyond the head come again, and their sequence shows it
     }
 
     fn see(&self, rows: &[Arc<StoredRow>]) {

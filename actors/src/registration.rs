@@ -145,10 +145,10 @@ impl Registrar {
     ) -> Result<RegisteredUser, WriteError> {
         let mut race = Race::new();
         loop {
-            if self.log.user_seq(user).await? > 0 {
+            if self.log.reader().user_seq(user).await? > 0 {
                 return Ok(RegisteredUser {
                     user,
-                    position: self.log.head(),
+                    position: self.log.reader().head(),
                 });
             }
             let request = self
@@ -179,7 +179,7 @@ impl Registrar {
             }
         }
         let met = Account::Absent.decide(LifecycleCommand::Meet(external))?;
-        let (keys, new_key) = self.log.new_keys(user);
+        let (keys, new_key) = self.log.keys().new_for(user);
         let mut groups = vec![first_facts(user, keys, met)];
         groups.extend(address);
         Ok(AppendRequest {

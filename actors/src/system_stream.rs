@@ -25,6 +25,7 @@ where
     pub async fn load(log: &Log, kind: StreamKind, id: impl ToString) -> Result<Self, WriteError> {
         let stream = StreamId::new(kind, id);
         let (state, count) = log
+            .reader()
             .stream(&Owner::System(stream.clone()), &stream.id)
             .await?
             .unwrap_or_default();
@@ -69,7 +70,7 @@ where
         }
         let events = decide(&loaded.state)?;
         if events.is_empty() {
-            return Ok(log.head()); // everything is so already
+            return Ok(log.reader().head()); // everything is so already
         }
         let remember = repeatable.clone().map(|(user, request)| Remember {
             request,

@@ -258,7 +258,7 @@ impl CommandRun {
     }
 
     async fn is_stale(&self, state: &LoadedUser) -> Result<bool, WriteError> {
-        Ok(self.log.user_seq(self.id).await? != state.user.seq())
+        Ok(self.log.reader().user_seq(self.id).await? != state.user.seq())
     }
 
     async fn change_nothing(
@@ -345,7 +345,7 @@ impl CommandRun {
     }
 
     async fn load(&self) -> Result<LoadedUser, WriteError> {
-        match self.log.wake(self.id).await {
+        match self.log.users().wake(self.id).await {
             Ok(Waking::Awake(awake)) => {
                 let Awake {
                     user,
@@ -373,7 +373,10 @@ impl CommandRun {
         if let Some(state) = &mut self.state
             && state.user.seq() >= state.snapshot_seq + SNAPSHOT_EVERY
         {
-            self.log.keep_snapshot(&state.user, state.position).await;
+            self.log
+                .users()
+                .keep_snapshot(&state.user, state.position)
+                .await;
             state.snapshot_seq = state.user.seq(); // a snapshot that is not kept is made up for by the next
         }
     }
@@ -383,6 +386,7 @@ impl CommandRun {
         if state.user.job(job).is_none()
             && let Some((found, sequence)) = self
                 .log
+                .reader()
                 .stream::<Job>(&Owner::User(self.id), job.as_str())
                 .await?
         {

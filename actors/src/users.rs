@@ -214,7 +214,7 @@ impl Users {
     /// Drops the keys and actors of users whom any node has forgotten, for ever. Spawn it on the runtime that owns
     /// the store's connections.
     pub async fn follow_forgotten(self) {
-        let mut follower = self.0.log.follow(self.0.log.head());
+        let mut follower = self.0.log.reader().follow(self.0.log.reader().head());
         while let Some(rows) = follower.next_or_end("user actors").await {
             rows.iter()
                 .filter(|row| row.is_forgotten())
@@ -224,7 +224,7 @@ impl Users {
 
     /// Drops at once what this node holds of a forgotten user. The store refuses later commands for that user.
     pub(crate) fn drop_user(&self, user: UserId) {
-        self.0.log.drop_keys(user);
+        self.0.log.keys().drop_of(user);
         if let Some(entry) = self.lock().remove(&user) {
             entry.actor.do_send(Passivate);
         }

@@ -94,7 +94,7 @@ impl WriteSide {
             supervisor,
             users,
         };
-        this.spawn_tasks(log.head(), settings.embedded, election);
+        this.spawn_tasks(log.reader().head(), settings.embedded, election);
         Ok(this)
     }
 

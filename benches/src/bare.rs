@@ -34,7 +34,8 @@ impl Bare {
     /// Makes the table, and takes the latest rows that genie wrote as a pattern.
     pub async fn beside(ground: &Ground, log: &Log) -> Measured<Self> {
         let pattern: Vec<StoredRow> = log
-            .rows(log.head().saturating_sub(BATCH as u64), BATCH)
+            .reader()
+            .rows(log.reader().head().saturating_sub(BATCH as u64), BATCH)
             .await?;
         if pattern.len() < BATCH {
             return Err(format!("{} rows to copy, where {BATCH} are wanted", pattern.len()).into());

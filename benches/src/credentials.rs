@@ -236,13 +236,13 @@ async fn rotate(ground: &Ground) -> Measured<Row> {
     let mut rates = Vec::new();
     for n in 0..ROTATIONS {
         ring = format!("{},{ring}", *MasterKeys::new_entry(&format!("r{n}")));
-        log.master_rings().take(MasterKeys::parse(&ring)?).await?;
+        log.keys().rings().take(MasterKeys::parse(&ring)?).await?;
         let began = Instant::now();
-        let to = log.key_rotation().begin().await?;
+        let to = log.keys().rotation().begin().await?;
         let mut wrapped = 0;
         let mut from = Some(Place::default());
         while let Some(place) = from {
-            let step = log.key_rotation().rotate(&to, place).await?;
+            let step = log.keys().rotation().rotate(&to, place).await?;
             wrapped += step.wrapped;
             from = step.next;
         }

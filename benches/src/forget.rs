@@ -36,13 +36,16 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
 /// Keeps a snapshot, because every user who was active lately has one.
 async fn keep_snapshot(node: &Node, creator: Creator) -> Measured<()> {
     loop {
-        let Waking::Awake(awake) = node.log.wake(creator.id).await? else {
+        let Waking::Awake(awake) = node.log.users().wake(creator.id).await? else {
             return Err("the user was forgotten before".into());
         };
         if awake.snapshot_seq == awake.user.seq() {
             return Ok(());
         }
-        node.log.keep_snapshot(&awake.user, awake.position).await;
+        node.log
+            .users()
+            .keep_snapshot(&awake.user, awake.position)
+            .await;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await; // a separate task writes the snapshot
     }
 }

@@ -32,7 +32,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
     let node = ground.node().await?;
     let creators = ground.creators(&node, USERS).await?;
     let held = hold_a_transaction(ground).await?;
-    let start = node.log.head();
+    let start = node.log.reader().head();
     let mut followers = vec![("feed_lag_p99_ms", node.log.clone())];
     // An embedded store has one process.
     if ground.store.kind == Kind::Postgres {
@@ -123,7 +123,7 @@ async fn write(node: &Node, creators: &[Creator]) -> Measured<Times> {
 
 /// The time at which the follower got each position after `start`, up to `end`.
 async fn seen(log: Log, start: u64, end: u64) -> Measured<Times> {
-    let mut follower = log.follow(start);
+    let mut follower = log.reader().follow(start);
     let mut seen = Times::new();
     while follower.position() < end {
         let rows = follower.next(PAGE).await?;

@@ -57,7 +57,7 @@ async fn all_lives(node: &Node) -> Measured<Vec<Life>> {
     let mut rows = BTreeMap::<UserId, Vec<StoredRow>>::new();
     let mut read = 0;
     loop {
-        let page = node.log.rows(read, PAGE).await?;
+        let page = node.log.reader().rows(read, PAGE).await?;
         let Some(last) = page.last() else { break };
         read = last.position;
         for row in page {
@@ -70,7 +70,7 @@ async fn all_lives(node: &Node) -> Measured<Vec<Life>> {
     for (user, rows) in rows {
         lives.push(Life {
             user,
-            keys: node.log.live_keys(user).await?,
+            keys: node.log.keys().live(user).await?,
             rows,
         });
     }

@@ -155,7 +155,7 @@ impl Accounts {
         let Some(row) = row.await? else {
             return Ok(None);
         };
-        let KeyState::Live(keys) = self.log.keys(user.0).await? else {
+        let KeyState::Live(keys) = self.log.keys().of(user.0).await? else {
             return Ok(None);
         }; // The user is forgotten; a projection erases the row soon.
         let email: Vec<u8> = row.try_get("email_sealed")?;

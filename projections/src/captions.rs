@@ -103,7 +103,7 @@ impl Captions {
                 .await?)
         });
         let rows = rows.await?;
-        let keys = self.log.live_keys(user).await?;
+        let keys = self.log.keys().live(user).await?;
         let caption = |row: &sqlx::any::AnyRow| {
             Ok(CaptionRow {
                 id: row.try_get("caption_id")?,

@@ -184,7 +184,7 @@ impl Chats {
             Ok(query.fetch_all(store.reads()).await?)
         });
         let rows = rows.await?;
-        let keys = self.log.live_keys(user).await?;
+        let keys = self.log.keys().live(user).await?;
         let chat = |row: &sqlx::any::AnyRow| {
             let title: Vec<u8> = row.try_get("title_sealed")?;
             Ok(ChatRow {
@@ -257,7 +257,7 @@ impl Chats {
         user: UserId,
         rows: &[sqlx::any::AnyRow],
     ) -> Result<Vec<MessageRow>, LogError> {
-        let keys = self.log.live_keys(user).await?;
+        let keys = self.log.keys().live(user).await?;
         let message = |row: &sqlx::any::AnyRow| {
             let content: Vec<u8> = row.try_get("content_sealed")?;
             let detail: Option<String> = row.try_get("detail")?;

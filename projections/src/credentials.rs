@@ -153,7 +153,7 @@ impl Credentials {
         user: UserId,
         rows: Vec<AnyRow>,
     ) -> Result<Vec<CredentialRow>, LogError> {
-        let keys = self.log.live_keys(user).await?;
+        let keys = self.log.keys().live(user).await?;
         let open = |row: &AnyRow| {
             Ok(CredentialRow {
                 id: row.try_get("credential_id")?,

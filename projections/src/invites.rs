@@ -114,7 +114,7 @@ impl Invites {
         Ok(InviteRow {
             id: row.try_get("invite_id")?,
             code: sealed
-                .map(|sealed| self.log.open_system_text(CODE_COLUMN, &sealed))
+                .map(|sealed| self.log.keys().open_system_text(CODE_COLUMN, &sealed))
                 .transpose()?,
             tier: row.try_get("tier")?,
             role: row.try_get("role")?,

@@ -202,7 +202,8 @@ impl Jobs {
         };
         let keys = self
             .log
-            .live_keys(user_id(&row.try_get::<String, _>("user_id")?)?)
+            .keys()
+            .live(user_id(&row.try_get::<String, _>("user_id")?)?)
             .await?;
         read_row(&row, &keys, now).map(Some)
     }
@@ -233,7 +234,7 @@ impl Jobs {
             Ok(query.fetch_all(store.reads()).await?)
         });
         let rows = rows.await?;
-        let keys = self.log.live_keys(user).await?;
+        let keys = self.log.keys().live(user).await?;
         rows.iter().map(|row| read_row(row, &keys, now)).collect()
     }
 

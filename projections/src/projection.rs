@@ -166,7 +166,7 @@ impl Runner {
         // on.
         in_time(self.read_damaged()).await?;
         self.progress.tell(self.projection.name(), checkpoint);
-        let mut follower = self.log.follow(checkpoint);
+        let mut follower = self.log.reader().follow(checkpoint);
         loop {
             // Read tables are not flushed on commit. After a crash the database may have lost the
             // last batches, and without new facts nothing else would show it.
@@ -309,7 +309,7 @@ impl Runner {
     async fn open(&self, row: &StoredRow) -> Result<Option<Fact>, LogError> {
         match StreamKind::parse(&row.kind) {
             Some(kind) if !self.projection.wants(kind) && !row.is_forgotten() => Ok(None),
-            _ => self.log.open_row(row).await.map(Some),
+            _ => self.log.reader().open_row(row).await.map(Some),
         }
     }
 

@@ -108,7 +108,7 @@ impl ServiceKeys {
         let scopes: String = row.try_get("scopes")?;
         Ok(ServiceKeyRow {
             id: row.try_get("key_id")?,
-            name: open(self.log.system_keys(), NAME, &name)?,
+            name: open(self.log.keys().system(), NAME, &name)?,
             scopes: scopes.split(' ').map(str::to_owned).collect(),
             expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
             created_at: Timestamp(row.try_get("created_at")?),

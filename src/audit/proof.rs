@@ -10,6 +10,7 @@ use crate::cli::output::say;
 /// Prints a proof as JSON.
 pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), String> {
     let proof = log
+        .proofs()
         .prove(position, from)
         .await
         .map_err(|error| error.to_string())?;

@@ -13,6 +13,7 @@ pub async fn print(log: Log, user: UserId, as_json: bool) -> Result<(), String> 
     let mut count = 0;
     let mut written = Ok(());
     let read = log
+        .reader()
         .user_facts(user, |fact| {
             count += 1;
             if written.is_ok() {

@@ -41,6 +41,7 @@ pub fn run(config: &Config, wanted: &VerifyArguments) -> Result<(), String> {
             let mut verified = Verified::default();
             audit::with_log(config, async |log| {
                 verified = log
+                    .proofs()
                     .verify(notes(wanted.heads.as_deref())?)
                     .await
                     .map_err(sentence)?;

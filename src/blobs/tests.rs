@@ -26,7 +26,7 @@ impl Site {
         )
         .unwrap();
         let ada = store.register(&log, "ada").await;
-        let keys = log.live_keys(ada).await.unwrap();
+        let keys = log.keys().live(ada).await.unwrap();
         Self {
             store,
             log,
@@ -200,7 +200,7 @@ both_stores!(
         let under_way = site.write(&bytes(5)).await;
         let mut his = site
             .blobs
-            .upload(bob, site.log.live_keys(bob).await.unwrap());
+            .upload(bob, site.log.keys().live(bob).await.unwrap());
         his.write(b"his").await.unwrap();
         his.finish().await.unwrap();
         assert_eq!(site.objects().len(), 4);

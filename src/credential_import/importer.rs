@@ -109,6 +109,7 @@ impl Importer<'_> {
         for stored in ["credential.stored", "credential.changed"] {
             if let Some(asked) = self
                 .log
+                .lookups()
                 .last_asked(StreamId::new(StreamKind::Credential, id), stored)
                 .await?
             {

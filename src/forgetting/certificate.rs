@@ -22,6 +22,7 @@ pub async fn sign(
 ) -> Result<String, Unfinished> {
     let Forgetting { user, position, .. } = forgetting;
     let proof = log
+        .proofs()
         .prove(*position, None)
         .await
         .map_err(|cant| match cant {
@@ -29,7 +30,7 @@ pub async fn sign(
             not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
             other => Unfinished::Failed(other.to_string()),
         })?;
-    let row = log.rows(position - 1, 1).await?.into_iter().next();
+    let row = log.reader().rows(position - 1, 1).await?.into_iter().next();
     let by = row
         .and_then(|row| row.metadata().ok())
         .and_then(|metadata| metadata.clear.get("by")?.as_str().map(str::to_owned));
@@ -41,7 +42,7 @@ pub async fn sign(
         .destroyed_key(*user)
         .await?
         .ok_or_else(absent)?;
-    let signer = log.head_key().await?;
+    let signer = log.proofs().head_key().await?;
     let mut erased: Vec<&str> = WORKING_ROWS.iter().map(|rows| rows.table).collect();
     erased.dedup();
     erased.extend(["uploaded files", "read tables"]);

@@ -291,6 +291,7 @@ impl Export {
         let facts = self
             .app
             .log
+            .reader()
             .stream_events::<Job>(&Owner::User(self.user), job.as_str())
             .await?;
         if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
@@ -352,7 +353,7 @@ impl Export {
     fn uploads(&self) -> Items<'_> {
         let rows = pages(
             move |after| async move {
-                let keys = self.app.log.live_keys(self.user).await?;
+                let keys = self.app.log.keys().live(self.user).await?;
                 let rows = self.app.log.blobs().of_user(self.user, after, PAGE).await?;
                 let named = |row: Blob| Ok((row.name(&keys)?, row));
                 rows.into_iter()
@@ -373,9 +374,9 @@ impl Export {
     fn events(&self) -> Items<'_> {
         Box::pin(try_stream! {
             let mut after = 0;
-            let last = self.app.log.user_seq(self.user).await?;
+            let last = self.app.log.reader().user_seq(self.user).await?;
             while after < last {
-                let rows = self.app.log.user_page(self.user, after, ROWS).await?;
+                let rows = self.app.log.reader().user_page(self.user, after, ROWS).await?;
                 if rows.is_empty() {
                     Err(ApiError::Internal(format!("facts are missing after the user's event {after}")))?;
                 }

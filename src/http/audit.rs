@@ -43,6 +43,10 @@ pub async fn show_proof(
     _: Operator<ReadsAudit>,
     query: Query<ProofQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let proof = app.log.prove(query.position()?, query.from).await?;
+    let proof = app
+        .log
+        .proofs()
+        .prove(query.position()?, query.from)
+        .await?;
     Ok(response::ok(proof::json(&proof)))
 }

@@ -202,7 +202,7 @@ async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiE
         return Ok(None);
     }
     // The account row may be old, above all just after a start. So only the facts may send a user away.
-    match app.log.wake(user.account.user).await? {
+    match app.log.users().wake(user.account.user).await? {
         Waking::Awake(awake) => Ok(awake
             .user
             .account()

@@ -217,7 +217,7 @@ async fn page(
     let mut data = Vec::with_capacity(limit);
     let mut scanned = 0;
     'reading: while scanned < SCANNED {
-        let rows = log.rows(after, 500).await?;
+        let rows = log.reader().rows(after, 500).await?;
         if rows.is_empty() {
             break;
         }
@@ -244,7 +244,7 @@ fn live<C: FromRequest + 'static>(
     filter: Filter,
     shows: Shows,
 ) -> HttpResponse {
-    let mut follower = log.follow(after);
+    let mut follower = log.reader().follow(after);
     let opened = Instant::now();
     let mut sent = opened;
     let mut checked = opened;
@@ -319,7 +319,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
     if let Some(user) = row.user() {
         event["userid"] = user.to_string().into();
         event["userseq"] = row.owner_seq.into();
-        if matches!(log.keys(user.0).await, Ok(KeyState::Destroyed)) {
+        if matches!(log.keys().of(user.0).await, Ok(KeyState::Destroyed)) {
             event["forgotten"] = true.into();
             if !row.is_forgotten() {
                 return Ok(event); // of a forgotten user's facts only `account.forgotten` has data
@@ -369,7 +369,7 @@ async fn said(
             Ok((metadata, fields))
         }
         Shows::All => {
-            let fact = log.open_row(row).await?;
+            let fact = log.reader().open_row(row).await?;
             let fields = match fact.body {
                 Body::Open(event, _) => fields_of(event.to_json()),
                 Body::Forgotten => Map::new(),

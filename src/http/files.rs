@@ -34,7 +34,8 @@ pub async fn download(
     }
     let keys = app
         .log
-        .live_keys(blob.user)
+        .keys()
+        .live(blob.user)
         .await
         .map_err(|error| match error {
             LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => nothing(),

@@ -41,7 +41,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         app.reads.statuses(),
         elections.elected()
     );
-    let head = app.log.head();
+    let head = app.log.reader().head();
     let all_follow = statuses
         .as_ref()
         .is_ok_and(|all| all.values().all(|status| status.stopped.is_none()));
@@ -54,8 +54,8 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         .log
         .trouble()
         .or(store.is_err().then_some(Trouble::Away));
-    let hole = app.log.hole();
-    let missing_master_key = app.log.lacking_master();
+    let hole = app.log.reader().hole();
+    let missing_master_key = app.log.keys().lacking_master();
     let is_ready =
         trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
     let state = |is_well: bool| if is_well { "ok" } else { "away" };
@@ -119,7 +119,7 @@ async fn directus(app: &App) -> Value {
 /// The state of the head signer. A stopped head signer is an alarm for the operator, but genie still keeps and serves facts.
 fn sealing(app: &App) -> Value {
     let status = app.sealing.status.borrow().clone();
-    let lag = app.log.head().saturating_sub(status.signed);
+    let lag = app.log.reader().head().saturating_sub(status.signed);
     match status.state {
         State::Waiting => json!({"state": "on another node"}),
         State::Sealing => json!({"state": "sealing", "signed": status.signed, "lag": lag}),

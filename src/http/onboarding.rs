@@ -156,7 +156,7 @@ async fn take_in(
     }
     let slot = app.uploads.begin(id)?;
     onboarding::check_room(app, id, most).await?;
-    let keys = app.log.live_keys(id).await.map_err(|error| match error {
+    let keys = app.log.keys().live(id).await.map_err(|error| match error {
         LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound("user"),
         error => error.into(),
     })?;

@@ -46,11 +46,11 @@ impl MinPosition {
         let Some(wanted) = self.asked()? else {
             return Ok(());
         };
-        let mut head = app.log.watch_head();
+        let mut head = app.log.reader().watch_head();
         match timeout(app.config.read_wait, head.wait_for(|at| *at >= wanted)).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(ReadError::Behind {
-                at: app.log.head(),
+                at: app.log.reader().head(),
                 wanted,
             }
             .into()),
@@ -65,7 +65,11 @@ impl MinPosition {
         }
         let _ = app
             .reads
-            .wait_for(projection, app.log.head(), app.config.own_writes_wait)
+            .wait_for(
+                projection,
+                app.log.reader().head(),
+                app.config.own_writes_wait,
+            )
             .await; // not reached: the list is a little old
         Ok(())
     }

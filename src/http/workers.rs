@@ -329,7 +329,7 @@ async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
     }
     // The job may have been submitted a moment ago. An acknowledged job must not be answered with 404.
     app.reads
-        .wait_for("jobs", app.log.head(), app.config.read_wait)
+        .wait_for("jobs", app.log.reader().head(), app.config.read_wait)
         .await?;
     app.reads
         .jobs

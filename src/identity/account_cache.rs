@@ -69,7 +69,7 @@ impl AccountCache {
             forgotten,
             ..
         } = &*self.0;
-        if self.0.log.has_dropped_keys(user) {
+        if self.0.log.keys().has_dropped(user) {
             return Ok(None); // forgotten
         }
         let written = users.last_written(user);
@@ -98,7 +98,7 @@ impl AccountCache {
     /// runtime that owns the store's connections.
     pub async fn follow(self) {
         let Inner { log, reads, .. } = &*self.0;
-        let mut follower = log.follow(log.head());
+        let mut follower = log.reader().follow(log.reader().head());
         while let Some(rows) = follower.next_or_end("account cache").await {
             let news = rows
                 .iter()

@@ -37,13 +37,18 @@ pub async fn perform(log: &Log, ring: Option<&Ring>, asked: KeyRequest) -> Resul
             serde_json::to_value(list(log).await.map_err(told)?)
         }
         KeyRequest::Begin => Ok(Value::String(
-            log.key_rotation().begin().await.map_err(told)?,
+            log.keys().rotation().begin().await.map_err(told)?,
         )),
-        KeyRequest::Step { to, from } => {
-            serde_json::to_value::<Step>(log.key_rotation().rotate(&to, from).await.map_err(told)?)
-        }
+        KeyRequest::Step { to, from } => serde_json::to_value::<Step>(
+            log.keys()
+                .rotation()
+                .rotate(&to, from)
+                .await
+                .map_err(told)?,
+        ),
         KeyRequest::Retire { id } => Ok(Value::String(
-            log.key_rotation()
+            log.keys()
+                .rotation()
                 .retire(&id)
                 .await
                 .map_err(told)?
@@ -54,17 +59,17 @@ pub async fn perform(log: &Log, ring: Option<&Ring>, asked: KeyRequest) -> Resul
 }
 
 async fn list(log: &Log) -> Result<KeyList, RotationError> {
-    let current = log.master_rings().follow_current().await?;
-    let retired = log.key_rotation().retired().await?;
+    let current = log.keys().rings().follow_current().await?;
+    let retired = log.keys().rotation().retired().await?;
     Ok(KeyList {
-        ring: log.masters().ids().map(str::to_owned).collect(),
+        ring: log.keys().masters().ids().map(str::to_owned).collect(),
         current,
-        wraps: log.key_rotation().wraps().await?,
+        wraps: log.keys().rotation().wraps().await?,
         retired: retired
             .into_iter()
             .map(|(id, at)| (id, at.rfc3339()))
             .collect(),
-        servers: log.master_rings().all().await?,
+        servers: log.keys().rings().all().await?,
     })
 }
 
@@ -92,7 +97,7 @@ impl Ring {
             file,
             taken,
         });
-        match log.master_rings().announce(node).await {
+        match log.keys().rings().announce(node).await {
             Ok(()) => {}
             // Nobody can rotate then either. `follow` tells the other servers once the store is
             // back.
@@ -104,7 +109,7 @@ impl Ring {
             }
             Err(error) => return Err(error.to_string()),
         }
-        match log.lacking_master() {
+        match log.keys().lacking_master() {
             None => Ok(ring),
             Some(id) => {
                 ring.withdraw().await;
@@ -133,7 +138,7 @@ impl Ring {
                 );
             }
             told = reason;
-            if let Err(error) = self.log.master_rings().announce(&self.node).await {
+            if let Err(error) = self.log.keys().rings().announce(&self.node).await {
                 warn!(%error, "master keys: telling the other servers about this ring failed; trying again");
             }
         }
@@ -147,14 +152,16 @@ impl Ring {
         let ring = file::in_file(path)?; // a change after `seen` is found the next time
         let ids = format!("{ring:?}");
         self.log
-            .master_rings()
+            .keys()
+            .rings()
             .take(ring)
             .await
             .map_err(|error| format!("{}: {error}", path.display()))?;
         *self.taken() = seen;
         info!(ids, "master keys: took over the changed ring");
         self.log
-            .master_rings()
+            .keys()
+            .rings()
             .announce(&self.node)
             .await
             .map_err(|error| error.to_string())
@@ -166,7 +173,7 @@ impl Ring {
 
     /// Tells the other servers that this one stops.
     pub async fn withdraw(&self) {
-        if let Err(error) = self.log.master_rings().withdraw(&self.node).await {
+        if let Err(error) = self.log.keys().rings().withdraw(&self.node).await {
             warn!(%error, "master keys: signing off failed; other servers count this one as running for a while");
         }
     }

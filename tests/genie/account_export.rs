@@ -226,7 +226,7 @@ async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
     let key = fs::read_to_string(genie.store.folder().join("master.key")).unwrap();
     let log = genie.store.open_with(key.trim()).await.unwrap().log;
     let user: UserId = ada.id.parse().unwrap();
-    let mut seq = log.user_seq(user).await.unwrap();
+    let mut seq = log.reader().user_seq(user).await.unwrap();
     let session = log.hashes().session(user, "long");
     for batch in 0..messages / 500 {
         let fact = |n: u64| NewFact {

@@ -352,6 +352,7 @@ both_stores!(
             .open()
             .await
             .log
+            .proofs()
             .head_key()
             .await
             .unwrap();

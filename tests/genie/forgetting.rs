@@ -164,7 +164,8 @@ both_stores!(
         let note = shown["certificate"].as_str().unwrap();
         let log = genie.store.open_to_read().await;
         let text = String::from_utf8(
-            log.head_key()
+            log.proofs()
+                .head_key()
                 .await
                 .unwrap()
                 .public()

@@ -269,11 +269,12 @@ both_stores!(
         store.register(&log, "ada").await;
         store.register(&log, "bob").await;
         let new = MasterKeys::new_entry("m2");
-        log.master_rings()
+        log.keys()
+            .rings()
             .take(MasterKeys::parse(&format!("{},{}", *new, store.masters())).unwrap())
             .await
             .unwrap();
-        log.key_rotation().begin().await.unwrap(); // now the new key wraps the system's data key, but no user's
+        log.keys().rotation().begin().await.unwrap(); // now the new key wraps the system's data key, but no user's
         log.store().close().await;
         drop(log);
         let genie = TestGenie::not_started(store, &[]).await;

@@ -294,7 +294,8 @@ impl Faults {
 async fn append_suspension(append: &Append, victim: &SimulatedUser) -> Result<(), AppendError> {
     loop {
         let mut user = User::new(victim.id);
-        let read = append.log().user_facts(victim.id, |fact| {
+        let reader = append.log().reader();
+        let read = reader.user_facts(victim.id, |fact| {
             if let Body::Open(event, _) = fact.body {
                 user.evolve(&fact.stream, fact.sequence, event);
             }

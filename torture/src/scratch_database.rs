@@ -239,7 +239,7 @@ mod tests {
             2,
             "the same rows were appended again, and once"
         );
-        assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
+        assert_eq!(opened.log.reader().rows(0, 10).await.unwrap().len(), 2);
 
         let snapshot = database.hold_snapshot().await.unwrap();
         snapshot.release().await;

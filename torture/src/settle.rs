@@ -130,7 +130,7 @@ impl Rest<'_> {
 
     /// Whether there are rows after `head`, or nobody can say.
     async fn has_grown(&self, head: u64) -> bool {
-        let rows = self.log.rows(head, 1).await;
+        let rows = self.log.reader().rows(head, 1).await;
         rows.map_or(true, |rows| !rows.is_empty())
     }
 
@@ -158,7 +158,8 @@ impl Rest<'_> {
         for n in unequal.drain(..) {
             let user = &self.users[n];
             let mut replay = Replay::default();
-            let read = self.log.user_facts(user.id, |fact| {
+            let reader = self.log.reader();
+            let read = reader.user_facts(user.id, |fact| {
                 if let Body::Open(event, _) = fact.body {
                     replay.see(&fact.stream, event);
                 }
@@ -193,9 +194,9 @@ fn unreadable(head: u64, error: &LogError) -> String {
 /// Shows the checker everything after `head`, which moves on.
 async fn read_on(log: &Log, checker: &mut Checker<'_>, head: &mut u64) -> Result<(), LogError> {
     loop {
-        let rows = log.rows(*head, PAGE).await?;
+        let rows = log.reader().rows(*head, PAGE).await?;
         for row in &rows {
-            let fact = log.open_row(row).await?;
+            let fact = log.reader().open_row(row).await?;
             checker.see(&SeenFact::of(&fact, row.slice));
             *head = row.position;
         }

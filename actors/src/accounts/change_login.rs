@@ -43,7 +43,7 @@ impl Accounts {
     ) -> Result<u64, WriteError> {
         let mut race = Race::new();
         loop {
-            let awake = match self.log.wake(user).await? {
+            let awake = match self.log.users().wake(user).await? {
                 Waking::Awake(awake) => awake,
                 Waking::Forgotten => return Err(Refusal::not_found("user").into()),
             };

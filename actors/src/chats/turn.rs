@@ -186,7 +186,7 @@ async fn read_keys(log: &Log, task: &TurnTask) -> Result<Arc<UserKeys>, LogError
     read_with_retry(task, || {
         let log = log.clone();
         let user = task.user;
-        async move { log.live_keys(user).await }
+        async move { log.keys().live(user).await }
     })
     .await
 }
@@ -196,7 +196,7 @@ async fn read_history(log: &Log, task: &TurnTask) -> Result<Vec<ChatEvent>, LogE
         let log = log.clone();
         let owner = Owner::User(task.user);
         let session = task.session.clone();
-        async move { log.stream_events::<Chat>(&owner, &session.0).await }
+        async move { log.reader().stream_events::<Chat>(&owner, &session.0).await }
     })
     .await
 }

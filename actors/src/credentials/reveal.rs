@@ -353,7 +353,7 @@ impl Credentials {
         let Some(user) = user.filter(|user| !user.0.is_nil()) else {
             return Ok(Err(MissingOwner::Unknown));
         };
-        match self.log.keys(user.0).await {
+        match self.log.keys().of(user.0).await {
             Ok(KeyState::Live(_)) => Ok(Ok(user)),
             Ok(KeyState::Destroyed) => Ok(Err(MissingOwner::Forgotten)),
             Err(LogError::KeyAbsent { .. }) => Ok(Err(MissingOwner::Unknown)),
@@ -365,7 +365,7 @@ impl Credentials {
         if let Some(owner) = self.owners.get(&id) {
             return Ok(Some(owner));
         }
-        let owner = self.log.owner_of(id).await?;
+        let owner = self.log.lookups().owner_of(id).await?;
         if let Some(owner) = owner {
             self.owners.insert(id, owner);
         }

@@ -88,7 +88,7 @@ impl Registrar {
                 Email::Taken(holder) if *holder == user => {
                     return Ok(RegisteredUser {
                         user,
-                        position: self.log.head(),
+                        position: self.log.reader().head(),
                     });
                 }
                 Email::Reserved(held) if held.user == user => {}
@@ -130,10 +130,10 @@ impl Registrar {
         ];
         let mut work = vec![];
         // A user who is known here already keeps the account.
-        if self.log.user_seq(user).await? == 0 {
+        if self.log.reader().user_seq(user).await? == 0 {
             let registration = registration(reserved, provided, grant);
             let registered = Account::Absent.decide(LifecycleCommand::Register(registration))?;
-            let (keys, new_key) = self.log.new_keys(user);
+            let (keys, new_key) = self.log.keys().new_for(user);
             groups.insert(0, first_facts(user, keys, registered));
             work.push(new_key);
         }
@@ -169,7 +169,7 @@ impl Registrar {
     /// Everything that was reserved after a position and still is, in order.
     pub async fn reserved(&self, after: u64) -> Result<Vec<ReservedRegistration>, WriteError> {
         let mut found = Vec::new();
-        for (position, id) in self.log.reserved_emails(after).await? {
+        for (position, id) in self.log.lookups().reserved_emails(after).await? {
             let email = EmailId(id);
             if let Email::Reserved(reservation) = self.emails.load_id(&email).await?.state {
                 found.push(ReservedRegistration {

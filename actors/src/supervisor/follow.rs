@@ -22,7 +22,7 @@ impl Supervisor {
     /// Follows the log from a position for ever and starts the answers that this node has to write. Spawn it on the
     /// runtime that owns the store's connections.
     pub async fn follow(self, after: u64) {
-        let mut follower = self.0.log.follow(after);
+        let mut follower = self.0.log.reader().follow(after);
         while let Some(rows) = follower.next_or_end("supervisor").await {
             for row in &rows {
                 self.see(row).await;
@@ -58,7 +58,7 @@ impl Supervisor {
     }
 
     async fn start(&self, row: &StoredRow) -> Result<(), LogError> {
-        let fact = self.0.log.open_row(row).await?;
+        let fact = self.0.log.reader().open_row(row).await?;
         let Some(user) = fact.user else { return Ok(()) };
         match &fact.body {
             Body::Open(Event::Chat(ChatEvent::Asked { turn, .. }), _) => {

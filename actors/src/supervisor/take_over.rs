@@ -162,6 +162,7 @@ impl Supervisor {
         let chat = self
             .0
             .log
+            .reader()
             .stream::<Chat>(&Owner::User(user), &session.0)
             .await?;
         Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))

@@ -44,7 +44,7 @@ fn caption(log: &Log) -> UserCommand {
 
 async fn count(log: &Log, user: UserId) -> usize {
     let mut facts = 0;
-    log.user_facts(user, |_| facts += 1).await.unwrap();
+    log.reader().user_facts(user, |_| facts += 1).await.unwrap();
     facts
 }
 

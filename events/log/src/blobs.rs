@@ -332,7 +332,7 @@ mod tests {
             sequence: after + 1,
             event: Event::Account(AccountEvent::SignedIn),
         };
-        let work = vec![blob.row(&log.live_keys(user).await.unwrap())];
+        let work = vec![blob.row(&log.keys().live(user).await.unwrap())];
         let groups = vec![Group::of_user(user, after, vec![fact])];
         crate::testing::append(
             log,
@@ -361,12 +361,12 @@ mod tests {
                 keep(&store, &log, bob, 1).await,
             );
             let found = log.blobs().get(hers.id).await.unwrap().unwrap();
-            let name = found.name(&log.live_keys(ada).await.unwrap()).unwrap();
+            let name = found.name(&log.keys().live(ada).await.unwrap()).unwrap();
             assert_eq!(
                 (found.user, name.as_str(), found.size, found.created_at),
                 (ada, "my diary.zip", 7, hers.created_at)
             );
-            assert!(found.name(&log.live_keys(bob).await.unwrap()).is_err());
+            assert!(found.name(&log.keys().live(bob).await.unwrap()).is_err());
             assert_eq!(
                 log.blobs().of_user(ada, None, 10).await.unwrap(),
                 std::slice::from_ref(&found)

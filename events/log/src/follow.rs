@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::{
-    Log, LogError, StoredRow,
+    LogError, LogReader, StoredRow,
     tail_cache::{NextRows, ReadTo},
 };
 
@@ -29,20 +29,20 @@ pub enum Following {
 
 #[derive(Debug)]
 pub struct Follower {
-    log: Log,
+    log: LogReader,
     after: u64,
     state: Following,
     reading: watch::Receiver<ReadTo>,
 }
 
-impl Log {
+impl LogReader {
     /// A follower that begins after a position.
     pub fn follow(&self, after: u64) -> Follower {
         Follower {
             log: self.clone(),
             after,
             state: Following::CatchingUp,
-            reading: self.tail().watch_reading(),
+            reading: self.log().tail().watch_reading(),
         }
     }
 }
@@ -65,7 +65,7 @@ impl Follower {
                 return Err(LogError::Hole { missing });
             }
             let reading = *self.reading.borrow_and_update();
-            let rows = match self.log.tail().find(self.after, limit) {
+            let rows = match self.log.log().tail().find(self.after, limit) {
                 NextRows::Rows(rows) => rows,
                 NextRows::Older => self.catch_up(limit).await?,
                 NextRows::Nothing => {

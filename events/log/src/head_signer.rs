@@ -60,7 +60,7 @@ pub struct Sealing {
 /// Starts the head signer on the runtime that owns the store's connections. It signs a head
 /// whenever there are new rows, at most once in `every`, and when a long catching up is done.
 pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sealing, LogError> {
-    let key = log.head_key().await?;
+    let key = log.proofs().head_key().await?;
     let (status, told_status) = watch::channel(Status {
         state: State::Waiting,
         sealed: 0,
@@ -131,14 +131,14 @@ impl HeadSigner {
     /// Seals until another node leads or an error occurs.
     async fn serve(&self, epoch: Epoch) -> Result<Infallible, LogError> {
         let mut frontier = in_time(self.resume(epoch)).await?;
-        let mut follower = self.log.follow(frontier.size());
+        let mut follower = self.log.reader().follow(frontier.size());
         let mut signed_at = Instant::now();
         loop {
             self.status.send_modify(|status| {
                 status.state = State::Sealing;
                 status.sealed = frontier.size();
             });
-            let is_at_head = frontier.size() >= self.log.head();
+            let is_at_head = frontier.size() >= self.log.reader().head();
             let has_news = frontier.size() > self.status.borrow().signed;
             if has_news && (is_at_head || signed_at.elapsed() >= self.every) {
                 let head = in_time(self.sign(epoch, &frontier)).await?;
@@ -192,7 +192,7 @@ impl HeadSigner {
         // Without this check, a log that was cut off or set back would grow again over sealed
         // positions, unnoticed.
         if let Some(leaf) = leaf {
-            match self.log.rows(size - 1, 1).await?.first() {
+            match self.log.reader().rows(size - 1, 1).await?.first() {
                 Some(row) if checked_leaf(row, size)? == leaf => {}
                 Some(row) => return Err(row.damaged("it is not the one that was sealed there")),
                 None => {

@@ -100,7 +100,7 @@ impl RequestOutcomes {
             user,
             outcome,
         } = remember;
-        let keys = self.0.live_keys(user).await?;
+        let keys = self.0.keys().live(user).await?;
         let sealed = keys
             .payload()
             .seal(outcome.to_string().as_bytes(), &place(user, &request.key));
@@ -178,7 +178,7 @@ impl RequestOutcomes {
         if owner != user.to_string() || stored != request {
             return Ok(Some(Remembered::Other));
         }
-        let KeyState::Live(keys) = self.0.keys(user.0).await? else {
+        let KeyState::Live(keys) = self.0.keys().of(user.0).await? else {
             return Ok(None);
         };
         let opened = keys

@@ -88,14 +88,29 @@ pub(crate) fn start(store: Store) -> UserLoader {
     ReadBatcher::start(store, bounds, read_users)
 }
 
+/// The present states of users. See [`Log::users`].
+#[derive(Debug, Clone)]
+pub struct UserStates(Log);
+
 impl Log {
+    /// The present states of users.
+    pub fn users(&self) -> UserStates {
+        UserStates(self.clone())
+    }
+}
+
+impl UserStates {
+    pub(crate) fn log(&self) -> &Log {
+        &self.0
+    }
+
     /// The present state of a user, from the snapshot and the facts after it. An unknown user has
     /// an empty state.
     pub async fn wake(&self, user: UserId) -> Result<Waking, LogError> {
-        let Some(kept) = self.user_loader().read(user).await? else {
+        let Some(kept) = self.0.user_loader().read(user).await? else {
             return Ok(Waking::Awake(Box::new(asleep(user))));
         };
-        let KeyState::Live(keys) = self.opened_key(user.0, kept.key.as_ref())? else {
+        let KeyState::Live(keys) = self.0.keys().opened_key(user.0, kept.key.as_ref())? else {
             return Ok(Waking::Forgotten);
         };
         if self.ends_in_forgetting(&kept.tail).await? {
@@ -112,7 +127,7 @@ impl Log {
             awake.replay(&kept.tail, &keys)?;
         }
         while awake.user.seq() < kept.seq {
-            let rows = self.user_rows(user, awake.user.seq()).await?;
+            let rows = self.0.reader().user_rows(user, awake.user.seq()).await?;
             if rows.is_empty() {
                 return Err(LogError::EventsMissing {
                     owner: user.to_string(),
@@ -131,7 +146,7 @@ impl Log {
     /// system's key.
     async fn ends_in_forgetting(&self, rows: &[StoredRow]) -> Result<bool, LogError> {
         match rows.last() {
-            Some(row) if row.is_forgotten() => self.open_row(row).await.map(|_| true),
+            Some(row) if row.is_forgotten() => self.0.reader().open_row(row).await.map(|_| true),
             _ => Ok(false),
         }
     }
@@ -323,14 +338,14 @@ mod tests {
     }
 
     async fn awake(log: &Log, user: UserId) -> Awake {
-        match log.wake(user).await.unwrap() {
+        match log.users().wake(user).await.unwrap() {
             Waking::Awake(awake) => *awake,
             Waking::Forgotten => panic!("forgotten"),
         }
     }
 
     async fn keep_snapshot(log: &Log, awake: &Awake) {
-        log.keep_snapshot(&awake.user, awake.position).await;
+        log.users().keep_snapshot(&awake.user, awake.position).await;
         while self::awake(log, awake.user.id()).await.snapshot_seq != awake.user.seq() {
             tokio::task::yield_now().await;
         }
@@ -418,7 +433,7 @@ mod tests {
                 )
                 .await;
             assert!(
-                matches!(log.wake(ada).await, Err(LogError::Damaged(damaged)) if damaged.position == 3)
+                matches!(log.users().wake(ada).await, Err(LogError::Damaged(damaged)) if damaged.position == 3)
             );
         }
     );

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    AppendError, AppendRequest, Appended, Clock, LogError, MasterKeys, Owner, UserKeys, VaultDoor,
+    AppendError, AppendRequest, Appended, Clock, LogError, LogReader, MasterKeys, Owner, UserKeys,
+    VaultDoor,
     append::Group,
     health::{Health, Trouble},
     import,
@@ -16,7 +17,7 @@ use crate::{
     notify,
     snapshots::Snapshots,
     store::{Store, Target, Writing},
-    tail_cache::{ReadTo, Tail},
+    tail_cache::Tail,
     wal_scrub::Scrub,
     writer::LogWriter,
 };
@@ -26,12 +27,13 @@ mod encrypt;
 /// Opens users' keys and keeps them for a while; holds the ring that unwraps them.
 mod keys;
 
+pub use keys::Keys;
 pub(crate) use keys::wrapped_key;
 use keys::{stored_key, system_key};
 
 const CACHED_KEYS: u64 = 100_000;
 /// How long an opened key is kept. When another node destroys a key, an append notices at once, and
-/// a read when this node has seen the fact (see [`Log::drop_keys`]), at the latest after this time.
+/// a read when this node has seen the fact (see [`Keys::drop_of`]), at the latest after this time.
 const KEY_LIFE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -74,7 +76,7 @@ struct Inner {
 
 impl std::fmt::Debug for Log {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Log(head {})", self.head())
+        write!(f, "Log(head {})", self.reader().head())
     }
 }
 
@@ -155,31 +157,18 @@ impl Log {
         &self.0.clock
     }
 
-    /// The last position that this process knows of.
-    pub fn head(&self) -> u64 {
-        *self.0.tail.watch_head().borrow()
-    }
-
     /// Why the store takes no writes now; `None` when it does, as far as this process knows.
     pub fn trouble(&self) -> Option<Trouble> {
         self.0.health.trouble()
-    }
-
-    /// The first position that is missing from the log, once a reader has found a hole.
-    pub fn hole(&self) -> Option<u64> {
-        match *self.0.tail.watch_reading().borrow() {
-            ReadTo::Hole { missing } => Some(missing),
-            ReadTo::UpTo(_) => None,
-        }
     }
 
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
     }
 
-    /// Wakes whenever the head rises.
-    pub fn watch_head(&self) -> watch::Receiver<u64> {
-        self.0.tail.watch_head()
+    /// The log's facts, in order.
+    pub fn reader(&self) -> LogReader {
+        LogReader::of(self)
     }
 
     pub(crate) fn user_loader(&self) -> &UserLoader {

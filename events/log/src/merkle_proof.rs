@@ -64,19 +64,40 @@ pub enum CantProve {
     Log(#[from] LogError),
 }
 
+/// Proofs about the log, its signed heads, and the check of the whole. See [`Log::proofs`].
+#[derive(Debug, Clone)]
+pub struct Proofs(Log);
+
 impl Log {
+    /// Proofs about the log, its signed heads, and the check of the whole.
+    pub fn proofs(&self) -> Proofs {
+        Proofs(self.clone())
+    }
+}
+
+impl Proofs {
+    pub(crate) fn log(&self) -> &Log {
+        &self.0
+    }
+
     /// Proves that the fact at a position is in the log, and on demand that the log only grew since
     /// it had `from` facts.
     pub async fn prove(&self, position: u64, from: Option<u64>) -> Result<Proof, CantProve> {
         let row = match position {
             0 => None,
             _ if i64::try_from(position).is_err() => None,
-            _ => self.rows(position - 1, 1).await?.into_iter().next(),
+            _ => self
+                .0
+                .reader()
+                .rows(position - 1, 1)
+                .await?
+                .into_iter()
+                .next(),
         };
         let Some(row) = row else {
             return Err(CantProve::NotThere {
                 position,
-                facts: self.head(),
+                facts: self.0.reader().head(),
             });
         };
         let key = self.head_key().await?.public();
@@ -115,7 +136,7 @@ impl Log {
                 &row,
             )
         };
-        Ok(self.store().run(proof).await?)
+        Ok(self.0.store().run(proof).await?)
     }
 }
 

@@ -199,7 +199,7 @@ mod tests {
     async fn another_process_sees_appends_sooner_than_its_poll_would() {
         let store = TestStore::new(Kind::Postgres).await;
         let (here, there) = (store.open().await.log, store.open().await.log);
-        let mut head = there.watch_head();
+        let mut head = there.reader().watch_head();
         for n in 1..=3 {
             store.register(&here, "until they have met").await;
             head.wait_for(|head| *head >= n).await.unwrap();

@@ -6,10 +6,11 @@ use cqrs_es::{
     Aggregate,
     persist::{PersistedEventRepository, SerializedEvent},
 };
-use genie_events::{CredentialId, JobId, Metadata, StreamId, StreamKind, UserId, upcast};
+use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
+use tokio::sync::watch;
 
 use crate::{
     Fact, Log, LogError, Owner, StoredRow,
@@ -17,7 +18,13 @@ use crate::{
     keys::KeyState,
     store::Store,
     stored_row::COLUMNS,
+    tail_cache::ReadTo,
 };
+
+/// Single questions that an index answers.
+mod lookups;
+
+pub use lookups::Lookups;
 
 pub const PAGE: usize = 1000;
 
@@ -118,12 +125,44 @@ pub(crate) async fn read_rows(
     }
 }
 
-impl Log {
+/// Reads the log's facts in order: pages of it, a user's events, single streams. See
+/// [`Log::reader`].
+#[derive(Debug, Clone)]
+pub struct LogReader(Log);
+
+impl LogReader {
+    pub(crate) fn of(log: &Log) -> Self {
+        Self(log.clone())
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.0
+    }
+
+    /// The last position that this process knows of.
+    pub fn head(&self) -> u64 {
+        *self.0.tail().watch_head().borrow()
+    }
+
+    /// Wakes whenever the head rises.
+    pub fn watch_head(&self) -> watch::Receiver<u64> {
+        self.0.tail().watch_head()
+    }
+
+    /// The first position that is missing from the log, once a reader has found a hole.
+    pub fn hole(&self) -> Option<u64> {
+        match *self.0.tail().watch_reading().borrow() {
+            ReadTo::Hole { missing } => Some(missing),
+            ReadTo::UpTo(_) => None,
+        }
+    }
+
     /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an
     /// error, not a wait.
     pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
         let limit = limit.min(PAGE) as i64;
-        self.store()
+        self.0
+            .store()
             .run(async move |store: Store| read_rows(&store, after, limit).await)
             .await
     }
@@ -140,7 +179,7 @@ impl Log {
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredRow>, LogError> {
-        self.store()
+        self.0.store()
             .run(async move |store: Store| {
                 let sql = format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT $3");
                 let query = sqlx::query(&sql).bind(user.to_string()).bind(after as i64).bind(limit as i64);
@@ -160,111 +199,7 @@ impl Log {
                 .await?;
             Ok(row.try_get::<i64, _>("seq")? as u64)
         };
-        self.store().run(read).await
-    }
-
-    /// The owner of a credential, even of a removed one; `None` when there never was one.
-    pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
-        let read = async move |store: Store| {
-            let sql = "SELECT user_id FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND sequence = 1";
-            let row = sqlx::query(sql)
-                .bind(credential.to_string())
-                .fetch_optional(store.reads())
-                .await?;
-            let owner = row
-                .map(|row| row.try_get::<String, _>("user_id"))
-                .transpose()?;
-            let damaged = |_| {
-                LogError::Statement(format!("the owner of credential {credential} is not an id"))
-            };
-            owner
-                .map(|owner| owner.parse().map_err(damaged))
-                .transpose()
-        };
-        self.store().run(read).await
-    }
-
-    /// The rows of one of a user's credentials before a sequence, newest first, at most `limit` and
-    /// [`PAGE`].
-    pub async fn credential_rows(
-        &self,
-        user: UserId,
-        credential: CredentialId,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
-        let read = async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND user_id = $2 \
-                 AND sequence < $3 ORDER BY sequence DESC LIMIT $4"
-            );
-            let query = sqlx::query(&sql)
-                .bind(credential.to_string())
-                .bind(user.to_string());
-            let rows = query
-                .bind(below(before))
-                .bind(limit.min(PAGE) as i64)
-                .fetch_all(store.reads())
-                .await?;
-            Ok(rows
-                .iter()
-                .map(StoredRow::read)
-                .collect::<Result<Vec<_>, _>>()?)
-        };
-        self.store().run(read).await
-    }
-
-    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first,
-    /// at most `limit` and [`PAGE`].
-    pub async fn revealed_rows(
-        &self,
-        user: UserId,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
-        let read = async move |store: Store| {
-            // An index has just these rows.
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq < $2 \
-                 AND event_type IN ('credential.revealed', 'credential.refused') ORDER BY user_seq DESC LIMIT $3"
-            );
-            let query = sqlx::query(&sql).bind(user.to_string()).bind(below(before));
-            let rows = query
-                .bind(limit.min(PAGE) as i64)
-                .fetch_all(store.reads())
-                .await?;
-            Ok(rows
-                .iter()
-                .map(StoredRow::read)
-                .collect::<Result<Vec<_>, _>>()?)
-        };
-        self.store().run(read).await
-    }
-
-    /// The metadata of the last event of this type in a stream; needs no key. `None` without such
-    /// an event.
-    pub async fn last_asked(
-        &self,
-        stream: StreamId,
-        event_type: &'static str,
-    ) -> Result<Option<Metadata>, LogError> {
-        let read = async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND event_type = $3 \
-                 ORDER BY sequence DESC LIMIT 1"
-            );
-            let asked = sqlx::query(&sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
-                .bind(event_type);
-            let Some(row) = asked.fetch_optional(store.reads()).await? else {
-                return Ok(None);
-            };
-            let row = StoredRow::read(&row)?;
-            row.verified_stream()?;
-            row.metadata().map(Some)
-        };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     /// Hands over all facts of a user in order. The first damaged one ends it: later facts could
@@ -293,55 +228,6 @@ impl Log {
         }
     }
 
-    /// The start of the job board: all jobs that are neither completed nor cancelled, in order of
-    /// position, by the fields that need no key. Jobs of forgotten users are left out.
-    pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
-        let read = async move |store: Store| {
-            let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
-                 FROM events WHERE aggregate_type = 'job' AND aggregate_id IN ( \
-                     SELECT e.aggregate_id FROM events e WHERE e.aggregate_type = 'job' \
-                         AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
-                         AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
-                             AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
-                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE k.user_id = events.user_id AND k.state = 'destroyed') \
-                 ORDER BY position";
-            let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-            Ok(rows
-                .iter()
-                .map(JobStep::read)
-                .collect::<Result<Vec<_>, _>>()?
-                .into_iter()
-                .flatten()
-                .collect())
-        };
-        self.store().run(read).await
-    }
-
-    /// The e-mail addresses that were reserved after a position and have no later event, in order:
-    /// position and stream.
-    pub async fn reserved_emails(&self, after: u64) -> Result<Vec<(u64, String)>, LogError> {
-        let read = async move |store: Store| {
-            let sql = format!(
-                "SELECT e.position, e.aggregate_id FROM events e WHERE e.event_type = 'email.reserved' AND e.position > $1 \
-                 AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'email' \
-                     AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1) \
-                 ORDER BY e.position LIMIT {PAGE}"
-            );
-            let rows = sqlx::query(&sql)
-                .bind(after as i64)
-                .fetch_all(store.reads())
-                .await?;
-            let read = |row: AnyRow| {
-                Ok((
-                    row.try_get::<i64, _>("position")? as u64,
-                    row.try_get("aggregate_id")?,
-                ))
-            };
-            rows.into_iter().map(read).collect()
-        };
-        self.store().run(read).await
-    }
-
     /// One stream folded, with the number of its events; `None` when this owner has no such stream.
     /// On Postgres it is read through postgres-es.
     pub async fn stream<A>(&self, owner: &Owner, id: &str) -> Result<Option<(A, u64)>, LogError>
@@ -364,16 +250,16 @@ impl Log {
             return Ok(vec![]);
         };
         let stream = StreamId::new(kind, id);
-        let events = match self.store().postgres_reads() {
+        let events = match self.0.store().postgres_reads() {
             Some(pool) => {
                 let repository = PostgresEventRepository::new(pool.clone());
                 let id = id.to_owned();
-                let read =
-                    self.store()
-                        .run(async move |_| match repository.get_events::<A>(&id).await {
-                            Ok(events) => Ok(events),
-                            Err(error) => Err(LogError::Away(error.to_string())),
-                        });
+                let read = self.0.store().run(async move |_| {
+                    match repository.get_events::<A>(&id).await {
+                        Ok(events) => Ok(events),
+                        Err(error) => Err(LogError::Away(error.to_string())),
+                    }
+                });
                 let events = read.await?;
                 let stored = |event: SerializedEvent| StoredEvent {
                     sequence: event.sequence as u64,
@@ -410,7 +296,7 @@ impl Log {
                 .map(event)
                 .collect::<Result<Vec<_>, sqlx::Error>>()?)
         };
-        self.store().run(read).await
+        self.0.store().run(read).await
     }
 
     async fn open_events<A: Aggregate>(
@@ -422,7 +308,7 @@ impl Log {
         if stored.is_empty() {
             return Ok(vec![]);
         }
-        let KeyState::Live(keys) = self.keys(owner.key_owner()).await? else {
+        let KeyState::Live(keys) = self.0.keys().of(owner.key_owner()).await? else {
             return Ok(vec![]);
         };
         let mut events = Vec::with_capacity(stored.len());

@@ -83,13 +83,15 @@ impl VaultDoor {
 
     /// The vault key of a user who is not forgotten.
     pub async fn key(&self, user: UserId) -> Result<VaultKey, LogError> {
-        Ok(VaultKey(self.log.data_key(user.0).await?.vault(self)))
+        Ok(VaultKey(
+            self.log.keys().data_key(user.0).await?.vault(self),
+        ))
     }
 
     /// Makes a new user's keys, the vault key among them, and the working row that stores them with
     /// the user's first facts.
     pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, VaultKey, Work) {
-        let (key, row) = self.log.new_data_key(user);
+        let (key, row) = self.log.keys().new_data_key(user);
         (Arc::new(key.payload()), VaultKey(key.vault(self)), row)
     }
 
@@ -146,7 +148,7 @@ impl VaultDoor {
                 owner: name.user.to_string(),
             });
         };
-        let key = VaultKey(self.log.unwrap(wrapped)?.vault(self));
+        let key = VaultKey(self.log.keys().unwrap(wrapped)?.vault(self));
         let damaged = |reason| LogError::SecretDamaged {
             secret_id: name.secret_id.clone(),
             version: name.version,

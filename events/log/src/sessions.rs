@@ -201,7 +201,7 @@ impl Sessions {
 
     /// A user's sessions, last used first.
     pub async fn of_user(&self, user: UserId, now: Timestamp) -> Result<Vec<Session>, LogError> {
-        let KeyState::Live(keys) = self.0.keys(user.0).await? else {
+        let KeyState::Live(keys) = self.0.keys().of(user.0).await? else {
             return Ok(vec![]);
         };
         let read = async move |store: Store| {

@@ -13,7 +13,7 @@ use sqlx::{Row, any::AnyRow};
 use tlog_tiles::Checkpoint;
 use uuid::Uuid;
 
-use crate::{Log, LogError, keys::DataKey, merkle_tree::Hash, store::Store};
+use crate::{LogError, Proofs, keys::DataKey, merkle_tree::Hash, store::Store};
 
 /// A signed note has a few hundred bytes; a longer text is not a note of this log.
 pub const MAX_NOTE_BYTES: usize = 4096;
@@ -223,10 +223,10 @@ impl<R: BufRead> Iterator for Notes<R> {
     }
 }
 
-impl Log {
+impl Proofs {
     /// The key that signs this log's heads.
     pub async fn head_key(&self) -> Result<HeadKey, LogError> {
-        Ok(HeadKey::of(&self.data_key(Uuid::nil()).await?))
+        Ok(HeadKey::of(&self.log().keys().data_key(Uuid::nil()).await?))
     }
 
     /// The note of the newest head, whoever signed it.
@@ -235,7 +235,7 @@ impl Log {
             let row = sqlx::query(NEWEST).fetch_optional(store.reads()).await?;
             Ok(row.as_ref().map(stored_note).transpose()?)
         };
-        self.store().run(read).await
+        self.log().store().run(read).await
     }
 }
 

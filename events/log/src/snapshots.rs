@@ -8,9 +8,10 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::{
-    Log, LogError,
+    LogError,
     encryption::Place,
     keys::{KeyState, UserKeys},
+    load_users::UserStates,
     store::{Store, in_time},
 };
 
@@ -51,14 +52,14 @@ impl Snapshots {
     }
 }
 
-impl Log {
+impl UserStates {
     /// Keeps a snapshot of a user's state after the event at `position`. Best effort: nothing
     /// depends on it.
     pub async fn keep_snapshot(&self, user: &User, position: u64) {
-        let Ok(place_in_line) = self.snapshots().0.try_reserve() else {
+        let Ok(place_in_line) = self.log().snapshots().0.try_reserve() else {
             return;
         };
-        let Ok(KeyState::Live(keys)) = self.keys(user.id().0).await else {
+        let Ok(KeyState::Live(keys)) = self.log().keys().of(user.id().0).await else {
             return;
         };
         let json = Zeroizing::new(user.to_snapshot());

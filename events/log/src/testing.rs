@@ -127,7 +127,7 @@ impl TestStore {
     /// The same in a tier.
     pub async fn register_with(&self, log: &Log, name: &str, tier: Tier) -> UserId {
         let user = UserId(self.clock.new_uuid());
-        let (keys, work) = log.new_keys(user);
+        let (keys, work) = log.keys().new_for(user);
         let event = Event::Account(AccountEvent::Registered(Registration {
             email: format!("{name}@example.com"),
             email_id: EmailId(name.into()),

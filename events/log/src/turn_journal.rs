@@ -63,7 +63,7 @@ impl TurnJournals {
 
     /// The committed text of a turn so far.
     pub async fn text(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
-        let keys = self.0.live_keys(user).await?;
+        let keys = self.0.keys().live(user).await?;
         let read = async move |store: Store| {
             let sql =
                 "SELECT sealed FROM journal WHERE turn_id = $1 AND user_id = $2 ORDER BY upto";

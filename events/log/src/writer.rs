@@ -320,7 +320,7 @@ mod tests {
                     [Verdict::Written(Appended { first: 2, last: 2 })]
                 );
             }
-            assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
+            assert_eq!(opened.log.reader().rows(0, 10).await.unwrap().len(), 2);
         }
     );
 

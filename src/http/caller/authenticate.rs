@@ -160,7 +160,7 @@ async fn impersonator(
 /// True when the user administers now. Other users' streams fence what an administrator does, not the administrator's
 /// own. So the log is asked: the account's row may be some moments old.
 async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
-    match app.log.wake(user).await? {
+    match app.log.users().wake(user).await? {
         Waking::Awake(awake) => Ok(awake
             .user
             .account()
@@ -244,10 +244,12 @@ pub async fn account_of(
     if let Some(account) = app.account_cache.get(user).await? {
         return Ok(Some(account));
     }
-    if app.log.has_dropped_keys(user) {
+    if app.log.keys().has_dropped(user) {
         return Ok(None); // forgotten
     }
-    app.reads.wait_for("accounts", app.log.head(), wait).await?;
+    app.reads
+        .wait_for("accounts", app.log.reader().head(), wait)
+        .await?;
     Ok(app.reads.accounts.get(user).await?)
 }
 

@@ -33,6 +33,7 @@ pub async fn of_one(
     min_position.wait_for_log(&app).await?;
     let owner = app
         .log
+        .lookups()
         .owner_of(id)
         .await?
         .ok_or(ApiError::NotFound("credential"))?;
@@ -41,6 +42,7 @@ pub async fn of_one(
     }
     let rows = app
         .log
+        .lookups()
         .credential_rows(owner, id, before, limit as usize)
         .await?;
     Ok(Page {
@@ -61,6 +63,7 @@ pub async fn reveals(
     min_position.wait_for_log(&app).await?;
     let rows = app
         .log
+        .lookups()
         .revealed_rows(user.account.user, before, limit as usize)
         .await?;
     Ok(Page {
@@ -76,7 +79,7 @@ async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Resul
         return Err(ApiError::NotFound("credential"));
     }
     still_administers(app, user.account.user).await?;
-    match app.log.keys(owner.0).await {
+    match app.log.keys().of(owner.0).await {
         Ok(KeyState::Live(_)) => Ok(app
             .write
             .access
@@ -92,7 +95,7 @@ async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Resul
 async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<CredentialFact>, ApiError> {
     let mut told = Vec::with_capacity(rows.len());
     for row in rows {
-        match app.log.open_row(row).await {
+        match app.log.reader().open_row(row).await {
             Ok(fact) => {
                 if let Body::Open(Event::Credential(event), _) = &fact.body {
                     told.push(CredentialFact::new(&fact, event));

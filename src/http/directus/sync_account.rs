@@ -102,7 +102,7 @@ pub async fn meet_unseen(app: &App, user: UserId) -> Result<(), ApiError> {
     let Some(directus) = &app.directus else {
         return Ok(());
     };
-    if app.log.user_seq(user).await? > 0 {
+    if app.log.reader().user_seq(user).await? > 0 {
         return Ok(());
     }
     match directus.look_up(user).await.map_err(ApiError::Directus)? {
@@ -119,7 +119,7 @@ async fn meet(
     person: &Person,
     admin: bool,
 ) -> Result<(), WriteError> {
-    if app.log.user_seq(person.user).await? > 0 {
+    if app.log.reader().user_seq(person.user).await? > 0 {
         return Ok(()); // Another request began the account meanwhile.
     }
     if let Some(email) = &person.email {
@@ -231,6 +231,7 @@ fn or_stays(freed: Result<(), NotRegistered>) {
 async fn was_suspended_for_directus(app: &App, user: UserId) -> Result<bool, ApiError> {
     let asked = app
         .log
+        .lookups()
         .last_asked(
             StreamId::new(StreamKind::Account, user),
             "account.suspended",

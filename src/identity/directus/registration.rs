@@ -421,7 +421,7 @@ impl Registrations {
     /// leader settles for all nodes; each node settles what it left itself.
     pub async fn settle(self, election: Election, embedded: bool) {
         let may_settle = self.0.upstream.admin().is_some();
-        let began_at = self.0.log.head();
+        let began_at = self.0.log.reader().head();
         let mut settled = 0;
         let mut absent = HashMap::new();
         loop {
@@ -456,7 +456,7 @@ impl Registrations {
         absent: &mut HashMap<UserId, Instant>,
         dead_before: u64,
     ) -> Result<(), WriteError> {
-        let head = self.0.log.head();
+        let head = self.0.log.reader().head();
         let reserved = self.0.register.reserved(*settled).await?;
         *settled = reserved.first().map_or(head, |first| first.position - 1);
         absent.retain(|user, _| reserved.iter().any(|one| one.reservation.user == *user));

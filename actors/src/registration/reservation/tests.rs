@@ -77,17 +77,24 @@ both_stores!(
             .spend(&reserved, &ada(), Metadata::system())
             .await
             .unwrap();
-        let facts = log.head();
+        let facts = log.reader().head();
         let twice = register
             .spend(&reserved, &ada(), Metadata::system())
             .await
             .unwrap();
-        assert_eq!((spent.user, twice.user, log.head()), (user, user, facts));
+        assert_eq!(
+            (spent.user, twice.user, log.reader().head()),
+            (user, user, facts)
+        );
         register
             .release(&reserved, Metadata::system())
             .await
             .unwrap();
-        assert_eq!(log.head(), facts, "what is spent is not given back");
+        assert_eq!(
+            log.reader().head(),
+            facts,
+            "what is spent is not given back"
+        );
         assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), Some(user));
         assert_eq!(register.reserved(0).await.unwrap(), []);
     }
@@ -148,7 +155,7 @@ both_stores!(
             .spend(&reserved, &ada(), Metadata::system())
             .await
             .unwrap();
-        assert_eq!(log.user_seq(user).await.unwrap(), 1);
+        assert_eq!(log.reader().user_seq(user).await.unwrap(), 1);
         assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), Some(user));
     }
 );
@@ -204,7 +211,7 @@ both_stores!(
                 .change(user, "ada@elsewhere.example", Metadata::system())
                 .await
                 .unwrap();
-            assert_eq!(log.user_seq(user).await.unwrap(), 2);
+            assert_eq!(log.reader().user_seq(user).await.unwrap(), 2);
         }
         assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), None);
         assert_eq!(

@@ -90,7 +90,7 @@ both_stores!(a_deposed_leader_writes_nothing, async |store: TestStore| {
         Err(AppendError::Deposed)
     ));
     assert_eq!(
-        other.rows(0, 10).await.unwrap().len(),
+        other.reader().rows(0, 10).await.unwrap().len(),
         2,
         "nothing was written"
     );

@@ -121,6 +121,7 @@ async fn last_digest(
         last = Some(row.digest);
     }
     let stored = log
+        .reader()
         .rows(segment.last - 1, 1)
         .await?
         .pop()
@@ -199,7 +200,7 @@ async fn write_segment(
         let wanted = (head - last)
             .min(SEGMENT_ROWS - (last - after))
             .min(PAGE as u64);
-        let rows = log.rows(last, wanted as usize).await?;
+        let rows = log.reader().rows(last, wanted as usize).await?;
         if rows.is_empty() {
             return Err(LogError::Hole { missing: last + 1 }.into());
         }

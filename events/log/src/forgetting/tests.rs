@@ -52,9 +52,9 @@ both_stores!(
             store.register(&log, "ada").await,
             store.register(&log, "bob").await,
         );
-        warm.live_keys(ada).await.unwrap();
+        warm.keys().live(ada).await.unwrap();
         let at = forget(&store, &log, ada, 1).await.unwrap();
-        log.drop_keys(ada);
+        log.keys().drop_of(ada);
 
         let key = log.forgettings().destroyed_key(ada).await.unwrap().unwrap();
         assert_eq!(key.master_id, "m1");
@@ -82,7 +82,8 @@ both_stores!(
 
         for log in [log.clone(), store.open().await.log] {
             let mut bodies = Vec::new();
-            log.user_facts(ada, |fact| bodies.push(fact.body))
+            log.reader()
+                .user_facts(ada, |fact| bodies.push(fact.body))
                 .await
                 .unwrap();
             assert!(matches!(
@@ -92,8 +93,11 @@ both_stores!(
                     Body::Open(Event::Account(AccountEvent::Forgotten { .. }), _)
                 ]
             ));
-            assert!(matches!(log.wake(ada).await.unwrap(), Waking::Forgotten));
-            assert!(log.live_keys(ada).await.is_err());
+            assert!(matches!(
+                log.users().wake(ada).await.unwrap(),
+                Waking::Forgotten
+            ));
+            assert!(log.keys().live(ada).await.is_err());
         }
         for log in [&log, &warm] {
             assert!(
@@ -102,10 +106,14 @@ both_stores!(
             );
         }
         assert_eq!(
-            log.live_keys(bob)
+            log.keys()
+                .live(bob)
                 .await
                 .unwrap()
-                .open_text("c", &log.live_keys(bob).await.unwrap().seal_text("c", "x"))
+                .open_text(
+                    "c",
+                    &log.keys().live(bob).await.unwrap().seal_text("c", "x")
+                )
                 .unwrap(),
             "x"
         );
@@ -132,9 +140,12 @@ both_stores!(
         ))
         .await;
         let fresh = store.open().await.log;
-        assert!(matches!(fresh.wake(ada).await.unwrap(), Waking::Forgotten));
+        assert!(matches!(
+            fresh.users().wake(ada).await.unwrap(),
+            Waking::Forgotten
+        ));
         assert!(
-            matches!(fresh.keys(ada.0).await.unwrap(), KeyState::Live(_)),
+            matches!(fresh.keys().of(ada.0).await.unwrap(), KeyState::Live(_)),
             "only the ledger of the forgotten finds such a key"
         );
         let live = fresh

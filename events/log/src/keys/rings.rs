@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::rotation::{RotationError, check};
 use crate::{
-    Log, LogError, MasterKeys,
+    Keys, Log, LogError, MasterKeys,
     store::{Store, Writing},
 };
 
@@ -20,14 +20,14 @@ const SILENT: Duration = Duration::from_secs(30);
 /// The row of a silent server is deleted after this time.
 const SWEPT: Duration = Duration::from_secs(3600);
 
-/// The rings of master keys that the running servers have. See [`Log::master_rings`].
+/// The rings of master keys that the running servers have. See [`Keys::rings`].
 #[derive(Debug, Clone)]
 pub struct MasterRings(Log);
 
-impl Log {
+impl Keys {
     /// The rings of master keys that the running servers have.
-    pub fn master_rings(&self) -> MasterRings {
-        MasterRings(self.clone())
+    pub fn rings(&self) -> MasterRings {
+        MasterRings(self.log().clone())
     }
 }
 
@@ -42,10 +42,11 @@ impl MasterRings {
             .await?;
         if !self
             .0
+            .keys()
             .change_masters(|was| ring.with_current(was.current()))
         {
             return Err(LogError::MasterKeyMissing {
-                wanted: self.0.masters().current().to_owned(),
+                wanted: self.0.keys().masters().current().to_owned(),
             });
         }
         self.follow_current().await.map(drop)
@@ -63,14 +64,19 @@ impl MasterRings {
             Ok(row.try_get::<String, _>("master_id")?)
         };
         let current = self.0.store().run(read).await?;
-        let has_it = self.0.change_masters(|ring| ring.with_current(&current));
-        self.0.set_lacking((!has_it).then(|| current.clone()));
+        let has_it = self
+            .0
+            .keys()
+            .change_masters(|ring| ring.with_current(&current));
+        self.0
+            .keys()
+            .set_lacking((!has_it).then(|| current.clone()));
         Ok(current)
     }
 
     /// Announces this server's keys to the others. An embedded store has no other server.
     pub async fn announce(&self, node: &str) -> Result<(), LogError> {
-        let ids = self.0.masters().ids().collect::<Vec<_>>().join(",");
+        let ids = self.0.keys().masters().ids().collect::<Vec<_>>().join(",");
         let node = node.to_owned();
         let tell = async move |store: Store| {
             if let Writing::Sqlite(_) = store.writing {

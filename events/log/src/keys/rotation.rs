@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Log, LogError, MasterKeys,
+    Keys, Log, LogError, MasterKeys,
     keys::WrappedKey,
     log::wrapped_key,
     store::{Store, Writing},
@@ -69,14 +69,14 @@ pub struct Step {
     pub next: Option<Place>,
 }
 
-/// Which master key wraps what, and wrapping all by another. See [`Log::key_rotation`].
+/// Which master key wraps what, and wrapping all by another. See [`Keys::rotation`].
 #[derive(Debug, Clone)]
 pub struct KeyRotation(Log);
 
-impl Log {
+impl Keys {
     /// Which master key wraps what, and wrapping all by another.
-    pub fn key_rotation(&self) -> KeyRotation {
-        KeyRotation(self.clone())
+    pub fn rotation(&self) -> KeyRotation {
+        KeyRotation(self.log().clone())
     }
 }
 
@@ -111,7 +111,7 @@ impl KeyRotation {
 
     /// Makes the first key of the ring wrap all new data keys, on every server. Answers its id.
     pub async fn begin(&self) -> Result<String, RotationError> {
-        let masters = self.0.masters();
+        let masters = self.0.keys().masters();
         let to = masters.first().to_owned();
         if self.retired().await?.iter().any(|(id, _)| *id == to) {
             return Err(RotationError::Refused(format!(
@@ -119,11 +119,11 @@ impl KeyRotation {
             )));
         }
         check(self.0.store(), &masters).await?;
-        self.0.master_rings().none_lacks(&to).await?;
+        self.0.keys().rings().none_lacks(&to).await?;
         let was = masters.current().to_owned();
         self.wrap_system_by(&to).await?;
         // A server that started meanwhile may have looked for the key before it was needed.
-        if let Err(refused) = self.0.master_rings().none_lacks(&to).await {
+        if let Err(refused) = self.0.keys().rings().none_lacks(&to).await {
             self.wrap_system_by(&was).await?;
             return Err(refused);
         }
@@ -132,13 +132,13 @@ impl KeyRotation {
 
     /// Continues a rotation to that key for about a second.
     pub async fn rotate(&self, to: &str, from: Place) -> Result<Step, RotationError> {
-        let current = self.0.master_rings().follow_current().await?;
+        let current = self.0.keys().rings().follow_current().await?;
         if current != to {
             return Err(RotationError::Refused(format!(
                 "another rotation began meanwhile: master key `{current}` is current now, not `{to}`"
             )));
         }
-        self.0.master_rings().none_lacks(to).await?;
+        self.0.keys().rings().none_lacks(to).await?;
         let began = Instant::now();
         let mut step = Step::default();
         let mut place = from;
@@ -164,7 +164,7 @@ impl KeyRotation {
     /// Retires a key that wraps nothing: it never wraps again. Answers the time of the retirement;
     /// asking twice is no error.
     pub async fn retire(&self, id: &str) -> Result<Timestamp, RotationError> {
-        if self.0.master_rings().follow_current().await? == id {
+        if self.0.keys().rings().follow_current().await? == id {
             return Err(RotationError::Refused(format!(
                 "master key `{id}` is current; add another and rotate first: genie keys add, genie keys rotate"
             )));
@@ -222,7 +222,7 @@ impl KeyRotation {
     /// Wraps the system's data key by that master key, unless it is so already. New data keys
     /// follow it.
     async fn wrap_system_by(&self, to: &str) -> Result<(), RotationError> {
-        let masters = self.0.masters();
+        let masters = self.0.keys().masters();
         let nil = Uuid::nil();
         let by = to.to_owned();
         let changed = async move |store: Store| {
@@ -242,7 +242,7 @@ impl KeyRotation {
             Ok(tx.commit().await?)
         };
         self.0.store().run(changed).await?;
-        match self.0.master_rings().follow_current().await? {
+        match self.0.keys().rings().follow_current().await? {
             current if current == to => Ok(()),
             current => Err(RotationError::Refused(format!(
                 "another rotation began meanwhile: master key `{current}` is current now, not `{to}`"
@@ -291,7 +291,7 @@ impl KeyRotation {
         rows: Vec<WrappedKey>,
         step: &mut Step,
     ) -> Result<(), LogError> {
-        let masters = self.0.masters();
+        let masters = self.0.keys().masters();
         let mut anew = Vec::with_capacity(rows.len());
         for row in rows {
             match masters.rewrap(&row, to) {
@@ -480,13 +480,15 @@ mod tests {
                 store.register(&log, "bob").await,
             );
             let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
-            log.master_rings()
+            log.keys()
+                .rings()
                 .take(MasterKeys::parse(&grown).unwrap())
                 .await
                 .unwrap();
-            assert_eq!(log.key_rotation().begin().await.unwrap(), "m2");
+            assert_eq!(log.keys().rotation().begin().await.unwrap(), "m2");
             let rows = log
-                .key_rotation()
+                .keys()
+                .rotation()
                 .wrapped_by_others("m2", Place::default())
                 .await
                 .unwrap();
@@ -496,17 +498,25 @@ mod tests {
             );
             store.try_sql(&forget).await.unwrap();
             let mut step = Step::default();
-            log.key_rotation()
+            log.keys()
+                .rotation()
                 .wrap_batch("m2", rows, &mut step)
                 .await
                 .unwrap();
             assert_eq!((step.wrapped, step.unreadable.len()), (1, 0));
             assert!(matches!(
-                store.open_with(&grown).await.unwrap().log.keys(ada.0).await,
+                store
+                    .open_with(&grown)
+                    .await
+                    .unwrap()
+                    .log
+                    .keys()
+                    .of(ada.0)
+                    .await,
                 Ok(crate::keys::KeyState::Destroyed)
             ));
-            assert!(log.live_keys(bob).await.is_ok());
-            log.key_rotation().retire("m1").await.unwrap(); // A destroyed key needs no master key.
+            assert!(log.keys().live(bob).await.is_ok());
+            log.keys().rotation().retire("m1").await.unwrap(); // A destroyed key needs no master key.
         }
     );
 
@@ -517,13 +527,15 @@ mod tests {
         let log = store.open().await.log;
         store.register(&log, "ada").await;
         let grown = format!("{},{}", *MasterKeys::new_entry("m2"), store.masters());
-        log.master_rings()
+        log.keys()
+            .rings()
             .take(MasterKeys::parse(&grown).unwrap())
             .await
             .unwrap();
-        log.key_rotation().begin().await.unwrap();
+        log.keys().rotation().begin().await.unwrap();
         let old = log
-            .key_rotation()
+            .keys()
+            .rotation()
             .wrapped_by_others("m2", Place::default())
             .await
             .unwrap()
@@ -536,7 +548,8 @@ mod tests {
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
         store.try_sql(checkpoint).await.unwrap();
         assert!(held());
-        log.key_rotation()
+        log.keys()
+            .rotation()
             .rotate("m2", Place::default())
             .await
             .unwrap();

@@ -6,7 +6,8 @@ use genie_events::account::FORGOTTEN;
 
 use super::Log;
 use crate::{
-    AppendError, AppendRequest, Body, Fact, LogError, Owner, Remember, StoredRow, UserKeys, Work,
+    AppendError, AppendRequest, Body, Fact, LogError, LogReader, Owner, Remember, StoredRow,
+    UserKeys, Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     encryption::Place,
     idempotency,
@@ -34,7 +35,7 @@ impl Log {
                 // The fact of the forgetting does not need the user's key, which perhaps nobody can
                 // open any more.
                 None if ends_a_user => Arc::clone(&self.0.system),
-                None => match self.keys(group.owner.key_owner()).await {
+                None => match self.keys().of(group.owner.key_owner()).await {
                     Ok(KeyState::Live(keys)) => keys,
                     Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
                     Err(error) => return Err(error.into()),
@@ -66,7 +67,7 @@ impl Log {
             user,
             outcome,
         } = remember;
-        let keys = match self.keys(user.0).await {
+        let keys = match self.keys().of(user.0).await {
             Ok(KeyState::Live(keys)) => keys,
             Ok(KeyState::Destroyed) => return Err(AppendError::KeyNotLive),
             Err(error) => return Err(error.into()),
@@ -142,11 +143,15 @@ impl Log {
         }
         Ok(())
     }
+}
 
+impl LogReader {
     /// Checks and opens a row.
     pub async fn open_row(&self, row: &StoredRow) -> Result<Fact, LogError> {
         let keys = self
-            .keys(row.key_owner())
+            .log()
+            .keys()
+            .of(row.key_owner())
             .await
             .map_err(|error| match error {
                 LogError::KeyAbsent { .. } => {

@@ -17,16 +17,31 @@ use crate::{
     store::Store,
 };
 
+/// The keys of users and of the system, and the master keys that wrap them. See [`Log::keys`].
+#[derive(Debug, Clone)]
+pub struct Keys(Log);
+
 impl Log {
+    /// The keys of users and of the system, and the master keys that wrap them.
+    pub fn keys(&self) -> Keys {
+        Keys(self.clone())
+    }
+}
+
+impl Keys {
+    pub(crate) fn log(&self) -> &Log {
+        &self.0
+    }
+
     /// The keys of a user, or of the system for the nil UUID.
-    pub async fn keys(&self, owner: Uuid) -> Result<KeyState, LogError> {
+    pub async fn of(&self, owner: Uuid) -> Result<KeyState, LogError> {
         if owner.is_nil() {
-            return Ok(KeyState::Live(Arc::clone(&self.0.system)));
+            return Ok(KeyState::Live(Arc::clone(&self.0.0.system)));
         }
-        if let Some(keys) = self.0.keys.get(&owner) {
+        if let Some(keys) = self.0.0.keys.get(&owner) {
             return Ok(keys);
         }
-        match stored_key(&self.0.store, owner).await? {
+        match stored_key(&self.0.0.store, owner).await? {
             None => Err(LogError::KeyAbsent {
                 owner: owner.to_string(),
             }),
@@ -40,7 +55,7 @@ impl Log {
         owner: Uuid,
         stored: Option<&WrappedKey>,
     ) -> Result<KeyState, LogError> {
-        let state = match (stored, self.0.keys.get(&owner)) {
+        let state = match (stored, self.0.0.keys.get(&owner)) {
             (None, _) | (_, Some(KeyState::Destroyed)) => KeyState::Destroyed,
             (Some(wrapped), Some(KeyState::Live(keys)))
                 if keys.payload().id() == wrapped.key_id =>
@@ -51,7 +66,7 @@ impl Log {
         };
         // A key that was read before it was destroyed, and arrives after that was noted, is not
         // kept.
-        self.0.keys.entry(owner).and_compute_with(|kept| {
+        self.0.0.keys.entry(owner).and_compute_with(|kept| {
             match kept.map(|kept| kept.into_value()) {
                 Some(KeyState::Destroyed) => Op::Nop,
                 _ => Op::Put(state.clone()),
@@ -62,19 +77,19 @@ impl Log {
 
     /// From now on nothing of a forgotten user can be opened on this node. Other nodes notice
     /// within `KEY_LIFE`.
-    pub fn drop_keys(&self, user: UserId) {
-        self.0.keys.insert(user.0, KeyState::Destroyed);
+    pub fn drop_of(&self, user: UserId) {
+        self.0.0.keys.insert(user.0, KeyState::Destroyed);
     }
 
     /// Whether this node knows that a user was forgotten. `false` may also mean that it has not
     /// looked lately.
-    pub fn has_dropped_keys(&self, user: UserId) -> bool {
-        matches!(self.0.keys.get(&user.0), Some(KeyState::Destroyed))
+    pub fn has_dropped(&self, user: UserId) -> bool {
+        matches!(self.0.0.keys.get(&user.0), Some(KeyState::Destroyed))
     }
 
     /// The keys of a user who was not forgotten.
-    pub async fn live_keys(&self, user: UserId) -> Result<Arc<UserKeys>, LogError> {
-        match self.keys(user.0).await? {
+    pub async fn live(&self, user: UserId) -> Result<Arc<UserKeys>, LogError> {
+        match self.of(user.0).await? {
             KeyState::Live(keys) => Ok(keys),
             KeyState::Destroyed => Err(LogError::Forgotten {
                 owner: user.to_string(),
@@ -85,35 +100,37 @@ impl Log {
     /// Seals a text under the system's key for a column of a read table. So an event may carry the
     /// text, and readers of the event do not learn it.
     pub fn seal_system_text(&self, column: &str, text: &str) -> String {
-        BASE64.encode(self.0.system.seal_text(column, text))
+        BASE64.encode(self.0.0.system.seal_text(column, text))
     }
 
-    /// Opens a text that [`Log::seal_system_text`] sealed for that column.
+    /// Opens a text that [`Keys::seal_system_text`] sealed for that column.
     pub fn open_system_text(&self, column: &str, sealed: &str) -> Result<String, LogError> {
         let sealed = BASE64.decode(sealed).map_err(|_| CantOpen::Form);
-        let opened = sealed.and_then(|sealed| self.0.system.open_text(column, &sealed));
+        let opened = sealed.and_then(|sealed| self.0.0.system.open_text(column, &sealed));
         opened.map_err(|reason| LogError::Statement(format!("{column} cannot be opened: {reason}")))
     }
 
-    pub fn system_keys(&self) -> &UserKeys {
-        &self.0.system
+    pub fn system(&self) -> &UserKeys {
+        &self.0.0.system
     }
 
     /// Makes a new user's keys, and the working row that stores them with the user's first facts.
-    pub fn new_keys(&self, user: UserId) -> (Arc<UserKeys>, Work) {
+    pub fn new_for(&self, user: UserId) -> (Arc<UserKeys>, Work) {
         let (key, row) = self.new_data_key(user);
         (Arc::new(key.payload()), row)
     }
 
     pub(crate) fn new_data_key(&self, user: UserId) -> (DataKey, Work) {
-        let (key, wrapped) = self.masters().new_data_key(user.0, self.0.clock.new_uuid());
+        let (key, wrapped) = self
+            .masters()
+            .new_data_key(user.0, self.0.0.clock.new_uuid());
         (key, Work::NewKey(wrapped))
     }
 
     /// The data key of an owner who is not forgotten, or of the system for the nil UUID, read and
     /// opened anew.
     pub(crate) async fn data_key(&self, owner: Uuid) -> Result<DataKey, LogError> {
-        match stored_key(&self.0.store, owner).await? {
+        match stored_key(&self.0.0.store, owner).await? {
             Some(Some(wrapped)) => self.unwrap(&wrapped),
             _ => Err(LogError::KeyAbsent {
                 owner: owner.to_string(),
@@ -122,12 +139,12 @@ impl Log {
     }
 
     pub(crate) fn unwrap(&self, wrapped: &WrappedKey) -> Result<DataKey, LogError> {
-        self.0.masters.borrow().unwrap(wrapped)
+        self.0.0.masters.borrow().unwrap(wrapped)
     }
 
     /// The present ring of master keys. It shows ids and no key.
     pub fn masters(&self) -> MasterKeys {
-        self.0.masters.borrow().clone()
+        self.0.0.masters.borrow().clone()
     }
 
     /// Replaces the ring, unless `change` answers `None`. Answers whether it did.
@@ -135,22 +152,25 @@ impl Log {
         &self,
         change: impl FnOnce(&MasterKeys) -> Option<MasterKeys>,
     ) -> bool {
-        self.0.masters.send_if_modified(|ring| match change(ring) {
-            Some(changed) => {
-                *ring = changed;
-                true
-            }
-            None => false,
-        })
+        self.0
+            .0
+            .masters
+            .send_if_modified(|ring| match change(ring) {
+                Some(changed) => {
+                    *ring = changed;
+                    true
+                }
+                None => false,
+            })
     }
 
     /// The current master key, which other servers wrap by, when this server does not have it.
     pub fn lacking_master(&self) -> Option<String> {
-        self.0.lacking.borrow().clone()
+        self.0.0.lacking.borrow().clone()
     }
 
     pub(crate) fn set_lacking(&self, lacking: Option<String>) {
-        self.0.lacking.send_if_modified(|known| {
+        self.0.0.lacking.send_if_modified(|known| {
             let is_news = *known != lacking;
             if let Some(id) = lacking.as_ref().filter(|_| is_news) {
                 error!(master = %id, "master keys: this server lacks the current key; add it to its ring");

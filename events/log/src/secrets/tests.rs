@@ -140,7 +140,7 @@ async fn append(opened: &Opened, user: UserId, event: CredentialEvent, sequence:
         sequence,
         event: change.event,
     };
-    let after = opened.log.user_seq(user).await.unwrap();
+    let after = opened.log.reader().user_seq(user).await.unwrap();
     let groups = vec![Group::of_user(user, after, vec![fact])];
     let append = AppendRequest {
         groups,

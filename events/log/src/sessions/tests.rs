@@ -9,7 +9,7 @@ use crate::{
 
 /// Appends a fact of the user with these working rows.
 async fn append(log: &Log, user: UserId, work: Vec<Work>) {
-    let seq = log.user_seq(user).await.unwrap();
+    let seq = log.reader().user_seq(user).await.unwrap();
     let event = Event::Account(AccountEvent::SignedIn);
     let fact = NewFact {
         stream: StreamId::new(StreamKind::Account, user),
@@ -215,7 +215,8 @@ both_stores!(
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
         let agent_sealed = Some(
-            log.live_keys(ada)
+            log.keys()
+                .live(ada)
                 .await
                 .unwrap()
                 .seal_text("sessions.agent", "canary/1.0"),

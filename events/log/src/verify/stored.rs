@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::Row;
 
 use crate::{
-    Log, LogError, StoredRow,
+    LogError, Proofs, StoredRow,
     export::{Export, TransferError},
     merkle_tree::{self, Hash},
     signed_heads::{PublicHeadKey, SignedHead, stored_note},
@@ -105,7 +105,7 @@ impl Export {
     }
 }
 
-impl Log {
+impl Proofs {
     /// Checks everything that is stored, and that the heads kept outside belong to this log. Rows
     /// that are written meanwhile may be checked or not.
     pub async fn verify(
@@ -122,10 +122,11 @@ impl Log {
         let mut verifier = Verifier::new();
         // Read before the rows: whatever is sealed or signed by now must be there when the rows
         // end.
-        let (sealed, signed) = self.store().run(ends).await?;
+        let (sealed, signed) = self.log().store().run(ends).await?;
         let mut after = i64::MIN; // A row before the first position is a fault, too.
         loop {
             let page = self
+                .log()
                 .store()
                 .run(async move |store: Store| page(&store, after).await)
                 .await?;

@@ -73,7 +73,7 @@ both_stores!(
     async |store: TestStore| {
         let opened = store.open().await;
         let second = store.open().await; // A second node on the same store.
-        let mut follower = opened.log.follow(0);
+        let mut follower = opened.log.reader().follow(0);
         let mut users = Vec::new();
         for n in 0..20 {
             users.push(store.register(&opened.log, &format!("user{n}")).await);
@@ -150,6 +150,7 @@ both_stores!(
         assert!(
             opened
                 .log
+                .reader()
                 .stream::<Job>(&Owner::User(bob), &job)
                 .await
                 .unwrap()
@@ -187,6 +188,7 @@ both_stores!(
         let mut kinds = Vec::new();
         opened
             .log
+            .reader()
             .user_facts(ada, |fact| kinds.push(fact.event_type))
             .await
             .unwrap();
@@ -209,6 +211,7 @@ both_stores!(
         assert!(
             opened
                 .log
+                .lookups()
                 .last_asked(account(ada), "account.signed_in")
                 .await
                 .unwrap()
@@ -228,6 +231,7 @@ both_stores!(
         }
         let asked = opened
             .log
+            .lookups()
             .last_asked(account(ada), "account.signed_in")
             .await
             .unwrap()
@@ -236,6 +240,7 @@ both_stores!(
         assert!(
             opened
                 .log
+                .lookups()
                 .last_asked(account(bob), "account.signed_in")
                 .await
                 .unwrap()
@@ -265,6 +270,7 @@ both_stores!(
         assert!(
             opened
                 .log
+                .reader()
                 .stream::<Job>(&Owner::User(bob), "42")
                 .await
                 .unwrap()
@@ -330,7 +336,10 @@ both_stores!(
             );
             assert_eq!(answer.is_ok(), n != 3);
         }
-        assert_eq!(opened.log.rows(0, 100).await.unwrap().len(), 10 + 9);
+        assert_eq!(
+            opened.log.reader().rows(0, 100).await.unwrap().len(),
+            10 + 9
+        );
     }
 );
 
@@ -344,7 +353,7 @@ both_stores!(
             Err(AppendError::KeyNotLive)
         ));
         let ada = store.register(&opened.log, "ada").await;
-        opened.log.live_keys(ada).await.unwrap(); // This node has the key in its cache.
+        opened.log.keys().live(ada).await.unwrap(); // This node has the key in its cache.
         store
             .tamper(&format!(
                 "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
@@ -360,7 +369,8 @@ both_stores!(
         let other_node = store.open().await;
         let fact = other_node
             .log
-            .open_row(&other_node.log.rows(0, 10).await.unwrap()[0])
+            .reader()
+            .open_row(&other_node.log.reader().rows(0, 10).await.unwrap()[0])
             .await
             .unwrap();
         assert!(matches!(fact.body, Body::Forgotten));
@@ -402,13 +412,14 @@ both_stores!(
         genie_log::testing::append(&opened.log, append(vec![group], vec![]))
             .await
             .unwrap();
-        for row in opened.log.rows(0, 10).await.unwrap() {
+        for row in opened.log.reader().rows(0, 10).await.unwrap() {
             let stored = format!("{row:?}");
             assert!(!stored.contains("canary"), "{stored}");
         }
         let mut found = 0;
         opened
             .log
+            .reader()
             .user_facts(ada, |fact| {
                 if let Body::Open(event, _) = fact.body {
                     found += usize::from(event.to_json().to_string().contains("canary"));
@@ -444,16 +455,16 @@ both_stores!(
             store
                 .tamper(&format!("UPDATE events SET {damage} WHERE position = 3"))
                 .await;
-            let error = opened.log.user_facts(ada, drop).await.unwrap_err();
+            let error = opened.log.reader().user_facts(ada, drop).await.unwrap_err();
             let LogError::Damaged(damaged) = &error else {
                 panic!("{error}")
             };
             assert_eq!(damaged.position, 3);
             assert!(damaged.reason.contains(reason), "{damaged}");
-            opened.log.user_facts(bob, drop).await.unwrap();
+            opened.log.reader().user_facts(bob, drop).await.unwrap();
         }
-        opened.log.user_facts(ada, drop).await.unwrap();
-        opened.log.user_facts(bob, drop).await.unwrap();
+        opened.log.reader().user_facts(ada, drop).await.unwrap();
+        opened.log.reader().user_facts(bob, drop).await.unwrap();
     }
 );
 
@@ -463,10 +474,10 @@ both_stores!(
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
         submit(&opened.log, ada, 1).await.unwrap();
-        let mut row = opened.log.rows(1, 1).await.unwrap().remove(0);
+        let mut row = opened.log.reader().rows(1, 1).await.unwrap().remove(0);
         row.sequence = 2;
         row.digest = row.computed_digest().to_vec();
-        let error = opened.log.open_row(&row).await.unwrap_err();
+        let error = opened.log.reader().open_row(&row).await.unwrap_err();
         assert!(error.to_string().contains("changed or moved"), "{error}");
     }
 );
@@ -477,7 +488,7 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
         store.register(&opened.log, &format!("user{n}")).await;
     }
     // A row skips positions: a live follower finds the hole.
-    let mut live = opened.log.follow(3);
+    let mut live = opened.log.reader().follow(3);
     store
         .tamper(
             "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
@@ -493,17 +504,17 @@ both_stores!(a_hole_is_an_alarm, async |store: TestStore| {
         );
     }
     assert_eq!(
-        (live.state(), opened.log.hole()),
+        (live.state(), opened.log.reader().hole()),
         (Following::Stopped { missing: 4 }, Some(4))
     );
 
     store.tamper("DELETE FROM events WHERE position = 2").await;
     assert!(matches!(
-        opened.log.rows(0, 10).await,
+        opened.log.reader().rows(0, 10).await,
         Err(LogError::Hole { missing: 2 })
     ));
     let fresh = store.open().await.log;
-    let mut behind = fresh.follow(0);
+    let mut behind = fresh.reader().follow(0);
     for _ in 0..2 {
         assert!(matches!(
             behind.next(10).await,
@@ -522,7 +533,7 @@ both_stores!(
             submit(&first, ada, after).await.unwrap();
         }
         let second = store.open().await.log; // A second node.
-        let (mut one, mut other) = (second.follow(0), second.follow(20));
+        let (mut one, mut other) = (second.reader().follow(0), second.reader().follow(20));
         let mut caught_up = Vec::new();
         while one.position() < 51 {
             caught_up.extend(one.next(7).await.unwrap());
@@ -567,6 +578,7 @@ both_stores!(
         let ada = store.register(&opened.log, "ada").await;
         let (account, events) = opened
             .log
+            .reader()
             .stream::<Account>(&Owner::User(ada), &ada.to_string())
             .await
             .unwrap()
@@ -582,6 +594,7 @@ both_stores!(
             .unwrap();
         let (email, _) = opened
             .log
+            .reader()
             .stream::<Email>(&Owner::System(stream.clone()), "hash")
             .await
             .unwrap()
@@ -763,7 +776,7 @@ both_stores!(
                 Err(AppendError::KeyUsed)
             ));
         }
-        assert_eq!(opened.log.head(), at.last);
+        assert_eq!(opened.log.reader().head(), at.last);
         let other = opened.log.hashes().request(
             "ada",
             "POST /jobs",
@@ -864,7 +877,7 @@ both_stores!(
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
         let journal = opened.log.journals().start();
-        let keys = opened.log.live_keys(ada).await.unwrap();
+        let keys = opened.log.keys().live(ada).await.unwrap();
         let turn = genie_events::TurnId(opened.log.clock().new_uuid());
         for (upto, text) in [(3, "one"), (7, " two"), (11, " 你")] {
             journal.write(turn, ada, &keys, upto, text).await.unwrap();
@@ -1019,7 +1032,7 @@ async fn a_connection_that_dies_while_it_waits_for_the_lock_writes_nothing_twice
         .await
         .unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), 2);
-    assert_eq!(opened.log.rows(0, 10).await.unwrap().len(), 2);
+    assert_eq!(opened.log.reader().rows(0, 10).await.unwrap().len(), 2);
 }
 
 both_stores!(
@@ -1063,6 +1076,7 @@ both_stores!(
             .unwrap();
         let (back, _) = opened
             .log
+            .reader()
             .stream::<Job>(&Owner::User(ada), &job)
             .await
             .unwrap()
@@ -1080,13 +1094,13 @@ both_stores!(
             store.clock.advance_millis(-86_400_000);
             submit(&opened.log, ada, after).await.unwrap();
         }
-        let rows = opened.log.rows(0, 100).await.unwrap();
+        let rows = opened.log.reader().rows(0, 100).await.unwrap();
         assert!(
             rows.windows(2)
                 .all(|pair| pair[0].position + 1 == pair[1].position
                     && pair[0].recorded_at > pair[1].recorded_at)
         );
-        let Waking::Awake(awake) = store.open().await.log.wake(ada).await.unwrap() else {
+        let Waking::Awake(awake) = store.open().await.log.users().wake(ada).await.unwrap() else {
             panic!("forgotten")
         };
         assert_eq!((awake.user.seq(), awake.position), (6, 6));
@@ -1112,17 +1126,17 @@ both_stores!(
                 "UPDATE user_keys SET key_id = '{ada}' WHERE user_id = '{bob}'"
             ))
             .await;
-        let rows = fresh.rows(0, 10).await.unwrap();
-        let locked = fresh.open_row(&rows[0]).await.unwrap_err();
+        let rows = fresh.reader().rows(0, 10).await.unwrap();
+        let locked = fresh.reader().open_row(&rows[0]).await.unwrap_err();
         assert!(
             matches!(&locked, LogError::Locked { position: 1, wanted, .. } if wanted == "lost"),
             "{locked}"
         );
         assert!(matches!(
-            fresh.wake(ada).await,
+            fresh.users().wake(ada).await,
             Err(LogError::MasterKeyMissing { .. })
         ));
-        let wrong = fresh.open_row(&rows[1]).await.unwrap_err();
+        let wrong = fresh.reader().open_row(&rows[1]).await.unwrap_err();
         assert!(
             matches!(&wrong, LogError::Damaged(damaged) if damaged.position == 2),
             "{wrong}"
@@ -1131,7 +1145,7 @@ both_stores!(
         store
             .tamper(&format!("DELETE FROM user_keys WHERE user_id = '{bob}'"))
             .await;
-        let absent = other.open_row(&rows[1]).await.unwrap_err();
+        let absent = other.reader().open_row(&rows[1]).await.unwrap_err();
         assert!(
             matches!(&absent, LogError::Damaged(damaged) if damaged.position == 2),
             "{absent}"

@@ -196,12 +196,17 @@ impl Nodes {
             }
             Step::Reopen { node } => self.logs[node] = self.store.open().await.log,
             Step::Wake { node, user } => {
-                let Waking::Awake(awake) = self.logs[node].wake(self.users[user]).await.unwrap()
+                let Waking::Awake(awake) = self.logs[node]
+                    .users()
+                    .wake(self.users[user])
+                    .await
+                    .unwrap()
                 else {
                     panic!("forgotten")
                 };
                 assert_eq!(awake.user.seq(), self.model.count(user));
                 self.logs[node]
+                    .users()
                     .keep_snapshot(&awake.user, awake.position)
                     .await;
             }
@@ -213,7 +218,7 @@ impl Nodes {
         let id = |owner: &usize| self.users[*owner].0;
         let expected: Vec<_> = (1_u64..).zip(self.model.owners.iter().map(id)).collect();
         for log in &self.logs {
-            let rows = log.rows(0, 1000).await.unwrap();
+            let rows = log.reader().rows(0, 1000).await.unwrap();
             assert_eq!(
                 rows.iter()
                     .map(|row| (row.position, row.owner))
@@ -221,7 +226,7 @@ impl Nodes {
                 expected
             );
             assert!(rows.iter().all(|row| row.verified_stream().is_ok()));
-            let mut follower = log.follow(0);
+            let mut follower = log.reader().follow(0);
             let mut followed = Vec::new();
             while followed.len() < expected.len() {
                 followed.extend(
@@ -236,6 +241,7 @@ impl Nodes {
             assert_eq!(followed, expected);
             for (n, user) in self.users.iter().enumerate() {
                 let own: Vec<u64> = log
+                    .reader()
                     .user_rows(*user, 0)
                     .await
                     .unwrap()

@@ -19,7 +19,8 @@ fn ring(text: &str) -> MasterKeys {
 }
 
 async fn wraps(log: &Log) -> Vec<(String, u64)> {
-    log.key_rotation()
+    log.keys()
+        .rotation()
         .wraps()
         .await
         .unwrap()
@@ -30,10 +31,10 @@ async fn wraps(log: &Log) -> Vec<(String, u64)> {
 
 /// Rotates to the end.
 async fn rotate(log: &Log) -> Step {
-    let to = log.key_rotation().begin().await.unwrap();
+    let to = log.keys().rotation().begin().await.unwrap();
     let (mut all, mut place) = (Step::default(), Place::default());
     loop {
-        let step = log.key_rotation().rotate(&to, place).await.unwrap();
+        let step = log.keys().rotation().rotate(&to, place).await.unwrap();
         all.wrapped += step.wrapped;
         all.unreadable.extend(step.unreadable);
         match step.next {
@@ -66,7 +67,7 @@ async fn sign_in(log: &Log, user: UserId, after: u64) {
 
 /// Asserts that all of a user's events can be read.
 async fn reads(log: &Log, user: UserId, events: u64) {
-    let Waking::Awake(awake) = log.wake(user).await.unwrap() else {
+    let Waking::Awake(awake) = log.users().wake(user).await.unwrap() else {
         panic!("forgotten")
     };
     assert_eq!(awake.user.seq(), events);
@@ -86,10 +87,10 @@ both_stores!(
         let log = store.open().await.log;
         let ada = store.register(&log, "ada").await;
         let grown = grown(&store);
-        log.master_rings().take(ring(&grown)).await.unwrap();
+        log.keys().rings().take(ring(&grown)).await.unwrap();
         let bob = store.register(&log, "bob").await;
         assert_eq!(wraps(&log).await, [("m1".to_owned(), 3)]);
-        refused(log.key_rotation().retire("m1").await, "is current");
+        refused(log.keys().rotation().retire("m1").await, "is current");
 
         assert_eq!(
             rotate(&log).await.wrapped,
@@ -99,7 +100,7 @@ both_stores!(
         assert_eq!(rotate(&log).await.wrapped, 0);
         let cyd = store.register(&log, "cyd").await;
         assert_eq!(wraps(&log).await, [("m2".to_owned(), 4)]);
-        log.key_rotation().retire("m1").await.unwrap();
+        log.keys().rotation().retire("m1").await.unwrap();
 
         let only_new = store
             .open_with(grown.split_once(',').unwrap().0)
@@ -109,8 +110,15 @@ both_stores!(
             reads(&only_new.log, user, 1).await;
         }
         assert_eq!(
-            only_new.log.head_key().await.unwrap().public().to_string(),
-            log.head_key().await.unwrap().public().to_string()
+            only_new
+                .log
+                .proofs()
+                .head_key()
+                .await
+                .unwrap()
+                .public()
+                .to_string(),
+            log.proofs().head_key().await.unwrap().public().to_string()
         );
     }
 );
@@ -123,7 +131,7 @@ both_stores!(
         for n in 0..1200 {
             users.push(store.register(&log, &format!("u{n}")).await);
         }
-        log.master_rings().take(ring(&grown(&store))).await.unwrap();
+        log.keys().rings().take(ring(&grown(&store))).await.unwrap();
         let busy = {
             let (log, users) = (log.clone(), users.clone());
             let store = &store;
@@ -161,9 +169,9 @@ both_stores!(
             store.register(&log, &format!("u{n}")).await;
         }
         let grown = grown(&store);
-        log.master_rings().take(ring(&grown)).await.unwrap();
+        log.keys().rings().take(ring(&grown)).await.unwrap();
         // The rotation goes no further, as when its process is killed.
-        log.key_rotation().begin().await.unwrap();
+        log.keys().rotation().begin().await.unwrap();
         drop(log);
         let without = store
             .open_with(store.masters())
@@ -182,11 +190,11 @@ both_stores!(
         );
         store.register(&log, "late").await;
         refused(
-            log.key_rotation().retire("m1").await,
+            log.keys().rotation().retire("m1").await,
             "5 data keys are wrapped by master key `m1`",
         );
         assert_eq!(rotate(&log).await.wrapped, 5);
-        log.key_rotation().retire("m1").await.unwrap();
+        log.keys().rotation().retire("m1").await.unwrap();
     }
 );
 
@@ -197,18 +205,18 @@ both_stores!(
         let ada = store.register(&log, "ada").await;
         // Another server does not hear of the rotation, as if it were stopped meanwhile.
         let late = store.open().await.log;
-        log.master_rings().take(ring(&grown(&store))).await.unwrap();
+        log.keys().rings().take(ring(&grown(&store))).await.unwrap();
         rotate(&log).await;
-        let since = log.key_rotation().retire("m1").await.unwrap();
+        let since = log.keys().rotation().retire("m1").await.unwrap();
         store.clock.advance_millis(1000);
-        assert_eq!(log.key_rotation().retire("m1").await.unwrap(), since);
+        assert_eq!(log.keys().rotation().retire("m1").await.unwrap(), since);
         assert_eq!(
-            log.key_rotation().retired().await.unwrap(),
+            log.keys().rotation().retired().await.unwrap(),
             [("m1".to_owned(), since)]
         );
 
         let stream = StreamId::new(StreamKind::Account, ada);
-        let (keys, work) = late.new_keys(UserId(store.clock.new_uuid()));
+        let (keys, work) = late.keys().new_for(UserId(store.clock.new_uuid()));
         let fact = NewFact {
             stream,
             sequence: 2,
@@ -230,12 +238,12 @@ both_stores!(
 
         // The retired key cannot come back as the first of a ring, either.
         let back = format!("{},{}", store.masters(), *MasterKeys::new_entry("m3"));
-        let late_ring = late.master_rings().take(ring(&back)).await;
+        let late_ring = late.keys().rings().take(ring(&back)).await;
         assert!(
             matches!(late_ring, Err(LogError::MasterKeysMissing(wanted)) if wanted.contains("`m2` is wanted by 2"))
         );
-        assert_eq!(late.master_rings().follow_current().await.unwrap(), "m2");
-        assert_eq!(late.lacking_master().as_deref(), Some("m2"));
+        assert_eq!(late.keys().rings().follow_current().await.unwrap(), "m2");
+        assert_eq!(late.keys().lacking_master().as_deref(), Some("m2"));
     }
 );
 
@@ -246,8 +254,8 @@ both_stores!(
         let ada = store.register(&log, "ada").await;
         let bob = store.register(&log, "bob").await;
         let grown = grown(&store);
-        log.master_rings().take(ring(&grown)).await.unwrap();
-        log.key_rotation().begin().await.unwrap();
+        log.keys().rings().take(ring(&grown)).await.unwrap();
+        log.keys().rotation().begin().await.unwrap();
         let new = grown.split_once(',').unwrap().0;
         let lacking = store.open_with(new).await.map(drop).unwrap_err();
         assert!(
@@ -264,7 +272,7 @@ both_stores!(
             "{wrong}"
         );
         assert!(
-            log.master_rings().take(ring(new)).await.is_err(),
+            log.keys().rings().take(ring(new)).await.is_err(),
             "a running server refuses it, too"
         );
 
@@ -277,7 +285,7 @@ both_stores!(
         let log = store.open_with(&grown).await.unwrap().log;
         let done = rotate(&log).await;
         assert_eq!((done.wrapped, done.unreadable), (1, vec![ada.to_string()]));
-        refused(log.key_rotation().retire("m1").await, "1 data keys");
+        refused(log.keys().rotation().retire("m1").await, "1 data keys");
         reads(&log, bob, 1).await;
     }
 );
@@ -289,11 +297,11 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
     let (one, other) = (store.open().await.log, store.open().await.log);
     let ada = store.register(&one, "ada").await;
     let grown = grown(&store);
-    one.master_rings().take(ring(&grown)).await.unwrap();
-    one.master_rings().announce("one").await.unwrap();
-    other.master_rings().announce("other").await.unwrap();
+    one.keys().rings().take(ring(&grown)).await.unwrap();
+    one.keys().rings().announce("one").await.unwrap();
+    other.keys().rings().announce("other").await.unwrap();
     refused(
-        one.key_rotation().begin().await,
+        one.keys().rotation().begin().await,
         "do not have master key `m2`: other;",
     );
     assert_eq!(
@@ -302,10 +310,10 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
         "the refused rotation changed nothing"
     );
 
-    other.master_rings().take(ring(&grown)).await.unwrap();
-    other.master_rings().announce("other").await.unwrap();
+    other.keys().rings().take(ring(&grown)).await.unwrap();
+    other.keys().rings().announce("other").await.unwrap();
     assert_eq!(rotate(&one).await.wrapped, 1);
-    other.master_rings().announce("other").await.unwrap(); // The announcement also looks up the current key.
+    other.keys().rings().announce("other").await.unwrap(); // The announcement also looks up the current key.
     let bob = store.register(&other, "bob").await;
     assert_eq!(wraps(&one).await, [("m2".to_owned(), 3)]);
     for user in [ada, bob] {
@@ -313,22 +321,24 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
     }
     // A server that is gone blocks nothing. When two servers rotate to different keys, the later
     // one stops the earlier.
-    other.master_rings().withdraw("other").await.unwrap();
+    other.keys().rings().withdraw("other").await.unwrap();
     let (next, also) = (MasterKeys::new_entry("m3"), MasterKeys::new_entry("m4"));
-    one.master_rings()
+    one.keys()
+        .rings()
         .take(ring(&format!("{},{},{grown}", *next, *also)))
         .await
         .unwrap();
     other
-        .master_rings()
+        .keys()
+        .rings()
         .take(ring(&format!("{},{},{grown}", *also, *next)))
         .await
         .unwrap();
-    one.master_rings().announce("one").await.unwrap();
-    assert_eq!(one.key_rotation().begin().await.unwrap(), "m3");
-    assert_eq!(other.key_rotation().begin().await.unwrap(), "m4");
+    one.keys().rings().announce("one").await.unwrap();
+    assert_eq!(one.keys().rotation().begin().await.unwrap(), "m3");
+    assert_eq!(other.keys().rotation().begin().await.unwrap(), "m4");
     refused(
-        one.key_rotation().rotate("m3", Place::default()).await,
+        one.keys().rotation().rotate("m3", Place::default()).await,
         "`m4` is current now",
     );
 }

@@ -153,7 +153,7 @@ async fn assert_same(one: &Log, other: &Log) {
 async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
     let mut contents = BTreeMap::new();
     let mut rows = Vec::new();
-    while let Ok(page) = log.rows(rows.len() as u64, 1000).await
+    while let Ok(page) = log.reader().rows(rows.len() as u64, 1000).await
         && !page.is_empty()
     {
         rows.extend(page.into_iter().map(|row| format!("{row:?}")));
@@ -260,7 +260,10 @@ both_stores!(
         assert_same(&back, &log).await;
         // The next append gets the next position.
         let user = store.register(&back, "eve").await;
-        assert_eq!(back.user_rows(user, 0).await.unwrap()[0].position, 1303);
+        assert_eq!(
+            back.reader().user_rows(user, 0).await.unwrap()[0].position,
+            1303
+        );
     }
 );
 
@@ -557,7 +560,7 @@ both_stores!(
         let dir = folder(&store);
         let mut head = 0;
         for _ in 0..4 {
-            let mut watch = log.watch_head();
+            let mut watch = log.reader().watch_head();
             watch.wait_for(|now| *now > head + 20).await.unwrap();
             head = exported(&log, &dir).await.head;
         }
@@ -566,10 +569,10 @@ both_stores!(
         let there = other(&store).await;
         imported(&there, store.masters(), &dir).await.unwrap();
         let copy = there.open_with(store.masters()).await.unwrap().log;
-        let rows = copy.rows(0, 1000).await.unwrap();
+        let rows = copy.reader().rows(0, 1000).await.unwrap();
         assert_eq!(rows.len() as u64, head.min(1000));
         for row in &rows {
-            copy.open_row(row).await.unwrap(); // A missing key would be an error.
+            copy.reader().open_row(row).await.unwrap(); // A missing key would be an error.
         }
         let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM user_keys")
             .fetch_one(copy.store().reads())

@@ -121,7 +121,8 @@ async fn facts(log: &Log, count: usize) {
 }
 
 async fn verify(log: &Log, pinned: &[&SignedHead]) -> Result<Verified, CantVerify> {
-    log.verify(pinned.iter().map(|head| Ok(head.note.clone())))
+    log.proofs()
+        .verify(pinned.iter().map(|head| Ok(head.note.clone())))
         .await
 }
 
@@ -151,7 +152,7 @@ fn bytes(kind: Kind, bytes: &[u8]) -> String {
 }
 
 async fn row_at(log: &Log, position: u64) -> StoredRow {
-    log.rows(position - 1, 1).await.unwrap().remove(0)
+    log.reader().rows(position - 1, 1).await.unwrap().remove(0)
 }
 
 async fn set_leaf(store: &TestStore, position: u64, leaf: &[u8]) {
@@ -189,9 +190,13 @@ both_stores!(
         let head = node.signed(1303).await;
         assert_ne!(first.root, head.root);
 
-        let public = log.head_key().await.unwrap().public();
+        let public = log.proofs().head_key().await.unwrap().public();
         for position in [1, 2, 511, 512, 513, 1299, 1300, 1303] {
-            let proof = log.prove(position, Some(first.size)).await.unwrap();
+            let proof = log
+                .proofs()
+                .prove(position, Some(first.size))
+                .await
+                .unwrap();
             assert_eq!(
                 (&public.open(&proof.head.note).unwrap(), proof.position),
                 (&head, position)
@@ -213,18 +218,18 @@ both_stores!(
             ));
         }
         assert!(matches!(
-            log.prove(0, None).await,
+            log.proofs().prove(0, None).await,
             Err(CantProve::NotThere { .. })
         ));
         assert!(matches!(
-            log.prove(1304, None).await,
+            log.proofs().prove(1304, None).await,
             Err(CantProve::NotThere {
                 position: 1304,
                 facts: 1303
             })
         ));
         assert!(matches!(
-            log.prove(1, Some(1304)).await,
+            log.proofs().prove(1, Some(1304)).await,
             Err(CantProve::NoSuchSize { signed: 1303 })
         ));
         let verified = verify(&log, &[&first, &head, &head]).await.unwrap();
@@ -252,7 +257,7 @@ both_stores!(
         );
         facts(&log, 3).await;
         assert!(matches!(
-            log.prove(2, None).await,
+            log.proofs().prove(2, None).await,
             Err(CantProve::NotSealed {
                 position: 2,
                 signed: 0
@@ -442,6 +447,7 @@ both_stores!(
         // Somebody with the master key also signs the head anew: only the head kept outside shows
         // it.
         let forged = log
+            .proofs()
             .head_key()
             .await
             .unwrap()
@@ -529,6 +535,7 @@ both_stores!(
         let other_store = TestStore::new(store.kind).await;
         let other_log = other_store.open().await.log;
         let alien = other_log
+            .proofs()
             .head_key()
             .await
             .unwrap()
@@ -544,7 +551,13 @@ both_stores!(
         assert!(
             matches!(verify(&log, &[&alien]).await, Err(CantVerify::Head { place, .. }) if place == "pinned head 1")
         );
-        let ahead = log.head_key().await.unwrap().sign(501, head.root).unwrap();
+        let ahead = log
+            .proofs()
+            .head_key()
+            .await
+            .unwrap()
+            .sign(501, head.root)
+            .unwrap();
         is_at(470, found(&log, &[&early, &head, &ahead]).await);
 
         // Facts, from the last to the first, so that each tampered fact is the first bad one.
@@ -626,7 +639,7 @@ both_stores!(
                 _ => None,
             }
         });
-        let verified = log.verify(growing).await.unwrap();
+        let verified = log.proofs().verify(growing).await.unwrap();
         assert_eq!(
             (verified.facts, verified.pinned, verified.covered),
             (7, 2, 7)
@@ -667,7 +680,7 @@ both_stores!(
         drop(node);
         let log = store.open_to_read().await;
         assert_eq!(verify(&log, &[&head]).await.unwrap().facts, 1);
-        assert!(log.prove(1, None).await.is_ok());
+        assert!(log.proofs().prove(1, None).await.is_ok());
     }
 );
 
@@ -675,10 +688,34 @@ both_stores!(
     a_head_key_belongs_to_its_log_and_survives_reopening,
     async |store: TestStore| {
         let (first, again) = (store.open().await.log, store.open().await.log);
-        let key = first.head_key().await.unwrap().public().to_string();
-        assert_eq!(again.head_key().await.unwrap().public().to_string(), key);
+        let key = first
+            .proofs()
+            .head_key()
+            .await
+            .unwrap()
+            .public()
+            .to_string();
+        assert_eq!(
+            again
+                .proofs()
+                .head_key()
+                .await
+                .unwrap()
+                .public()
+                .to_string(),
+            key
+        );
         let other_store = TestStore::new(store.kind).await;
         let other = other_store.open().await.log;
-        assert_ne!(other.head_key().await.unwrap().public().to_string(), key);
+        assert_ne!(
+            other
+                .proofs()
+                .head_key()
+                .await
+                .unwrap()
+                .public()
+                .to_string(),
+            key
+        );
     }
 );
