@@ -21,15 +21,13 @@ pub async fn sign(
     from_directus: bool,
 ) -> Result<String, Unfinished> {
     let Forgetting { user, position, .. } = forgetting;
-    let proof = log
-        .proofs()
-        .prove(*position, None)
-        .await
-        .map_err(|cant| match cant {
-            CantProve::Log(error) => error.into(),
-            not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
-            other => Unfinished::Failed(other.to_string()),
-        })?;
+    let not_proved = |cant| match cant {
+        CantProve::Log(error) => error.into(),
+        not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
+        other => Unfinished::Failed(other.to_string()),
+    };
+    let proofs = log.proofs();
+    let proof = proofs.prove(*position, None).await.map_err(not_proved)?;
     let row = log.reader().rows(position - 1, 1).await?.into_iter().next();
     let by = row
         .and_then(|row| row.metadata().ok())
@@ -42,7 +40,7 @@ pub async fn sign(
         .destroyed_key(*user)
         .await?
         .ok_or_else(absent)?;
-    let signer = log.proofs().head_key().await?;
+    let signer = proofs.head_key().await?;
     let mut erased: Vec<&str> = WORKING_ROWS.iter().map(|rows| rows.table).collect();
     erased.dedup();
     erased.extend(["uploaded files", "read tables"]);

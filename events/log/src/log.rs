@@ -7,8 +7,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    AppendError, AppendRequest, Appended, Clock, LogError, LogReader, MasterKeys, Owner, UserKeys,
-    VaultDoor,
+    AppendError, AppendRequest, Appended, Clock, LogError, MasterKeys, Owner, UserKeys, VaultDoor,
     append::Group,
     health::{Health, Trouble},
     import,
@@ -164,11 +163,6 @@ impl Log {
 
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
-    }
-
-    /// The log's facts, in order.
-    pub fn reader(&self) -> LogReader {
-        LogReader::of(self)
     }
 
     pub(crate) fn user_loader(&self) -> &UserLoader {

@@ -130,11 +130,14 @@ pub(crate) async fn read_rows(
 #[derive(Debug, Clone)]
 pub struct LogReader(Log);
 
-impl LogReader {
-    pub(crate) fn of(log: &Log) -> Self {
-        Self(log.clone())
+impl Log {
+    /// Reads the log's facts in order.
+    pub fn reader(&self) -> LogReader {
+        LogReader(self.clone())
     }
+}
 
+impl LogReader {
     pub(crate) fn log(&self) -> &Log {
         &self.0
     }
