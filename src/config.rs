@@ -36,7 +36,7 @@ pub struct Config {
     pub export_passphrase: Option<SecretString>,
     original_key: Option<SecretString>,
     pub shared_secret: Option<SecretString>,
-    /// Whether the shared secret opens only the routes of the original.
+    /// True when the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
     pub directus: Option<directus::DirectusSettings>,
     /// Roles besides genie's own two.
@@ -197,7 +197,7 @@ impl Config {
         self.original_key.as_ref().and_then(OriginalKey::read)
     }
 
-    /// Whether the store is SQLite, which only one server can use.
+    /// True when the store is SQLite, which only one server can use.
     pub fn is_embedded(&self) -> bool {
         self.database_url.is_none()
     }

@@ -166,7 +166,7 @@ impl Eraser {
         }
     }
 
-    /// Whether a missing precondition is still normal, because the forgetting is recent.
+    /// True when a missing precondition is still normal, because the forgetting is recent.
     fn is_new(&self, one: &Forgetting) -> bool {
         let since = one.forgotten_at.unwrap_or(one.due);
         self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)

@@ -10,7 +10,7 @@ use crate::config::Config;
 /// The target of actix' own lines about starting and stopping workers.
 const SERVER_TARGET: &str = "actix_server";
 
-/// Whether the lines of this process are JSON. Set once, when logging starts.
+/// True when the lines of this process are JSON. Set once, when logging starts.
 static IS_JSON: OnceLock<bool> = OnceLock::new();
 
 /// Starts logging, once in a process.

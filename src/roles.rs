@@ -3,19 +3,18 @@
 
 use crate::config::Config;
 
-/// genie's own roles.
 const BUILT_IN: [&str; 2] = ["creator", "administrator"];
 /// In bytes.
 const MAX_NAME: usize = 64;
 /// The most names that a refusal lists.
 const MAX_TOLD: usize = 50;
 
-/// Whether users with this role administer by default. Directus calls it `Administrator`.
+/// True when users with this role administer by default. Directus calls it `Administrator`.
 pub fn administers(role: &str) -> bool {
     role.eq_ignore_ascii_case("administrator")
 }
 
-/// Whether a text can name a role, in genie or in Directus.
+/// True when a text can name a role, in genie or in Directus.
 pub fn has_the_form_of_one(role: &str) -> bool {
     (1..=MAX_NAME).contains(&role.len()) && !role.chars().any(char::is_control)
 }

@@ -40,7 +40,7 @@ pub enum Account {
         profile: Profile,
         /// The time from which the user may be forgotten.
         due: Timestamp,
-        /// Whether the user was suspended meanwhile, and stays so if the request is cancelled.
+        /// True when the user was suspended meanwhile, and stays so if the request is cancelled.
         suspended: bool,
     },
     /// No state is ever folded this far, because earlier events can't be read any more.
@@ -61,7 +61,6 @@ pub enum AccountEvent {
     Reactivated,
     RoleChanged {
         role: String,
-        /// Whether the user is an administrator.
         admin: bool,
     },
     TierChanged {
@@ -110,7 +109,7 @@ pub enum AccountEvent {
     },
     /// The user's data was handed out.
     Exported {
-        /// Whether the export had the user's secrets.
+        /// True when the export had the user's secrets.
         secrets: bool,
     },
     /// An administrator began to act for the user.
@@ -136,7 +135,7 @@ pub enum AccountEvent {
     },
     /// The user is not to be forgotten after all.
     ForgetWithdrawn {
-        /// Whether the user may act again.
+        /// True when the user may act again.
         active: bool,
     },
     /// The user was forgotten. This is the last event of every forgotten user, and nothing in it

@@ -155,7 +155,7 @@ pub struct WrittenCaption {
     pub text: String,
     /// The model that wrote it.
     pub model: String,
-    /// Whether the text was cut at the platform's limit.
+    /// True when the text was cut at the platform's limit.
     pub truncated: bool,
 }
 

@@ -74,7 +74,7 @@ pub fn checked_file(text: &SecretText) -> Result<SecretText, Refusal> {
     Ok([HEADER, end, text].concat().into())
 }
 
-/// Whether the line is a cookie rather than a comment or blank.
+/// True when the line is a cookie, false when it is a comment or blank.
 fn checked_line(line: &str) -> Result<bool, &'static str> {
     if line.chars().any(|c| c.is_control() && c != '\t') {
         return Err("holds a control character");
@@ -146,13 +146,13 @@ pub struct SessionCookie {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires: Option<Number>,
-    /// Whether scripts may not see the cookie.
+    /// True when scripts may not see the cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_only: Option<bool>,
-    /// Whether the cookie is for HTTPS only.
+    /// True when the cookie is for HTTPS only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure: Option<bool>,
-    /// Whether requests from other sites carry the cookie.
+    /// Says whether requests from other sites carry the cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same_site: Option<String>,
 }

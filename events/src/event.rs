@@ -113,7 +113,6 @@ macro_rules! any_event {
                 match kind { $( StreamKind::$variant => serde_json::from_slice(json).map(Self::$variant) ),+ }
             }
 
-            /// All stored types.
             pub fn all_types() -> Vec<&'static str> {
                 [$( <$event>::TYPES ),+].concat()
             }

@@ -189,7 +189,7 @@ impl StreamKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 
-    /// Whether streams of this kind belong to the system rather than to a user.
+    /// True when streams of this kind belong to the system rather than to a user.
     pub fn is_system(self) -> bool {
         matches!(
             self,

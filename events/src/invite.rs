@@ -34,7 +34,7 @@ pub enum Invite {
 pub struct Grant {
     pub tier: Tier,
     pub role: String,
-    /// Whether the user becomes an administrator.
+    /// True when the user becomes an administrator.
     pub admin: bool,
     /// The invite can't be used from this time on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +45,6 @@ pub struct Grant {
 pub enum InviteCommand {
     Create {
         grant: Grant,
-        /// The sealed code.
         sealed_code: String,
     },
     Reserve {

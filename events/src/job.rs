@@ -106,7 +106,7 @@ pub enum JobCommand {
         lease: String,
         /// Personal.
         error: String,
-        /// Whether another attempt makes sense.
+        /// True when another attempt makes sense.
         retryable: bool,
         /// The earliest time of the next attempt.
         retry_at: Timestamp,
@@ -139,7 +139,6 @@ pub enum JobEvent {
     Claimed {
         /// The number of this attempt, from 1.
         attempt: u32,
-        /// The worker.
         worker: String,
         /// The hash of the lease.
         lease: String,

@@ -18,7 +18,7 @@ pub enum RefusalKind {
     KeyReused,
     Quota {
         counter: Counter,
-        /// Whether the limit is used up rather than zero.
+        /// True when the limit is used up; false when it is zero.
         in_tier: bool,
     },
 }

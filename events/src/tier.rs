@@ -103,7 +103,7 @@ impl Counter {
             .find(|counter| counter.as_str() == word)
     }
 
-    /// Whether the counter is a present number rather than a monthly one.
+    /// True when the counter is a present number rather than a monthly one.
     pub fn is_present_count(self) -> bool {
         matches!(
             self,
@@ -111,7 +111,7 @@ impl Counter {
         )
     }
 
-    /// Whether genie counts it itself, together with the work. Clients report the others by `POST
+    /// True when genie counts it itself, together with the work. Clients report the others by `POST
     /// /api/usage/increment`.
     pub fn is_counted_by_genie(self) -> bool {
         self != Self::TaxonomyAiCalls

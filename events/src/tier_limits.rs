@@ -9,7 +9,6 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// The built-in file.
 const BUILT_IN: &str = include_str!("../tiers.toml");
 
 /// The limit of each counter in each tier.
@@ -120,7 +119,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Whether the tier allows this count, the requested amount included.
+    /// Checks that the tier allows this count, the requested amount included.
     pub fn check(self, count: u64) -> Result<(), Refusal> {
         match self.limit {
             Some(limit) if count > limit => {
@@ -130,7 +129,7 @@ impl Allowance {
         }
     }
 
-    /// Whether no more is allowed.
+    /// True when no more is allowed.
     pub fn is_reached(self, count: u64) -> bool {
         self.limit.is_some_and(|limit| count >= limit)
     }

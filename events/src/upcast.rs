@@ -36,7 +36,7 @@ pub fn present_version(event_type: &str, steps: &[Upcast]) -> u32 {
         .unwrap_or(0)
 }
 
-/// Whether a stored version is the present one, so that nothing has to be lifted.
+/// True when a stored version is the present one, so that nothing has to be lifted.
 pub fn is_present(
     event_type: &str,
     version: &str,

@@ -125,7 +125,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether the value of a setting of two words is `word`.
+    /// True when the value of a setting of two words is `word`.
     pub(super) fn is(&mut self, setting: Setting, word: &str) -> bool {
         let value = self.text(setting);
         if let Form::Words(words) = setting.form

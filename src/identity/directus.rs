@@ -188,7 +188,7 @@ impl Directus {
         }
     }
 
-    /// Whether Directus answers, then the circuit's state and since when.
+    /// Asks whether Directus answers; returns that, then the circuit's state and since when.
     pub async fn state(&self) -> (bool, (&'static str, Timestamp)) {
         let upstream = Arc::clone(&self.0.upstream);
         let answers = self

@@ -105,7 +105,7 @@ impl SecretLimiter {
         }
     }
 
-    /// Whether a secret or key may be checked. Ask it before the check.
+    /// Refuses a secret or key that must not be checked now. Call it before the check.
     pub fn may_be_right(&self, shown: &ShownSecret, now: Instant) -> Result<(), StoppedSecret> {
         match self.lately.get(shown) {
             Some(true) => Ok(()),

@@ -69,7 +69,7 @@ pub enum ProfileCommand {
     /// Moves onboarding to another step.
     AdvanceOnboarding {
         to: Onboarding,
-        /// Whether genie or an administrator asks; only they may complete onboarding.
+        /// True when genie or an administrator asks; only they may complete onboarding.
         privileged: bool,
     },
     ChangeEmail {
@@ -110,7 +110,7 @@ pub enum ProfileCommand {
     NoteReuse { family: String },
     /// Records that everything held about the user is about to be handed out.
     Export {
-        /// Whether the export holds the user's secrets.
+        /// True when the export holds the user's secrets.
         secrets: bool,
     },
     /// Records that an administrator begins to act for the user.
@@ -124,10 +124,9 @@ pub enum ProfileCommand {
 /// An account as another system describes it. A missing field stays as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AccountSync {
-    /// The role's name.
     pub role: Option<String>,
     pub admin: Option<bool>,
     pub tier: Option<Tier>,
-    /// Whether the account may act.
+    /// True when the account may act.
     pub active: Option<bool>,
 }

@@ -13,7 +13,6 @@ pub struct Profile {
     /// The tier decides the limits.
     pub tier: Tier,
     pub role: String,
-    /// Whether the user is an administrator.
     pub admin: bool,
     pub onboarding: Onboarding,
     /// The stream of the user's address; `None` if the user has none or another user holds it.
@@ -32,7 +31,7 @@ pub struct Profile {
 pub struct TwoFactor {
     /// The version of the secret that was enabled last; 0 if none ever was.
     pub version: u32,
-    /// Whether logins need a code.
+    /// True when logins need a code.
     pub on: bool,
     /// The last time step with an accepted code. Codes of this step or an earlier one are refused
     /// (RFC 6238, section 5.2).

@@ -21,7 +21,7 @@ pub struct Registration {
     pub invite: InviteId,
     pub tier: Tier,
     pub role: String,
-    /// Whether the invite makes an administrator.
+    /// True when the invite makes an administrator.
     pub admin: bool,
 }
 
@@ -39,10 +39,9 @@ pub struct ExternalAccount {
     pub first_name: Option<String>,
     pub tier: Tier,
     pub role: String,
-    /// Whether the user is an administrator.
     pub admin: bool,
     pub onboarding: Onboarding,
-    /// Whether the user may act.
+    /// True when the user may act.
     pub active: bool,
 }
 

@@ -16,7 +16,7 @@ pub enum UserCommand {
     /// Moves onboarding to another step.
     AdvanceOnboarding {
         to: Onboarding,
-        /// Whether genie or an administrator asks.
+        /// True when genie or an administrator asks.
         privileged: bool,
     },
     /// Imports an uploaded file, by a job with this id.
@@ -100,7 +100,7 @@ impl UserCommand {
         !is_for_anybody && !self.is_an_ending()
     }
 
-    /// Whether the command ends running work. Its user was allowed to begin it, so it is accepted
+    /// True when the command ends running work. Its user was allowed to begin it, so it is accepted
     /// whatever the user's status is now.
     fn is_an_ending(&self) -> bool {
         matches!(

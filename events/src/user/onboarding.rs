@@ -24,7 +24,7 @@ fn is_under_way(job: &Job) -> bool {
 }
 
 impl User {
-    /// Whether an upload would be accepted now; the refusal says what to do instead.
+    /// Checks that an upload would be accepted now; the refusal says what to do instead.
     pub fn may_upload(&self) -> Result<(), Refusal> {
         let sentence = match self.account.active()?.onboarding {
             Onboarding::DataCollection => return Ok(()),

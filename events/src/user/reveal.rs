@@ -63,7 +63,7 @@ pub struct RevealDenial {
 }
 
 impl User {
-    /// Whether the credential may be shown now.
+    /// Checks that the credential may be shown now.
     pub fn check_reveal(
         &self,
         now: Timestamp,

@@ -20,10 +20,10 @@ pub struct DirectusClaims {
     pub user: UserId,
     /// The role at issue time.
     pub role: Option<Uuid>,
-    /// Whether the holder was an administrator at issue time.
+    /// True when the holder was an administrator at issue time.
     pub admin: bool,
-    /// Whether the token belongs to a session, which may end before the token does: only Directus
-    /// knows.
+    /// True when the token belongs to a session. A session may end before the token does: only
+    /// Directus knows.
     pub in_session: bool,
     /// In seconds since 1970.
     expires: i64,

@@ -93,7 +93,7 @@ struct Extensions {
 }
 
 impl Trouble {
-    /// Whether Directus did not even begin the request: it was not sent, or was turned away at
+    /// True when Directus did not even begin the request: it was not sent, or was turned away at
     /// once.
     pub fn is_unsent(&self) -> bool {
         match self {

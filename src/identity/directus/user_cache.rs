@@ -45,7 +45,7 @@ const FIELDS: &str = "*,role.id,role.name";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Person {
     pub user: UserId,
-    /// Whether the user may act.
+    /// True when the user may act.
     pub active: bool,
     pub role: Option<Uuid>,
     /// The role's name, where it may be read.
@@ -154,7 +154,7 @@ impl Standings {
         }
     }
 
-    /// Whether an answer is at hand, however old.
+    /// True when an answer is at hand, however old.
     pub fn has_known(&self, about: &About) -> bool {
         self.known.contains_key(&about.key)
     }
@@ -310,8 +310,8 @@ impl Standings {
         }
     }
 
-    /// Whether the holder of an administrator's token still administers, or did when Directus last
-    /// said so. The token only says that the holder did at issue time.
+    /// True when the holder of an administrator's token still administers, or did when Directus
+    /// last said so. The token only says that the holder did at issue time.
     pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let this = self.clone();
