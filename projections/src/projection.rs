@@ -32,7 +32,6 @@ const RECHECK: Duration = Duration::from_secs(2);
 /// The pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
-/// A read model.
 pub trait Projection: Send + Sync + 'static {
     /// The table's word, such as `jobs`.
     fn name(&self) -> &'static str;

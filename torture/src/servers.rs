@@ -32,7 +32,6 @@ pub struct Launch {
     pub environment: Vec<(&'static str, String)>,
 }
 
-/// One server.
 #[derive(Default)]
 pub struct ServerProcess {
     state: Mutex<ProcessState>,

@@ -33,7 +33,6 @@ const PAGE: usize = 1000;
 /// The result of a run.
 pub struct Settled {
     pub verdict: Verdict,
-    /// The last position.
     pub head: u64,
     /// The time from the last fault or command until the read side equalled a fresh replay; `None` when it never did.
     pub took: Option<Duration>,

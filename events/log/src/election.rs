@@ -95,7 +95,6 @@ const TRIES_TO_START: u32 = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elected {
     pub epoch: Epoch,
-    /// The node's name.
     pub node: String,
 }
 

@@ -68,7 +68,6 @@ impl OutcomeRow {
 /// What was kept under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered {
-    /// The same request.
     Same {
         /// The data of the answer.
         outcome: Value,

@@ -31,7 +31,6 @@ pub(crate) enum ReadTo {
 
 /// What is here for somebody who has seen everything up to a position.
 pub(crate) enum NextRows {
-    /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
     /// The next rows are older than the cache; the table has them.
     Older,

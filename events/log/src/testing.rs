@@ -30,7 +30,6 @@ pub async fn append(log: &Log, request: AppendRequest) -> Result<Appended, Appen
     appender(log).append(request).await
 }
 
-/// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
