@@ -45,7 +45,7 @@ pub struct ServerProcess {
 struct ProcessState {
     base: Option<String>,
     pid: Option<Pid>,
-    /// Whether it was killed here, so that its end is expected.
+    /// True when the server was killed here, so that its end is expected.
     killed: bool,
 }
 

@@ -127,7 +127,7 @@ impl Rest<'_> {
         }
     }
 
-    /// Whether there are rows after `head`, or nobody can say.
+    /// True when there are rows after `head`, or the log cannot be read.
     async fn has_grown(&self, head: u64) -> bool {
         let rows = self.log.reader().rows(head, 1).await;
         rows.map_or(true, |rows| !rows.is_empty())

@@ -98,12 +98,12 @@ pub struct Elected {
     pub node: String,
 }
 
-/// Who is elected. See [`Log::elections`].
+/// The leader, and the way to stand for election. See [`Log::elections`].
 #[derive(Debug, Clone)]
 pub struct Elections(Log);
 
 impl Log {
-    /// Who is elected.
+    /// The leader, and the way to stand for election.
     pub fn elections(&self) -> Elections {
         Elections(self.clone())
     }

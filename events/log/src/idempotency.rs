@@ -65,7 +65,7 @@ impl OutcomeRow {
     }
 }
 
-/// What was kept under a key.
+/// The request that was kept under a key, compared with the present one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered {
     Same {
