@@ -90,7 +90,6 @@ pub enum AttemptEnd {
         outputs: Value,
     },
     Failed {
-        /// The reason.
         error: String,
         /// False when another attempt makes no sense.
         retryable: bool,

@@ -20,7 +20,6 @@ const EVENTS: u64 = 10_000;
 const PART: u64 = 500;
 /// The most users that are loaded.
 const WAKES: usize = 200;
-/// The time limit.
 const LONGEST: Duration = Duration::from_secs(12);
 
 /// The 99th percentile.

@@ -6,9 +6,7 @@ use serde_json::json;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
-    /// This or more.
     AtLeast(f64),
-    /// This or less.
     AtMost(f64),
 }
 

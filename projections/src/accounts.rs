@@ -126,7 +126,7 @@ pub struct AccountRow {
     pub onboarding: String,
     pub email: Option<String>,
     pub first_name: Option<String>,
-    /// Whether a login asks for a one-time code.
+    /// True when a login asks for a one-time code.
     pub two_factor: bool,
     /// When the user registered, or first signed in through Directus.
     pub created_at: Timestamp,
@@ -177,7 +177,7 @@ impl Accounts {
         }))
     }
 
-    /// Whether another active user is an administrator.
+    /// True when another active user is an administrator.
     pub async fn has_other_administrator(&self, user: UserId) -> Result<bool, LogError> {
         read(&self.log, async move |store: Store| {
             let sql = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";

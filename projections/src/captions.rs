@@ -67,7 +67,7 @@ pub struct CaptionRow {
     /// The text, once it is written.
     pub caption: Option<String>,
     pub model: Option<String>,
-    /// Whether the text was cut at the platform's limit.
+    /// True when the text was cut at the platform's limit.
     pub truncated: bool,
     pub created_at: Timestamp,
     /// The position of the request.

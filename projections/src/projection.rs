@@ -32,12 +32,11 @@ const RECHECK: Duration = Duration::from_secs(2);
 /// The pause after the store was away.
 const AWAY: Duration = Duration::from_millis(250);
 
-/// A read model.
 pub trait Projection: Send + Sync + 'static {
     /// The table's word, such as `jobs`.
     fn name(&self) -> &'static str;
 
-    /// Whether the projection needs the facts of such streams.
+    /// True when the projection needs the facts of such streams.
     fn wants(&self, kind: StreamKind) -> bool;
 
     /// Where a user's rows stand. They are deleted when the user is forgotten.

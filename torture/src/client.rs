@@ -51,7 +51,7 @@ pub struct ClientRequest<'a> {
     pub by: By<'a>,
     /// The stream it is about, where that is known beforehand.
     pub stream: u64,
-    /// Whether it may be sent again; else a lost answer counts as unknown.
+    /// True when the request may be sent again; else a lost answer counts as unknown.
     pub again: bool,
     /// The position of the claim under which a job is ended.
     pub held: Option<u64>,

@@ -81,7 +81,7 @@ impl Fault {
         }
     }
 
-    /// Whether it hits one server only.
+    /// True when the fault hits one server only.
     fn hits_one(self) -> bool {
         matches!(
             self,

@@ -39,7 +39,7 @@ pub enum CommandKind {
 pub struct Leaves {
     /// A fact of one of these types.
     pub types: &'static [&'static str],
-    /// Whether an earlier fact of another command on the same stream is enough.
+    /// True when an earlier fact of another command on the same stream is enough.
     pub or_was_so: bool,
 }
 

@@ -101,7 +101,8 @@ impl Listener {
     }
 }
 
-/// Whether what Postgres said so far ends with `ReadyForQuery`, which it says once everything before is done and committed.
+/// True when Postgres' bytes so far end with `ReadyForQuery`, which it says once everything before
+/// is done and committed.
 pub fn ends_ready(said: &[u8]) -> bool {
     matches!(said, [.., b'Z', 0, 0, 0, 5, b'I' | b'T' | b'E'])
 }

@@ -284,7 +284,7 @@ mod tests {
         stream
     }
 
-    /// Whether the query is answered, rather than the connection cut.
+    /// True when the query is answered, false when the connection is cut.
     async fn ask(stream: &mut TcpStream, sql: &str) -> bool {
         let length = (sql.len() as u32 + 5).to_be_bytes();
         let message = [&b"Q"[..], &length, sql.as_bytes(), b"\0"].concat();

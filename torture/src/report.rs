@@ -47,7 +47,7 @@ fn millis(took: Duration) -> u64 {
 }
 
 impl Report {
-    /// Whether it ran to its end, everything was checked, and nothing was wrong.
+    /// True when the run came to its end, everything was checked, and nothing was wrong.
     pub fn passed(&self) -> bool {
         self.complete && self.failures().is_empty()
     }

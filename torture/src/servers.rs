@@ -32,7 +32,6 @@ pub struct Launch {
     pub environment: Vec<(&'static str, String)>,
 }
 
-/// One server.
 #[derive(Default)]
 pub struct ServerProcess {
     state: Mutex<ProcessState>,
@@ -46,7 +45,7 @@ pub struct ServerProcess {
 struct ProcessState {
     base: Option<String>,
     pid: Option<Pid>,
-    /// Whether it was killed here, so that its end is expected.
+    /// True when the server was killed here, so that its end is expected.
     killed: bool,
 }
 

@@ -33,7 +33,6 @@ const PAGE: usize = 1000;
 /// The result of a run.
 pub struct Settled {
     pub verdict: Verdict,
-    /// The last position.
     pub head: u64,
     /// The time from the last fault or command until the read side equalled a fresh replay; `None` when it never did.
     pub took: Option<Duration>,
@@ -128,7 +127,7 @@ impl Rest<'_> {
         }
     }
 
-    /// Whether there are rows after `head`, or nobody can say.
+    /// True when there are rows after `head`, or the log cannot be read.
     async fn has_grown(&self, head: u64) -> bool {
         let rows = self.log.reader().rows(head, 1).await;
         rows.map_or(true, |rows| !rows.is_empty())

@@ -107,7 +107,7 @@ impl Work {
         )
     }
 
-    /// Whether it deletes a sealed secret that was stored before.
+    /// True when the work deletes a sealed secret that was stored before.
     pub(crate) fn deletes_a_secret(&self) -> bool {
         matches!(
             self,
@@ -235,7 +235,7 @@ impl Request {
         rows + self.work.iter().map(Work::bytes).sum::<usize>()
     }
 
-    /// Whether this append makes the owner's key.
+    /// True when this append makes the owner's key.
     pub fn makes_key_of(&self, owner: Uuid) -> bool {
         self.work
             .iter()

@@ -245,7 +245,7 @@ async fn already(
     }))
 }
 
-/// Whether the epoch in which alone it was to be written is over.
+/// True when the request was to be written in one epoch only, and that epoch is over.
 async fn is_deposed(tx: &mut SqliteTx<'_>, request: &Request) -> Result<bool, sqlx::Error> {
     for work in &request.work {
         if let Work::OnlyInEpoch(epoch) = work {

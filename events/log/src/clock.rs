@@ -19,7 +19,7 @@ pub struct Clock {
     moved: Option<Arc<Moved>>,
 }
 
-/// What a test has done to a clock.
+/// The changes that a test made to a clock.
 #[derive(Debug)]
 struct Moved {
     /// Where the clock stands; `None` when it goes with the machine's.

@@ -60,12 +60,12 @@ impl Refreshing {
     }
 }
 
-/// What Directus answered to refresh tokens a moment ago. See [`Log::directus_refreshes`].
+/// Directus' recent answers to refresh tokens. See [`Log::directus_refreshes`].
 #[derive(Debug, Clone)]
 pub struct DirectusRefreshes(Log);
 
 impl Log {
-    /// What Directus answered to refresh tokens a moment ago.
+    /// Directus' recent answers to refresh tokens.
     pub fn directus_refreshes(&self) -> DirectusRefreshes {
         DirectusRefreshes(self.clone())
     }

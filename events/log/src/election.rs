@@ -95,16 +95,15 @@ const TRIES_TO_START: u32 = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elected {
     pub epoch: Epoch,
-    /// The node's name.
     pub node: String,
 }
 
-/// Who is elected. See [`Log::elections`].
+/// The leader, and the way to stand for election. See [`Log::elections`].
 #[derive(Debug, Clone)]
 pub struct Elections(Log);
 
 impl Log {
-    /// Who is elected.
+    /// The leader, and the way to stand for election.
     pub fn elections(&self) -> Elections {
         Elections(self.clone())
     }

@@ -414,7 +414,7 @@ impl Forgettings {
     }
 }
 
-/// What is to be done about somebody's forgetting, in the transaction of its fact.
+/// The work for a user's forgetting, done in the transaction of its fact.
 #[derive(Debug, Clone)]
 pub enum ForgettingRow {
     /// With the fact that a user was forgotten, which is their last: their wrapped key is wiped, and what is left of them is to be

@@ -65,10 +65,9 @@ impl OutcomeRow {
     }
 }
 
-/// What was kept under a key.
+/// The request that was kept under a key, compared with the present one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered {
-    /// The same request.
     Same {
         /// The data of the answer.
         outcome: Value,

@@ -316,7 +316,7 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
     Ok(tx.commit().await?)
 }
 
-/// Whether an import into the store was begun and not finished.
+/// True when an import into the store was begun and not finished.
 pub(crate) async fn is_unfinished(store: &Store) -> Result<bool, LogError> {
     let mark = sqlx::query("SELECT position FROM checkpoints WHERE name = $1").bind(MARK);
     Ok(mark.fetch_optional(store.reads()).await?.is_some())

@@ -19,7 +19,7 @@ pub mod error;
 pub mod export;
 /// Follows the log in order, live.
 pub mod follow;
-/// Whether the store takes writes.
+/// The store's health: it takes writes, or is in trouble.
 pub mod health;
 /// Imports an export into a store.
 pub mod import;

@@ -66,7 +66,7 @@ pub enum Waking {
     Forgotten,
 }
 
-/// What the store holds of one user.
+/// A user as stored: wrapped key, snapshot and tail.
 pub(crate) struct StoredUser {
     key: Option<WrappedKey>,
     snapshot: Option<StoredSnapshot>,
@@ -142,7 +142,7 @@ impl UserStates {
         Ok(Waking::Awake(Box::new(awake)))
     }
 
-    /// Whether the last of a user's rows is the fact of the forgetting, which is sealed under the
+    /// True when the last of a user's rows is the fact of the forgetting, which is sealed under the
     /// system's key.
     async fn ends_in_forgetting(&self, rows: &[StoredRow]) -> Result<bool, LogError> {
         match rows.last() {

@@ -44,7 +44,7 @@ pub struct Settings {
     pub read_only: bool,
 }
 
-/// What opening gives: the log for everybody, and the doors that only the write side is handed.
+/// The result of opening: the log for everybody, and the doors that only the write side is handed.
 pub struct Opened {
     /// The log, for everybody who reads.
     pub log: Log,
@@ -138,8 +138,8 @@ impl Log {
         })
     }
 
-    /// Whether the store is empty of keys, so that any master key will do. Brings the schema up to
-    /// date.
+    /// True when the store is empty of keys, so that any master key will do. Brings the schema up
+    /// to date.
     pub async fn is_new(target: &Target) -> Result<bool, LogError> {
         let store = Store::open(target, false).await?;
         let is_new = stored_key(&store, Uuid::nil()).await?.is_none();

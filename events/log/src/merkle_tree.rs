@@ -27,7 +27,7 @@ pub fn first_index(position: u64) -> u64 {
     stored_hash_index(0, position.saturating_sub(1))
 }
 
-/// Whether the proof shows that the fact with this digest stands at this position, in the tree of
+/// True when the proof shows that the fact with this digest stands at this position, in the tree of
 /// that size and root.
 pub fn is_included(proof: &[Hash], size: u64, root: Hash, position: u64, digest: &[u8]) -> bool {
     position > 0
@@ -35,7 +35,7 @@ pub fn is_included(proof: &[Hash], size: u64, root: Hash, position: u64, digest:
             .is_ok()
 }
 
-/// Whether the proof shows that the tree of the first size and root only grew into the second.
+/// True when the proof shows that the tree of the first size and root only grew into the second.
 pub fn is_consistent(
     proof: &[Hash],
     (old_size, old_root): (u64, Hash),

@@ -22,7 +22,7 @@ pub(crate) struct Bounds {
     pub waiting: usize,
     /// Batches that are read at the same time.
     pub at_once: usize,
-    /// What a caller is told when too many wait.
+    /// The message for a caller when too many wait.
     pub overload: &'static str,
 }
 

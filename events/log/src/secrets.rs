@@ -209,7 +209,6 @@ pub enum SecretRow {
         user: UserId,
         secret_id: String,
         version: u32,
-        /// The ciphertext.
         sealed: Vec<u8>,
     },
     /// All versions of a secret are deleted.

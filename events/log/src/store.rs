@@ -322,9 +322,10 @@ fn pool_of(connections: u32) -> AnyPoolOptions {
     pool.after_release(|connection, _| Box::pin(is_sound(connection)))
 }
 
-/// Whether a returned connection may be lent again. Not when its server vanished silently, which
-/// would occupy its place for as long as TCP tries. And not when SQLite itself ended a transaction
-/// because its disk is full: sqlx' count of open transactions never learns of that.
+/// True when a returned connection may be lent again. A connection to a server that vanished
+/// silently may not: it would occupy its place for as long as TCP tries. A connection whose
+/// transaction SQLite itself ended, because its disk is full, may not either: sqlx' count of open
+/// transactions never learns of that.
 async fn is_sound<C: Connection>(connection: &mut C) -> Result<bool, sqlx::Error> {
     match tokio::time::timeout(COMING_BACK, connection.ping()).await {
         Ok(answered) => answered.map(|()| !connection.is_in_transaction()),
@@ -350,7 +351,7 @@ fn migration(error: sqlx::migrate::MigrateError) -> LogError {
     }
 }
 
-/// What stands for itself in the path of a URL.
+/// Letters, digits and these characters stand for themselves in the path of a URL.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'.')

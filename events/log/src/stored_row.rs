@@ -137,7 +137,7 @@ impl StoredRow {
             .map_or(Uuid::nil(), |user| user.0)
     }
 
-    /// Whether it is the fact that its user was forgotten, which stays readable.
+    /// True for the fact that its user was forgotten, which stays readable.
     pub fn is_forgotten(&self) -> bool {
         self.event_type == FORGOTTEN
     }

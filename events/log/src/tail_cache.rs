@@ -29,9 +29,8 @@ pub(crate) enum ReadTo {
     Hole { missing: u64 },
 }
 
-/// What is here for somebody who has seen everything up to a position.
+/// The cache's answer to a follower that has seen everything up to a position.
 pub(crate) enum NextRows {
-    /// The next rows.
     Rows(Vec<Arc<StoredRow>>),
     /// The next rows are older than the cache; the table has them.
     Older,
@@ -104,7 +103,7 @@ impl Tail {
         self.tell(end);
     }
 
-    /// What comes after a position, at most `limit` rows.
+    /// The rows after a position, at most `limit`.
     pub fn find(&self, after: u64, limit: usize) -> NextRows {
         let kept = self.lock();
         if after >= kept.end {

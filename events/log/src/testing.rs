@@ -30,7 +30,6 @@ pub async fn append(log: &Log, request: AppendRequest) -> Result<Appended, Appen
     appender(log).append(request).await
 }
 
-/// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
@@ -190,7 +189,7 @@ impl TestStore {
         }
     }
 
-    /// Whether a word stands anywhere in the store unsealed.
+    /// True when a word stands anywhere in the store unsealed.
     pub async fn holds(&self, word: &str) -> bool {
         let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
         let bytes = self.bytes().await;

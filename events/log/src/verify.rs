@@ -172,7 +172,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Whether a head covers more rows than there were so far.
+    /// True when a head covers more rows than there were so far.
     pub fn awaits_rows(&self) -> bool {
         !self.expected.is_empty()
     }

@@ -47,9 +47,9 @@ pub(super) struct Candidate {
     options: PgConnectOptions,
     node: String,
     tell: watch::Sender<Option<Term>>,
-    /// Whether the last attempt to stand failed: the failure is logged once, not at each attempt.
+    /// True when the last attempt to stand failed: a failure is logged once, not at each attempt.
     is_failing: bool,
-    /// Whether it was logged that the role may not end other nodes' connections.
+    /// True once it is logged that the role may not end other nodes' connections.
     has_asked_for_rights: bool,
 }
 
@@ -213,7 +213,7 @@ impl Candidate {
             .await;
             match renewed {
                 // A stopped process that continues finds both an answer and the end of its term.
-                // Whoever asked meanwhile was told that the term is over, and that stands.
+                // A task that asked meanwhile was told that the term is over, and that stands.
                 Err(_) => return "the store did not answer in time".into(),
                 Ok(_) if Instant::now() >= until => {
                     return "the store did not answer in time".into();

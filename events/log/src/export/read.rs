@@ -55,7 +55,7 @@ impl Export {
         })
     }
 
-    /// Whether the folder holds the beginning of an export: then its passphrase is needed, not a
+    /// True when the folder holds the beginning of an export: then its passphrase is needed, not a
     /// new one.
     pub fn is_begun(dir: &Path) -> bool {
         dir.join(sealed::KEY_FILE).exists()

@@ -230,7 +230,7 @@ impl Table {
         Ok(read)
     }
 
-    /// Whether these rows should be written now.
+    /// True when these rows should be written now.
     pub(crate) fn is_full(rows: &[Row]) -> bool {
         rows.len() >= CHUNK
     }

@@ -196,7 +196,7 @@ impl MasterKeys {
         })
     }
 
-    /// Whether another key than the ring's key of that id wrapped this data key. Damage looks
+    /// True when another key than the ring's key of that id wrapped this data key. Damage looks
     /// different.
     pub(crate) fn is_of_another(&self, wrapped: &WrappedKey) -> Result<bool, LogError> {
         let place = wrapping_place(wrapped.owner, wrapped.key_id);
@@ -216,7 +216,7 @@ impl MasterKeys {
     }
 }
 
-/// Whether a text may be the id of a master key.
+/// True when a text may be the id of a master key.
 pub fn is_id(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text

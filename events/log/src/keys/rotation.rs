@@ -69,12 +69,12 @@ pub struct Step {
     pub next: Option<Place>,
 }
 
-/// Which master key wraps what, and wrapping all by another. See [`Keys::rotation`].
+/// The use of each master key, and the rotation to another. See [`Keys::rotation`].
 #[derive(Debug, Clone)]
 pub struct KeyRotation(Log);
 
 impl Keys {
-    /// Which master key wraps what, and wrapping all by another.
+    /// The use of each master key, and the rotation to another.
     pub fn rotation(&self) -> KeyRotation {
         KeyRotation(self.log().clone())
     }
@@ -421,7 +421,7 @@ pub(crate) async fn in_use(store: &Store) -> Result<Vec<String>, LogError> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Whether a ring has every key that wraps something, and the right bytes of it.
+/// Checks that a ring has every key that wraps something, and the right bytes of it.
 pub(crate) async fn check(store: &Store, masters: &MasterKeys) -> Result<(), LogError> {
     let mut missing = Vec::new();
     for master in in_use(store).await? {

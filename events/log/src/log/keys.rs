@@ -81,7 +81,7 @@ impl Keys {
         self.0.0.keys.insert(user.0, KeyState::Destroyed);
     }
 
-    /// Whether this node knows that a user was forgotten. `false` may also mean that it has not
+    /// True when this node knows that a user was forgotten. `false` may also mean that it has not
     /// looked lately.
     pub fn has_dropped(&self, user: UserId) -> bool {
         matches!(self.0.0.keys.get(&user.0), Some(KeyState::Destroyed))

@@ -183,7 +183,7 @@ async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
     bytes
 }
 
-/// Whether the bytes are in the table, or anywhere in SQLite's files. A page may cut them in two,
+/// True when the bytes are in the table, or anywhere in SQLite's files. A page may cut them in two,
 /// so a piece from their middle is searched for; finding it alone is enough.
 async fn is_anywhere(store: &TestStore, opened: &Opened, sealed: &[u8]) -> bool {
     let rows = sqlx::query("SELECT sealed FROM secrets")

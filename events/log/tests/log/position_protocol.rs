@@ -38,9 +38,9 @@ enum Statement {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     statements: [[Statement; SENDS]; REQUESTS],
-    /// Whether the client was told that its row is written.
+    /// True for a client that was told that its row is written.
     acknowledged: [bool; REQUESTS],
-    /// Whether the client lost the answer to its first statement, and so does not hear it.
+    /// True for a client that lost the answer to its first statement, and so does not hear it.
     lost: [bool; REQUESTS],
     /// Committed rows: position and request.
     table: Vec<(u8, u8)>,
