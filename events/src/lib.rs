@@ -52,8 +52,8 @@ pub mod user;
 
 pub use event::{Change, Event};
 pub use ids::{
-    BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind,
-    TurnId, UserId,
+    BlobId, CaptionId, CredentialId, EventId, JobId, JobName, ServiceKeyId, SessionId, StreamId,
+    StreamKind, TurnId, UserId,
 };
 pub use metadata::{CallerKind, Metadata};
 pub use refusal::{Refusal, RefusalKind};
