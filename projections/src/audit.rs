@@ -3,7 +3,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::StreamKind;
-use genie_log::forgetting::Rows;
+use genie_log::forgetting::UserRows;
 
 use crate::projection::{Projection, Seen, Tx};
 
@@ -18,8 +18,8 @@ impl Projection for Audit {
         true
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "audit",
             user: "user_id",
             key: "position",

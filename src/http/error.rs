@@ -17,7 +17,7 @@ use crate::{
     blobs::BlobError,
     exports::ExportRunning,
     http::{request, response},
-    identity::{directus::Trouble, password::PasswordError},
+    identity::{directus::DirectusTrouble, password::PasswordError},
     onboarding::UploadError,
     uploads::NoUploadSlot,
     zip_check::BadZip,
@@ -89,7 +89,7 @@ pub enum ApiError {
     },
     /// Directus did not answer, or said that it cannot.
     #[error(transparent)]
-    Directus(Trouble),
+    Directus(DirectusTrouble),
     /// Directus refused. The sentence is genie's.
     #[error("{sentence}")]
     DirectusRefused {
@@ -315,21 +315,21 @@ fn wire_of_proof(error: &CantProve) -> Wire {
     }
 }
 
-fn wire_of_directus(trouble: &Trouble) -> Wire {
+fn wire_of_directus(trouble: &DirectusTrouble) -> Wire {
     use StatusCode as S;
     match trouble {
-        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => {
+        DirectusTrouble::Unreachable | DirectusTrouble::Silent | DirectusTrouble::Failed(_) => {
             Wire::later(S::BAD_GATEWAY, "directus_away")
         }
-        Trouble::LeftAlone(pause) => Wire {
+        DirectusTrouble::LeftAlone(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::BAD_GATEWAY, "directus_away")
         },
-        Trouble::Overloaded(pause) => Wire {
+        DirectusTrouble::Overloaded(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy")
         },
-        Trouble::TooMany(pause) => Wire {
+        DirectusTrouble::TooMany(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
         },

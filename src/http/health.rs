@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use actix_web::{HttpResponse, web::Data};
 use genie_events::Timestamp;
-use genie_log::{head_signer::State, health::Trouble};
-use genie_projections::progress::Status;
+use genie_log::{head_signer::HeadSignerState, health::Trouble};
+use genie_projections::progress::ProjectionStatus;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -83,8 +83,11 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     HttpResponse::ServiceUnavailable().json(all)
 }
 
-fn projections(head: u64, statuses: BTreeMap<&'static str, Status>) -> Map<String, Value> {
-    let fields = |status: Status| {
+fn projections(
+    head: u64,
+    statuses: BTreeMap<&'static str, ProjectionStatus>,
+) -> Map<String, Value> {
+    let fields = |status: ProjectionStatus| {
         let state = match &status.stopped {
             Some(_) => "stopped",
             None if status.damaged_streams == 0 => "following",
@@ -121,9 +124,11 @@ fn sealing(app: &App) -> Value {
     let status = app.sealing.status.borrow().clone();
     let lag = app.log.reader().head().saturating_sub(status.signed);
     match status.state {
-        State::Waiting => json!({"state": "on another node"}),
-        State::Sealing => json!({"state": "sealing", "signed": status.signed, "lag": lag}),
-        State::Stopped(reason) => {
+        HeadSignerState::Waiting => json!({"state": "on another node"}),
+        HeadSignerState::Sealing => {
+            json!({"state": "sealing", "signed": status.signed, "lag": lag})
+        }
+        HeadSignerState::Stopped(reason) => {
             json!({"state": "stopped", "signed": status.signed, "lag": lag, "reason": reason})
         }
     }

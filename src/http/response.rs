@@ -26,7 +26,7 @@ pub struct Answer<T>(pub T);
 pub struct Written<T>(pub T, pub u64);
 
 /// A page of a list.
-pub struct Page<T> {
+pub struct ListPage<T> {
     pub data: Vec<T>,
     pub next_cursor: Option<String>,
 }
@@ -82,17 +82,17 @@ impl<T: Serialize> Responder for Written<T> {
     }
 }
 
-impl<T: Serialize> Responder for Page<T> {
+impl<T: Serialize> Responder for ListPage<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct PageFields<T> {
             data: Vec<T>,
             next_cursor: Option<String>,
         }
         let Self { data, next_cursor } = self;
-        Answer(Fields { data, next_cursor }).respond_to(request)
+        Answer(PageFields { data, next_cursor }).respond_to(request)
     }
 }
 
@@ -101,10 +101,10 @@ impl<T: Serialize> Responder for DirectusData<T> {
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct DataField<T> {
             data: T,
         }
-        let response = HttpResponse::Ok().json(Fields { data: self.data });
+        let response = HttpResponse::Ok().json(DataField { data: self.data });
         match self.position {
             Some(position) => at_position(response, position),
             None => response,

@@ -10,7 +10,7 @@ use genie_projections::ReadError;
 use serde_json::json;
 
 use super::{ApiError, whole_seconds};
-use crate::identity::{directus::Trouble, password::PasswordError};
+use crate::identity::{directus::DirectusTrouble, password::PasswordError};
 
 /// A failure on a route of Directus' own API.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ impl DirectusError {
         let wire = self.0.wire();
         match &self.0 {
             ApiError::DirectusRefused { code, .. } => code,
-            ApiError::Directus(Trouble::TooMany(_)) => "REQUESTS_EXCEEDED",
+            ApiError::Directus(DirectusTrouble::TooMany(_)) => "REQUESTS_EXCEEDED",
             ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",

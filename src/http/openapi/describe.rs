@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     app::App,
     http::{
-        access::Access,
+        access::RouteAccess,
         body::{Body, JsonObject},
         caller::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
@@ -22,7 +22,7 @@ use crate::{
         error::{ApiError, DirectusError},
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{Answer, DirectusData, NoContent, Page, Written},
+        response::{Answer, DirectusData, ListPage, NoContent, Written},
     },
 };
 
@@ -35,7 +35,7 @@ pub enum Shape {
 #[derive(Default)]
 pub struct Operation {
     /// Nobody in particular when absent.
-    pub access: Option<Access>,
+    pub access: Option<RouteAccess>,
     pub query: Vec<Value>,
     pub body: Option<Value>,
     /// By status.
@@ -129,16 +129,16 @@ macro_rules! callers {
     };
 }
 callers! {
-    [] UserCaller => Access::User;
-    [] ActingUser => Access::ActingUser;
-    [] AdminCaller => Access::Admin;
-    [] SecretCaller => Access::SharedSecret;
-    [W: Opens] AnyCaller<W> => Access::UserOrServer(W::SCOPES);
-    [W: Opens] ServerCaller<W> => Access::Server(W::SCOPES);
-    [W: Opens] Operator<W> => Access::Operator(W::SCOPES);
-    [] DirectusUser => Access::User;
-    [] DirectusAdmin => Access::Admin;
-    [] DirectusActingUser => Access::ActingUser;
+    [] UserCaller => RouteAccess::User;
+    [] ActingUser => RouteAccess::ActingUser;
+    [] AdminCaller => RouteAccess::Admin;
+    [] SecretCaller => RouteAccess::SharedSecret;
+    [W: Opens] AnyCaller<W> => RouteAccess::UserOrServer(W::SCOPES);
+    [W: Opens] ServerCaller<W> => RouteAccess::Server(W::SCOPES);
+    [W: Opens] Operator<W> => RouteAccess::Operator(W::SCOPES);
+    [] DirectusUser => RouteAccess::User;
+    [] DirectusAdmin => RouteAccess::Admin;
+    [] DirectusActingUser => RouteAccess::ActingUser;
 }
 
 impl Describe for IdempotencyKey {
@@ -207,7 +207,7 @@ impl<T: ToSchema> Describe for Written<T> {
     }
 }
 
-impl<T: ToSchema> Describe for Page<T> {
+impl<T: ToSchema> Describe for ListPage<T> {
     fn describe(operation: &mut Operation) {
         let item = operation.reference::<T>();
         let fields = json!({
