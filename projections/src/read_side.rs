@@ -6,7 +6,6 @@ use genie_log::{Election, Log, LogError};
 
 use crate::{
     accounts::Accounts,
-    audit::Audit,
     captions::Captions,
     chats::Chats,
     credentials::Credentials,
@@ -42,7 +41,7 @@ pub struct ReadSide {
     pub service_keys: ServiceKeys,
 }
 
-fn all() -> [Box<dyn Projection>; 9] {
+fn all() -> [Box<dyn Projection>; 8] {
     [
         Box::new(crate::accounts::Projector),
         Box::new(crate::usage::Projector),
@@ -52,7 +51,6 @@ fn all() -> [Box<dyn Projection>; 9] {
         Box::new(crate::captions::Projector),
         Box::new(crate::invites::Projector),
         Box::new(crate::service_keys::Projector),
-        Box::new(Audit),
     ]
 }
 

@@ -12,6 +12,7 @@ mod disk_search;
 mod fake_ollama;
 mod identity;
 mod imports;
+mod raw_connection;
 mod secret_search;
 mod test_genie;
 mod until;

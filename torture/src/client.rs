@@ -22,7 +22,7 @@ use crate::{
     ledger::{CommandKind, CommandMark, CommandOutcome, Ledger},
     position,
     servers::ServerProcess,
-    verdict::{Finding, Verdict},
+    verdict::{Mistake, RunVerdict},
 };
 
 /// How long a command is sent again and again before it is given up as unknown.
@@ -100,7 +100,7 @@ pub struct Arena {
     shown: Mutex<HashMap<String, ShownAnswer>>,
     recovery: Mutex<Recovery>,
     /// Mistakes that clients saw themselves.
-    seen: Mutex<Verdict>,
+    seen: Mutex<RunVerdict>,
     pub requests: AtomicU64,
     /// Requests whose outcome nobody could say at first.
     pub lost: AtomicU64,
@@ -157,7 +157,7 @@ impl Arena {
             shown.insert(turn, answer);
         } else {
             let sentence = format!("turn {turn}: too many answers before it are not kept yet");
-            self.accuse(Finding::Missing, sentence);
+            self.accuse(Mistake::Missing, sentence);
         }
     }
 
@@ -169,7 +169,7 @@ impl Arena {
         }
     }
 
-    pub fn take_seen(&self) -> Verdict {
+    pub fn take_seen(&self) -> RunVerdict {
         std::mem::take(&mut lock(&self.seen))
     }
 
@@ -187,7 +187,7 @@ impl Arena {
         }
     }
 
-    pub fn accuse(&self, count: Finding, sentence: impl Into<String>) {
+    pub fn accuse(&self, count: Mistake, sentence: impl Into<String>) {
         lock(&self.seen).add(count, sentence);
     }
 

@@ -55,13 +55,13 @@ struct RelayState {
 }
 
 /// The relay ends when this is dropped.
-pub struct Relay {
+pub struct PostgresRelay {
     pub port: u16,
     shared: Arc<RelayState>,
     accepting: JoinHandle<()>,
 }
 
-impl Drop for Relay {
+impl Drop for PostgresRelay {
     fn drop(&mut self) {
         self.accepting.abort();
         self.cut_all();
@@ -72,7 +72,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Relay {
+impl PostgresRelay {
     /// Listens on a free port of this machine, and relays to `target`.
     pub async fn start(target: (String, u16)) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -269,15 +269,17 @@ mod tests {
         (port, counted)
     }
 
-    async fn started() -> (Relay, watch::Receiver<usize>) {
+    async fn started() -> (PostgresRelay, watch::Receiver<usize>) {
         let (port, counted) = postgres().await;
         (
-            Relay::start(("127.0.0.1".into(), port)).await.unwrap(),
+            PostgresRelay::start(("127.0.0.1".into(), port))
+                .await
+                .unwrap(),
             counted,
         )
     }
 
-    async fn connect(proxy: &Relay) -> TcpStream {
+    async fn connect(proxy: &PostgresRelay) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap();
         stream.write_all(&[0, 0, 0, 8, 0, 3, 0, 0]).await.unwrap();
         assert!(ask(&mut stream, "SELECT 1").await, "it is relayed");
