@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::error::ApiError;
+use crate::http::{error::ApiError, words::True};
 
 /// The header with a write's position.
 pub const POSITION: &str = "Genie-Position";
@@ -47,21 +47,28 @@ pub struct NoContent {
 }
 
 /// The two flags that every success of genie's own routes has.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Success)]
+pub struct SuccessFlags {
+    ok: True,
+    success: True,
+}
+
 #[derive(Serialize)]
 struct Flagged<'a, T> {
-    ok: bool,
-    success: bool,
+    #[serde(flatten)]
+    flags: SuccessFlags,
     #[serde(flatten)]
     fields: &'a T,
 }
 
 impl<'a, T> Flagged<'a, T> {
     fn new(fields: &'a T) -> Self {
-        Self {
-            ok: true,
-            success: true,
-            fields,
-        }
+        let flags = SuccessFlags {
+            ok: True,
+            success: True,
+        };
+        Self { flags, fields }
     }
 }
 

@@ -19,7 +19,8 @@ use crate::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
         },
-        error::{ApiError, DirectusError},
+        error::{ApiError, DirectusError, FailureBody},
+        health::{NotReady, Readiness},
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
         response::{Answer, DirectusData, ListPage, NoContent, Written},
@@ -48,7 +49,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    fn reference<T: ToSchema>(&mut self) -> Value {
+    pub fn reference<T: ToSchema>(&mut self) -> Value {
         let mut schemas = Vec::new();
         T::schemas(&mut schemas);
         schemas.push((T::name().into_owned(), T::schema()));
@@ -204,6 +205,21 @@ impl<T: ToSchema> Describe for Written<T> {
     fn describe(operation: &mut Operation) {
         let fields = operation.reference::<T>();
         operation.answers_with_flags(&fields, true);
+    }
+}
+
+impl Describe for NotReady {
+    fn describe(operation: &mut Operation) {
+        let failure = operation.reference::<FailureBody>();
+        let fields = operation.reference::<Readiness>();
+        let schema = json!({"allOf": [failure, fields]});
+        operation.answers.insert(
+            "503".to_owned(),
+            json!({
+                "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
+                "content": {"application/json": {"schema": schema}},
+            }),
+        );
     }
 }
 
