@@ -352,8 +352,10 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     let host = app.config.host.as_str();
     let port = app.config.port;
     let data = web::Data::from(Arc::clone(&app));
-    let mut server =
-        HttpServer::new(move || http::service(data.clone())).shutdown_timeout(SHUTDOWN_SECONDS);
+    // A worker that has gone must not be handed the job that it waited for.
+    let mut server = HttpServer::new(move || http::service(data.clone()))
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(SHUTDOWN_SECONDS);
     if owner.stop.is_some() {
         server = server.disable_signals();
     }

@@ -95,4 +95,4 @@ pub use log::{Append, Keys, Log, Opened, Settings};
 pub use merkle_proof::Proofs;
 pub use read::{LogReader, Lookups};
 pub use secrets::VaultDoor;
-pub use stored_row::{Body, Fact, StoredRow};
+pub use stored_row::{Fact, FactBody, StoredRow};
