@@ -14,7 +14,6 @@ use crate::{
 };
 
 pub(crate) mod conversation;
-mod history;
 mod relay;
 pub(crate) mod turn;
 

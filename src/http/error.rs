@@ -244,8 +244,7 @@ impl ApiError {
             Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
             Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
-                let ours = ["internal", "history_unreadable", "journal_unwritable"];
-                let status = if ours.contains(&failure.code.as_str()) {
+                let status = if failure.code == "internal" {
                     S::INTERNAL_SERVER_ERROR
                 } else {
                     S::BAD_GATEWAY
@@ -436,8 +435,14 @@ fn wire_of_write(error: &WriteError) -> Wire {
                 RefusalKind::NotFound => S::NOT_FOUND,
                 RefusalKind::Conflict => S::CONFLICT,
                 RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,
+                RefusalKind::TooMany { .. } => S::TOO_MANY_REQUESTS,
+            };
+            let retry_after = match refusal.kind {
+                RefusalKind::TooMany { retry_seconds } => Some(Duration::from_secs(retry_seconds)),
+                _ => None,
             };
             Wire {
+                retry_after,
                 turn: refusal.turn,
                 ..Wire::new(status, refusal.code)
             }

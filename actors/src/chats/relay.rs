@@ -6,7 +6,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use genie_events::{TurnId, UserId, chat::Failure};
 use genie_log::{UserKeys, turn_journal::Journal};
 use tokio::task::{JoinError, JoinHandle};
-use tracing::{Instrument, error, warn};
+use tracing::{Instrument, warn};
 
 use super::{
     conversation::fitting,
@@ -16,8 +16,8 @@ use crate::{
     ollama::{ModelFrame, ModelStream},
     supervisor::{
         Supervisor,
-        failure::{died, journal_unwritable, took_too_long},
-        retry::bounded_pauses,
+        failure::{died, took_too_long},
+        retry::pauses,
     },
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Relay<'a> {
     arrived: String,
     /// The bytes that the answer may still grow by.
     room: usize,
-    committing: Option<JoinHandle<Result<String, Failure>>>,
+    committing: Option<JoinHandle<String>>,
     end: Option<AttemptResult>,
 }
 
@@ -68,8 +68,7 @@ impl<'a> Relay<'a> {
                 piece = committed(&mut self.committing) => {
                     self.committing = None;
                     match piece {
-                        Ok(Ok(piece)) => self.show(&piece),
-                        Ok(Err(failure)) => self.fail_now(failure),
+                        Ok(piece) => self.show(&piece),
                         Err(_) => self.fail_now(died()),
                     }
                 }
@@ -135,17 +134,14 @@ impl<'a> Relay<'a> {
 }
 
 /// Resolves when the commit under way has ended, and never without one.
-async fn committed(
-    committing: &mut Option<JoinHandle<Result<String, Failure>>>,
-) -> Result<Result<String, Failure>, JoinError> {
+async fn committed(committing: &mut Option<JoinHandle<String>>) -> Result<String, JoinError> {
     match committing {
         Some(commit) => commit.await,
         None => pending().await,
     }
 }
 
-/// Commits a piece and returns it to be shown. It is tried a bounded number of times: the turn holds a place at the
-/// model server meanwhile.
+/// Commits a piece, retrying while the store is away, and returns it to be shown.
 async fn commit(
     journal: Journal,
     turn: TurnId,
@@ -153,18 +149,17 @@ async fn commit(
     keys: Arc<UserKeys>,
     upto: u64,
     piece: String,
-) -> Result<String, Failure> {
-    for pause in bounded_pauses() {
+) -> String {
+    for pause in pauses() {
         match journal.write(turn, user, &keys, upto, &piece).await {
-            Ok(()) => return Ok(piece),
+            Ok(()) => break,
             Err(error) => {
                 warn!(%error, turn.id = %turn, "turn: writing its journal failed; trying again")
             }
         }
         tokio::time::sleep(pause).await;
     }
-    error!(turn.id = %turn, "turn: its journal can't be written; it ends with the text that was shown");
-    Err(journal_unwritable())
+    piece
 }
 
 fn too_long() -> Failure {
