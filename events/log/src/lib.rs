@@ -31,6 +31,7 @@ pub mod load_users;
 pub mod log;
 mod migrations;
 mod notify;
+mod postgres_probe;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
 mod read_batcher;
@@ -54,6 +55,9 @@ pub mod merkle_tree;
 pub mod signed_heads;
 /// Checks the whole log against its digests, its tree and its heads.
 pub mod verify;
+
+/// Deletes what would otherwise grow for ever: old outcomes of requests, and most signed heads.
+pub mod retention;
 
 /// A working table: uploaded files. Also seals their bytes.
 pub mod blobs;
