@@ -238,6 +238,10 @@ impl Store {
         &self.reads
     }
 
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.writing, Writing::Postgres(_))
+    }
+
     /// The pool that postgres-es reads single streams from; `None` on SQLite.
     pub(crate) fn postgres_reads(&self) -> Option<&PgPool> {
         self.postgres_reads.as_ref()
