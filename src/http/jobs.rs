@@ -24,7 +24,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Answer, Page, PageQuery, Written},
+        response::{self, Answer, ListPage, PageQuery, Written},
         words::{self, JOB_STATUSES, Time},
     },
 };
@@ -81,7 +81,8 @@ enum AnnouncedName {
 /// A job as its owner sees it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Job {
+#[schema(as = Job)]
+pub struct JobAnswer {
     /// The owner's own id for the job; without one, `id`.
     job_id: String,
     #[schema(value_type = Uuid)]
@@ -126,7 +127,7 @@ pub struct Job {
     finished_at: Option<Time>,
 }
 
-impl Job {
+impl JobAnswer {
     /// `progress` is the running worker's.
     pub fn new(row: &JobRow, progress: Option<i64>) -> Self {
         let is_completed = row.status == "completed";
@@ -153,7 +154,8 @@ impl Job {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SubmittedJob {
+#[schema(as = SubmittedJob)]
+pub struct SubmittedJobAnswer {
     /// The caller's own id for the job; without one, `id`.
     job_id: String,
     #[schema(value_type = Uuid)]
@@ -318,7 +320,7 @@ pub async fn submit(
     idempotency_key: IdempotencyKey,
     user: ActingUser,
     Body(body): Body<NewJob>,
-) -> Result<Written<SubmittedJob>, ApiError> {
+) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let spec = body.spec()?;
     let queue = spec.queue.clone();
@@ -331,7 +333,7 @@ pub async fn submit(
     let submitted = app.write.jobs.submit(id, job, spec, asking).await?;
     let place = app.write.jobs.waiting(&queue).max(1);
     let job_id = name.map_or_else(|| submitted.job.to_string(), |name| name.to_string());
-    let job = SubmittedJob {
+    let job = SubmittedJobAnswer {
         bull_job_id: job_id.clone(),
         job_id,
         id: submitted.job,
@@ -473,7 +475,7 @@ pub async fn list(
     user: ActingUser,
     query: Query<JobQuery>,
     page: Query<PageQuery>,
-) -> Result<Page<Job>, ApiError> {
+) -> Result<ListPage<JobAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     let filter = query.into_inner().filter()?;
@@ -484,9 +486,9 @@ pub async fn list(
         .jobs
         .list(id, filter, page.after_number()?, limit, now)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
-        data: rows.iter().map(|row| Job::new(row, None)).collect(),
+        data: rows.iter().map(|row| JobAnswer::new(row, None)).collect(),
     })
 }
 
@@ -496,7 +498,7 @@ pub async fn show(
     min_position: MinPosition,
     user: ActingUser,
     id: Path<String>,
-) -> Result<Answer<Job>, ApiError> {
+) -> Result<Answer<JobAnswer>, ApiError> {
     let caller = user.account.user;
     min_position.wait(&app, "jobs", Some(caller)).await?;
     let row = find(&app, &user, &id).await?;
@@ -508,7 +510,7 @@ pub async fn show(
         _ => None,
     };
     let progress = lease.and_then(|lease| lease.progress);
-    Ok(Answer(Job::new(&row, progress)))
+    Ok(Answer(JobAnswer::new(&row, progress)))
 }
 
 /// The job that the caller means. Its name is shown to its owner only.

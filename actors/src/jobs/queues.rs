@@ -342,13 +342,8 @@ mod tests {
         assert_eq!(board.take(), None);
         assert_eq!(board.0.next_due(&[QUEUE]), Some(Timestamp(200)));
         assert_eq!(
-            board
-                .0
-                .take(&[QUEUE], Timestamp(200))
-                .unwrap()
-                .job
-                .to_string(),
-            "1"
+            board.0.take(&[QUEUE], Timestamp(200)).unwrap().job,
+            job_id(1)
         );
     }
 
