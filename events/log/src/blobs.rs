@@ -434,7 +434,8 @@ mod tests {
     };
 
     async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> NewBlob {
-        let (id, created_at) = (BlobId(store.clock.new_uuid()), store.clock.now());
+        let id = BlobId(store.clock.new_uuid());
+        let created_at = store.clock.now();
         let blob = NewBlob {
             id,
             user,
@@ -527,11 +528,9 @@ mod tests {
                 .0
                 .payload()
         };
-        let (keys, file, other) = (
-            of(1),
-            BlobId(uuid::Uuid::from_u128(8)),
-            BlobId(uuid::Uuid::from_u128(9)),
-        );
+        let keys = of(1);
+        let file = BlobId(uuid::Uuid::from_u128(8));
+        let other = BlobId(uuid::Uuid::from_u128(9));
         let sealed = seal_part(&keys, file, 3, false, b"bytes");
         assert_eq!(
             open_part(&keys, file, 3, false, &sealed)
