@@ -18,12 +18,10 @@ use genie_actors::{
     credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, SessionId, UserId,
-    credential::CredentialKind,
-    job::{Job, JobEvent},
-    user::reveal::RevealRight,
+    Event, JobId, RefusalKind, SessionId, StreamId, StreamKind, UserId, credential::CredentialKind,
+    job::JobEvent, user::reveal::RevealRight,
 };
-use genie_log::{LogError, Owner, blobs::Blob};
+use genie_log::{LogError, blobs::Blob};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -287,13 +285,10 @@ impl AccountExport {
 
     /// Adds what the job was submitted with, which only its first fact has.
     async fn add_what_was_asked(&self, job: JobId, shown: &mut Value) -> Result<(), ApiError> {
-        let facts = self
-            .app
-            .log
-            .reader()
-            .stream_events::<Job>(&Owner::User(self.user), &job.to_string())
-            .await?;
-        if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
+        let stream = StreamId::new(StreamKind::Job, job);
+        let reader = self.app.log.reader();
+        let first = reader.newest_events(self.user, &stream, Some(2), 1).await?;
+        if let Some((_, Event::Job(JobEvent::Submitted { spec, .. }))) = first.into_iter().next() {
             shown["params"] = spec.params;
             shown["input_file_id"] = spec.input_file_id.into();
             shown["input_url"] = spec.input_url.into();

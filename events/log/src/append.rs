@@ -19,6 +19,7 @@ use crate::{
     sessions::SessionRow,
     stored_row::StoredRow,
     turn_journal::JournalRow,
+    unfinished::UnfinishedRow,
 };
 
 /// The most bytes of one event's JSON; a larger one is refused.
@@ -97,6 +98,8 @@ pub enum Work {
     OnlyInEpoch(Epoch),
     Journal(JournalRow),
     Forgetting(ForgettingRow),
+    /// Follows from the facts of jobs; nobody else makes it.
+    Unfinished(UnfinishedRow),
 }
 
 impl Work {
@@ -135,6 +138,7 @@ impl Work {
             Self::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Self::Journal(row) => row.json(),
             Self::Forgetting(row) => row.json(),
+            Self::Unfinished(row) => row.json(),
         }
     }
 
@@ -150,6 +154,7 @@ impl Work {
             Self::OnlyInEpoch(_) => Ok(()),
             Self::Journal(row) => row.write(tx).await,
             Self::Forgetting(row) => row.write(tx).await,
+            Self::Unfinished(row) => row.write(tx).await,
         }
     }
 }

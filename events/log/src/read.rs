@@ -6,7 +6,7 @@ use cqrs_es::{
     Aggregate,
     persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
 };
-use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
+use genie_events::{JobId, StreamId, StreamKind, UserId, upcast};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
@@ -33,7 +33,8 @@ pub const PAGE: usize = 1000;
 /// The part of a job's event that needs no key.
 #[derive(Debug, Clone)]
 pub struct JobStep {
-    pub position: u64,
+    /// The event's number among its owner's events.
+    pub owner_seq: u64,
     pub job: JobId,
     pub user: UserId,
     /// The event's number in the job's stream.
@@ -58,30 +59,12 @@ impl JobStep {
         let event_type = row.event_type.clone();
         let clear = row.metadata()?.clear;
         Ok(Some(Self {
-            position: row.position,
+            owner_seq: row.owner_seq,
             job,
             user,
             sequence: row.sequence,
             event_type,
             clear,
-        }))
-    }
-
-    /// `None` for a row that makes no sense: a claim of that job meets its owner's state.
-    fn read(row: &AnyRow) -> Result<Option<Self>, sqlx::Error> {
-        let job: String = row.try_get("aggregate_id")?;
-        let user: String = row.try_get("user_id")?;
-        let metadata = serde_json::from_str::<Metadata>(&row.try_get::<String, _>("metadata")?);
-        let (Ok(job), Ok(user), Ok(metadata)) = (job.parse(), user.parse(), metadata) else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            position: row.try_get::<i64, _>("position")? as u64,
-            job,
-            user,
-            sequence: row.try_get::<i64, _>("sequence")? as u64,
-            event_type: row.try_get("event_type")?,
-            clear: metadata.clear,
         }))
     }
 }

@@ -3,7 +3,7 @@
 use genie_events::{CredentialId, Metadata, StreamId, UserId};
 use sqlx::{Row, any::AnyRow};
 
-use super::{JobStep, PAGE, below};
+use super::{PAGE, below};
 use crate::{Log, LogError, StoredRow, store::Store, stored_row::COLUMNS};
 
 /// Single questions that an index of the log answers. See [`Log::lookups`].
@@ -118,30 +118,6 @@ impl Lookups {
             let row = StoredRow::read(&row)?;
             row.verified_stream()?;
             row.metadata().map(Some)
-        };
-        self.0.store().run(read).await
-    }
-
-    /// The start of the job board: all jobs that are neither completed nor cancelled, in order of
-    /// position, by the fields that need no key. Jobs of forgotten users are left out.
-    pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
-        let read = async move |store: Store| {
-            let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
-                 FROM events WHERE aggregate_type = 'job' AND aggregate_id IN ( \
-                     SELECT e.aggregate_id FROM events e WHERE e.aggregate_type = 'job' \
-                         AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
-                         AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
-                             AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
-                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE k.user_id = events.user_id AND k.state = 'destroyed') \
-                 ORDER BY position";
-            let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-            Ok(rows
-                .iter()
-                .map(JobStep::read)
-                .collect::<Result<Vec<_>, _>>()?
-                .into_iter()
-                .flatten()
-                .collect())
         };
         self.0.store().run(read).await
     }
