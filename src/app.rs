@@ -9,6 +9,7 @@ use genie_projections::ReadSide;
 
 use crate::{
     blobs::Blobs,
+    byte_budget::ByteBudget,
     config::Config,
     exports::Exports,
     forgetting::Eraser,
@@ -46,6 +47,8 @@ pub struct App {
     pub eraser: Eraser,
     pub account_cache: AccountCache,
     pub request_limits: RequestLimits,
+    /// The large answers that clients have not read yet.
+    pub large_answers: ByteBudget,
     pub exports: Exports,
     pub outages: Outages,
     pub limits: Limits,

@@ -58,6 +58,11 @@ pub struct Config {
     pub rate_limit_user: Option<Rate>,
     pub rate_limit_address: Option<Rate>,
     pub trusted_proxies: Vec<IpNet>,
+    pub connections_per_address: Option<usize>,
+    pub connections_in_all: usize,
+    /// How long a client may leave an answer unread, or a request unfinished.
+    pub client_stall: Duration,
+    pub answer_bytes_in_flight: usize,
     pub job_lease: Duration,
     pub read_wait: Duration,
     /// How long a read without `Genie-Min-Position` waits for its caller's last write.
@@ -142,6 +147,10 @@ impl Config {
             rate_limit_user: read.rate(settings::RATE_LIMIT_USER),
             rate_limit_address: read.rate(settings::RATE_LIMIT_ADDRESS),
             trusted_proxies: read.networks(settings::TRUSTED_PROXIES),
+            connections_per_address: read.count(settings::CONNECTIONS_PER_ADDRESS),
+            connections_in_all: read.number(settings::CONNECTIONS_IN_ALL) as usize,
+            client_stall: read.millis(settings::CLIENT_STALL_MS),
+            answer_bytes_in_flight: read.number(settings::ANSWER_BYTES_IN_FLIGHT) as usize,
             job_lease: read.millis(settings::GENIE_JOB_LEASE_MS),
             read_wait: read.millis(settings::GENIE_READ_WAIT_MS),
             own_writes_wait: read.millis(settings::GENIE_OWN_WRITES_WAIT_MS),

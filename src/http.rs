@@ -15,6 +15,8 @@ use crate::app::App;
 pub mod access;
 /// Who is let in: rates and the size of headers.
 pub mod admission;
+/// The bodies of answers, on their way out.
+mod answer_body;
 /// Bodies: JSON, within a limit, with sentences that name the field.
 mod body;
 /// Who is calling.

@@ -7,14 +7,20 @@ pub mod app;
 mod audit;
 /// The blob store: uploaded files, encrypted.
 mod blobs;
+/// Bounds bytes in memory.
+mod byte_budget;
 pub mod cli;
 /// The settings, read from the environment once and checked.
 pub mod config;
+/// The connections of the port, and what each may cost.
+mod connections;
 pub mod core_dumps;
 /// `genie import`: credentials from the original.
 mod credential_import;
 /// Limits each user to one account export at a time.
 mod exports;
+/// The limit of open files.
+mod file_limit;
 /// Erases forgotten users; `genie forget`, `genie restore-check`.
 mod forgetting;
 /// Routes, requests and answers.
@@ -37,6 +43,8 @@ mod network;
 mod onboarding;
 /// Counts answers with status 503 for the log.
 mod outages;
+/// Accepts connections, and serves HTTP on them.
+mod port;
 /// Copies signed heads to a file and to a webhook, outside the store.
 mod publish_heads;
 /// Limits the requests of a key, and reports what is left.

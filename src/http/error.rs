@@ -68,6 +68,9 @@ pub enum ApiError {
     HeadersTooLarge(usize),
     #[error("Too many requests; try again in {} s", whole_seconds(*.retry_after))]
     TooFast { retry_after: Duration },
+    /// No room is left for something that takes memory for as long as its client likes.
+    #[error("{0}; try again shortly")]
+    Crowded(&'static str),
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
     #[error(
@@ -228,6 +231,7 @@ impl ApiError {
                 retry_after: Some(*retry_after),
                 ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
             },
+            Self::Crowded(_) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
             Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),

@@ -24,6 +24,7 @@ mod audit;
 mod bad_input;
 mod callers;
 mod chats;
+mod connections;
 mod credential_import;
 mod credentials;
 mod documents;
