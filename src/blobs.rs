@@ -18,6 +18,7 @@ use genie_events::{BlobId, Timestamp, UserId};
 use genie_log::{
     Election, Log, LogError, UserKeys,
     blobs::{Blob, PART, ROWS_AT_ONCE, open_part, parts_of},
+    store::in_time_or,
 };
 use object_store::{
     ObjectStore, ObjectStoreExt, RetryConfig,
@@ -85,7 +86,7 @@ pub enum BlobError {
 
 /// The values that reading a file needs.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
+struct BlobRef {
     user: UserId,
     id: BlobId,
     size: u64,
@@ -171,7 +172,7 @@ impl Blobs {
     /// Reads and decrypts a part of a file.
     async fn part(
         &self,
-        blob: Bounds,
+        blob: BlobRef,
         keys: &UserKeys,
         number: u64,
     ) -> Result<Zeroizing<Vec<u8>>, BlobError> {
@@ -222,7 +223,7 @@ impl Blobs {
         keys: Arc<UserKeys>,
     ) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
         let blobs = self.clone();
-        let bounds = Bounds {
+        let bounds = BlobRef {
             user: blob.user,
             id: blob.id,
             size: blob.size,
@@ -347,9 +348,8 @@ async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
-    tokio::time::timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(|_| Err(BlobError::Away("it did not answer in time".into())))
+    let late = || BlobError::Away("it did not answer in time".into());
+    in_time_or(LONGEST, work, late).await
 }
 
 #[cfg(test)]

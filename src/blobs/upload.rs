@@ -13,7 +13,7 @@ use object_store::ObjectStoreExt;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, warn};
 
-use super::{BlobError, BlobReader, Blobs, Bounds, delete, in_time};
+use super::{BlobError, BlobReader, BlobRef, Blobs, delete, in_time};
 
 pub struct Upload {
     blobs: Blobs,
@@ -111,7 +111,7 @@ impl Upload {
 
     /// A reader of the finished file.
     pub fn reader(&self) -> BlobReader {
-        let bounds = Bounds {
+        let bounds = BlobRef {
             user: self.user,
             id: self.id,
             size: self.size,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::error::ApiError;
+use crate::http::{error::ApiError, words::True};
 
 /// The header with a write's position.
 pub const POSITION: &str = "Genie-Position";
@@ -26,7 +26,7 @@ pub struct Answer<T>(pub T);
 pub struct Written<T>(pub T, pub u64);
 
 /// A page of a list.
-pub struct Page<T> {
+pub struct ListPage<T> {
     pub data: Vec<T>,
     pub next_cursor: Option<String>,
 }
@@ -47,21 +47,28 @@ pub struct NoContent {
 }
 
 /// The two flags that every success of genie's own routes has.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Success)]
+pub struct SuccessFlags {
+    ok: True,
+    success: True,
+}
+
 #[derive(Serialize)]
 struct Flagged<'a, T> {
-    ok: bool,
-    success: bool,
+    #[serde(flatten)]
+    flags: SuccessFlags,
     #[serde(flatten)]
     fields: &'a T,
 }
 
 impl<'a, T> Flagged<'a, T> {
     fn new(fields: &'a T) -> Self {
-        Self {
-            ok: true,
-            success: true,
-            fields,
-        }
+        let flags = SuccessFlags {
+            ok: True,
+            success: True,
+        };
+        Self { flags, fields }
     }
 }
 
@@ -82,17 +89,17 @@ impl<T: Serialize> Responder for Written<T> {
     }
 }
 
-impl<T: Serialize> Responder for Page<T> {
+impl<T: Serialize> Responder for ListPage<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct PageFields<T> {
             data: Vec<T>,
             next_cursor: Option<String>,
         }
         let Self { data, next_cursor } = self;
-        Answer(Fields { data, next_cursor }).respond_to(request)
+        Answer(PageFields { data, next_cursor }).respond_to(request)
     }
 }
 
@@ -101,10 +108,10 @@ impl<T: Serialize> Responder for DirectusData<T> {
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct DataField<T> {
             data: T,
         }
-        let response = HttpResponse::Ok().json(Fields { data: self.data });
+        let response = HttpResponse::Ok().json(DataField { data: self.data });
         match self.position {
             Some(position) => at_position(response, position),
             None => response,

@@ -31,6 +31,8 @@ pub mod load_users;
 pub mod log;
 mod migrations;
 mod notify;
+/// Pages that end at a number of rows or of bytes.
+pub mod pages;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
 mod read_batcher;
@@ -93,4 +95,4 @@ pub use log::{Append, Keys, Log, Opened, Settings};
 pub use merkle_proof::Proofs;
 pub use read::{LogReader, Lookups};
 pub use secrets::VaultDoor;
-pub use stored_row::{Body, Fact, StoredRow};
+pub use stored_row::{Fact, FactBody, StoredRow};

@@ -11,7 +11,7 @@ use crate::{
     Log, LogError, StoredRow,
     keys::{KeyState, UserKeys, WrappedKey},
     log::wrapped_key,
-    read_batcher::{Bounds, ReadBatcher, padded_size},
+    read_batcher::{BatchBounds, ReadBatcher, padded_size},
     snapshots::StoredSnapshot,
     store::Store,
     stored_row::COLUMNS,
@@ -80,7 +80,7 @@ pub(crate) type UserLoader = ReadBatcher<UserId, Option<Arc<StoredUser>>>;
 
 /// Starts the task on the current runtime, which must be the one that owns the store's connections.
 pub(crate) fn start(store: Store) -> UserLoader {
-    let bounds = Bounds {
+    let bounds = BatchBounds {
         waiting: QUEUE,
         at_once: AT_ONCE,
         overload: "too many users wake at once",

@@ -234,6 +234,10 @@ impl Store {
         &self.reads
     }
 
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.writing, Writing::Postgres(_))
+    }
+
     /// The pool that postgres-es reads single streams from; `None` on SQLite.
     pub(crate) fn postgres_reads(&self) -> Option<&PgPool> {
         self.postgres_reads.as_ref()
@@ -293,10 +297,20 @@ impl Store {
 pub async fn in_time<T, E: From<LogError>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let late = |_| Err(LogError::Away("no answer in time".into()).into());
-    tokio::time::timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(late)
+    let late = || LogError::Away("no answer in time".into()).into();
+    in_time_or(LONGEST, work, late).await
+}
+
+/// Ends work that takes longer than `limit`, with the error that `late` makes.
+pub async fn in_time_or<T, F, E: From<F>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, F>>,
+    late: impl FnOnce() -> E,
+) -> Result<T, E> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(late()),
+    }
 }
 
 /// Every connection runs the statement `setting` first.

@@ -312,7 +312,6 @@ mod tests {
         "chats",
         "messages",
         "captions",
-        "audit",
         "service_keys",
         "invites",
         "impersonations", // A move to another store ends them.

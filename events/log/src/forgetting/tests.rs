@@ -6,7 +6,7 @@ use genie_events::{
 use super::*;
 use crate::forgetting::ForgettingRow;
 use crate::{
-    AppendError, AppendRequest, Appended, Body, Group, NewFact, Work,
+    AppendError, AppendRequest, Appended, FactBody, Group, NewFact, Work,
     append::AppendError::KeyNotLive,
     keys::KeyState,
     load_users::Waking,
@@ -89,8 +89,8 @@ both_stores!(
             assert!(matches!(
                 &bodies[..],
                 [
-                    Body::Forgotten,
-                    Body::Open(Event::Account(AccountEvent::Forgotten { .. }), _)
+                    FactBody::Forgotten,
+                    FactBody::Open(Event::Account(AccountEvent::Forgotten { .. }), _)
                 ]
             ));
             assert!(matches!(
