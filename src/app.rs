@@ -9,7 +9,7 @@ use genie_projections::ReadSide;
 
 use crate::{
     blobs::Blobs,
-    byte_budget::ByteBudget,
+    byte_budget::{BodyBytes, ByteBudget},
     config::Config,
     exports::Exports,
     forgetting::Eraser,
@@ -21,6 +21,7 @@ use crate::{
     keys::server::Ring,
     outages::Outages,
     request_limits::RequestLimits,
+    streams::Streams,
     uploads::Uploads,
 };
 
@@ -51,5 +52,7 @@ pub struct App {
     pub large_answers: ByteBudget,
     pub exports: Exports,
     pub outages: Outages,
+    pub streams: Streams,
+    pub body_bytes: BodyBytes,
     pub limits: Limits,
 }

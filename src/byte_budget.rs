@@ -10,9 +10,7 @@ pub struct ByteBudget(Arc<Semaphore>);
 
 /// Bytes that count until this is dropped.
 #[derive(Debug)]
-pub struct TakenBytes(
-    #[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit,
-);
+pub struct TakenBytes(OwnedSemaphorePermit);
 
 impl ByteBudget {
     pub fn new(bytes: usize) -> Self {
@@ -24,5 +22,29 @@ impl ByteBudget {
         let bytes = u32::try_from(bytes).ok()?;
         let permit = Arc::clone(&self.0).try_acquire_many_owned(bytes).ok()?;
         Some(TakenBytes(permit))
+    }
+}
+
+impl TakenBytes {
+    /// Adds bytes of the same budget.
+    pub fn add(&mut self, more: Self) {
+        self.0.merge(more.0);
+    }
+}
+
+/// Bytes of requests' bodies. Strangers have a budget of their own, so that they can't use up that
+/// of known callers.
+#[derive(Debug, Clone)]
+pub struct BodyBytes {
+    pub open_routes: ByteBudget,
+    pub other_routes: ByteBudget,
+}
+
+impl BodyBytes {
+    pub fn new(bytes: usize) -> Self {
+        Self {
+            open_routes: ByteBudget::new(bytes / 8),
+            other_routes: ByteBudget::new(bytes),
+        }
     }
 }

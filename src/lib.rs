@@ -54,10 +54,14 @@ mod request_limits;
 mod roles;
 /// Builds a server and starts listening.
 pub mod serve;
+/// Counts what is held at once, by holder and in all.
+mod shares;
 /// The socket through which commands reach a running server.
 mod socket;
 /// Opens the log, and locks an embedded store.
 mod store;
+/// Limits the streams that are open at once.
+mod streams;
 mod tier_limits;
 /// Limits the uploads that this server receives and checks at once.
 mod uploads;

@@ -24,7 +24,8 @@ use crate::{
         stream::WatchedStream,
         watch::Watched,
     },
-    file_limit, http,
+    file_limit,
+    http::{self, RecentAnswers},
 };
 
 /// How long running requests may take at shutdown, in seconds.
@@ -66,15 +67,17 @@ pub fn serve(app: &Arc<App>, listeners: Vec<TcpListener>, signals: bool) -> io::
         server = server.disable_signals();
     }
     let refusals = Refusals::default();
+    let recent = RecentAnswers::new(app.config.probe_age);
     for listener in listeners {
         let app = Arc::clone(app);
         let connections = connections.clone();
         let refusals = refusals.clone();
+        let recent = recent.clone();
         let stopping = server.graceful_shutdown_signal();
         server = server.listen("genie", listener, move || {
             let stopping = stopping.clone();
             let data = web::Data::from(Arc::clone(&app));
-            let service = http::service(data)
+            let service = http::service(data, recent.clone())
                 .into_factory()
                 .map_err(|error: actix_web::Error| error.error_response());
             let http = HttpService::build()

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use crate::{
     app::App,
     blobs::Blobs,
-    byte_budget::ByteBudget,
+    byte_budget::{BodyBytes, ByteBudget},
     cli::output,
     config::Config,
     exports::Exports,
@@ -49,6 +49,7 @@ use crate::{
     request_limits::RequestLimits,
     socket,
     store::{lock_store, open_log},
+    streams::Streams,
     tier_limits,
     uploads::Uploads,
 };
@@ -236,6 +237,8 @@ async fn build(
     let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
     tokio::spawn(account_cache.clone().follow());
     let request_limits = start_request_limits(&config);
+    let streams = Streams::new(config.streams_per_user, config.streams_in_all);
+    let body_bytes = BodyBytes::new(config.body_bytes_in_flight);
     let large_answers = ByteBudget::new(config.answer_bytes_in_flight);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
@@ -261,6 +264,8 @@ async fn build(
         account_cache,
         request_limits,
         large_answers,
+        streams,
+        body_bytes,
         limits,
     };
     Ok(Built { app, first_invite })

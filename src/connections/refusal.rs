@@ -12,7 +12,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::NoRoom;
+use crate::shares::NoShare;
 
 /// Refusals at once. A further connection is closed without an answer. The file limit leaves room
 /// for them.
@@ -36,7 +36,7 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    pub async fn refuse(self, mut stream: TcpStream, reason: NoRoom, request_id: Uuid) {
+    pub async fn refuse(self, mut stream: TcpStream, reason: NoShare, request_id: Uuid) {
         let Ok(_permit) = self.0.try_acquire() else {
             return;
         };
@@ -51,14 +51,14 @@ impl Refusals {
     }
 }
 
-fn answer(reason: NoRoom, request_id: Uuid) -> String {
+fn answer(reason: NoShare, request_id: Uuid) -> String {
     let (status, code, sentence) = match reason {
-        NoRoom::AtAddress => (
+        NoShare::OfHolder => (
             "429 Too Many Requests",
             "too_many_connections",
             "Too many connections from this address; close some, or try again shortly",
         ),
-        NoRoom::InAll => (
+        NoShare::InAll => (
             "503 Service Unavailable",
             "busy",
             "The server has as many connections as it may have; try again shortly",

@@ -153,6 +153,7 @@ pub async fn ask(
     if let Some(next_step) = gate(&app, &user).await? {
         return Ok(gated(&app, next_step));
     }
+    let open = app.streams.open(user.caller.user_id())?;
     let mut asked = app
         .write
         .chats
@@ -168,7 +169,8 @@ pub async fn ask(
         });
     }
     let position = asked.position;
-    let stream = TurnStream::new(app.clone(), asked.turn, id, Source::Live(asked.progress), 0);
+    let source = Source::Live(asked.progress);
+    let stream = TurnStream::new(app.clone(), asked.turn, id, source, 0, open);
     Ok(sse::response()
         .insert_header(("Genie-Turn", asked.turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
@@ -286,7 +288,8 @@ pub async fn resume(
             return Ok(HttpResponse::NoContent().finish());
         }
     }
-    let stream = TurnStream::new(app.clone(), turn, id, source, after);
+    let open = app.streams.open(user.caller.user_id())?;
+    let stream = TurnStream::new(app.clone(), turn, id, source, after, open);
     Ok(sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .streaming(stream.events()))

@@ -24,6 +24,7 @@ use crate::{
         read_your_writes::MinPosition,
         response, sse,
     },
+    streams::OpenStream,
 };
 
 /// One page reads at most this many rows. It may then hold fewer events than were asked for; its cursor goes on.
@@ -66,6 +67,13 @@ enum Shows {
     /// The fields that are not personal.
     Clear,
     All,
+}
+
+/// The caller who reads a feed.
+struct FeedReader {
+    /// `None`: a server or a subscriber.
+    user: Option<UserId>,
+    shows: Shows,
 }
 
 struct Filter {
@@ -166,7 +174,11 @@ pub async fn all(
 ) -> Result<HttpResponse, ApiError> {
     let filter = query.filter()?;
     let shows = shows(&app, &operator.caller, query.personal, &filter).await?;
-    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, shows).await
+    let reader = FeedReader {
+        user: operator.caller.user_id(),
+        shows,
+    };
+    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, reader).await
 }
 
 /// `GET /api/me/events`: the caller's own facts.
@@ -181,7 +193,11 @@ pub async fn mine(
         user: Some(user.account.user),
         ..query.filter()?
     };
-    answer::<ActingUser>(&app, &request, &min_position, &query, filter, Shows::Clear).await
+    let reader = FeedReader {
+        user: user.caller.user_id(),
+        shows: Shows::Clear,
+    };
+    answer::<ActingUser>(&app, &request, &min_position, &query, filter, reader).await
 }
 
 async fn answer<C: FromRequest + 'static>(
@@ -190,7 +206,7 @@ async fn answer<C: FromRequest + 'static>(
     min_position: &MinPosition,
     query: &FeedQuery,
     filter: Filter,
-    shows: Shows,
+    reader: FeedReader,
 ) -> Result<HttpResponse, ApiError> {
     min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
@@ -200,11 +216,13 @@ async fn answer<C: FromRequest + 'static>(
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or("");
     if accept.contains("text/event-stream") {
+        let open = app.streams.open(reader.user)?;
         let log = app.log.clone();
-        return Ok(live::<C>(log, request.clone(), after, filter, shows));
+        let request = request.clone();
+        return Ok(live::<C>(log, request, after, filter, reader.shows, open));
     }
     let limit = response::limit(query.limit)? as usize;
-    page(&app.log, after, limit, &filter, shows).await
+    page(&app.log, after, limit, &filter, reader.shows).await
 }
 
 async fn page(
@@ -243,12 +261,14 @@ fn live<C: FromRequest + 'static>(
     after: u64,
     filter: Filter,
     shows: Shows,
+    open: OpenStream,
 ) -> HttpResponse {
     let mut follower = log.reader().follow(after);
     let opened = Instant::now();
     let mut sent = opened;
     let mut checked = opened;
     let stream = async_stream::stream! {
+        let _open = open;
         yield Ok::<_, actix_web::Error>(sse::retry());
         while opened.elapsed() < LONGEST {
             if checked.elapsed() >= RECHECK {

@@ -3,7 +3,7 @@
 
 use genie_log::testing::{TestStore, both_stores};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{raw_connection::RawConnection, test_genie::TestGenie, until::until};
 
@@ -94,5 +94,44 @@ both_stores!(
         let mut slow = crowd(&genie, 1).await.remove(0);
         slow.send("GET /healthz HTTP/1.1\r\nHost: gen").await;
         slow.until_cut_off().await;
+    }
+);
+
+both_stores!(
+    bodies_of_strangers_are_small_and_take_a_bounded_amount_of_memory,
+    async |store: TestStore| {
+        let mut genie = start(store, &[("BODY_BYTES_IN_FLIGHT", "2097152")]).await;
+        let ada = genie.user("ada").await;
+        let large = json!({"email": "ada@example.com", "password": "x".repeat(16 << 10)});
+        let login = |body: Value| genie.send(Method::POST, "/auth/login", &[], Some(body));
+        login(large.clone())
+            .await
+            .refused_by_identity(413, "INVALID_PAYLOAD");
+        let mut register = large;
+        register["inviteCode"] = "x".into();
+        genie
+            .send(Method::POST, "/api/register", &[], Some(register))
+            .await
+            .refused(413, "body_too_large");
+
+        // Strangers have an eighth: sixteen bodies that never end.
+        let mut slow = Vec::new();
+        for _ in 0..16 {
+            let mut connection = RawConnection::open(&genie).await;
+            connection.begin_login(16_384, 16_383).await;
+            slow.push(connection);
+        }
+        let good = json!({"email": "ada@example.com", "password": "ada's password"});
+        until("strangers to find no room", async || {
+            let answer = login(good.clone()).await;
+            (answer.status == 503).then(|| answer.refused_by_identity(503, "SERVICE_UNAVAILABLE"))
+        })
+        .await;
+        ada.submit_job(&genie).await;
+        drop(slow);
+        until("room for strangers", async || {
+            (login(good.clone()).await.status == 200).then_some(())
+        })
+        .await;
     }
 );

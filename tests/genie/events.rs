@@ -125,10 +125,7 @@ both_stores!(
         bob.get(&genie, &format!("/api/jobs/{job}"))
             .await
             .refused(404, "not_found");
-        let ready = genie
-            .send(reqwest::Method::GET, "/readyz", &[], None)
-            .await
-            .json;
+        let ready = genie.readiness().await.json;
         assert_eq!(
             ready["projections"]["jobs"]["damaged_streams"], 1,
             "{ready}"

@@ -39,7 +39,8 @@ impl RawConnection {
 
     /// Sends bytes for as long as the server takes them.
     pub async fn send_what_fits(&mut self, bytes: usize) {
-        let sending = self.0.write_all(&vec![b'x'; bytes]);
+        let bytes = vec![b'x'; bytes];
+        let sending = self.0.write_all(&bytes);
         let _ = timeout(MOMENT, sending).await; // a full buffer is what is wanted
     }
 
@@ -74,6 +75,16 @@ impl RawConnection {
         self.send(&format!(
             "POST {path} HTTP/1.1\r\nHost: genie\r\nX-RBAC-SYNC-SECRET: {SECRET}\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+    }
+
+    /// Announces a login's body of a length, and sends only a part of it.
+    pub async fn begin_login(&mut self, length: usize, part: usize) {
+        let body = "x".repeat(part);
+        self.send(&format!(
+            "POST /auth/login HTTP/1.1\r\nHost: genie\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
         ))
         .await;
     }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{app::App, http::sse};
+use crate::{app::App, http::sse, streams::OpenStream};
 
 /// How often the stream looks at the journal of a turn that runs on another node.
 const LOOK: Duration = Duration::from_millis(200);
@@ -41,6 +41,7 @@ pub struct TurnStream {
     /// The reader wants the events after this place.
     after: u64,
     stage_told: Option<TurnStage>,
+    _open: OpenStream,
     /// When something was last sent.
     sent: Instant,
 }
@@ -82,7 +83,14 @@ pub fn last_id(text: &str) -> u64 {
 }
 
 impl TurnStream {
-    pub fn new(app: Data<App>, turn: TurnId, user: UserId, source: Source, after: u64) -> Self {
+    pub fn new(
+        app: Data<App>,
+        turn: TurnId,
+        user: UserId,
+        source: Source,
+        after: u64,
+        open: OpenStream,
+    ) -> Self {
         Self {
             app,
             turn,
@@ -90,6 +98,7 @@ impl TurnStream {
             source,
             after,
             stage_told: None,
+            _open: open,
             sent: Instant::now(),
         }
     }
