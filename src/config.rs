@@ -57,6 +57,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     pub rate_limit_user: Option<Rate>,
     pub rate_limit_address: Option<Rate>,
+    /// The most facts that a user's own commands may add in a day.
+    pub facts_per_user_day: u64,
     pub trusted_proxies: Vec<IpNet>,
     pub connections_per_address: Option<usize>,
     pub connections_in_all: usize,
@@ -72,6 +74,8 @@ pub struct Config {
     pub read_wait: Duration,
     /// How long a read without `Genie-Min-Position` waits for its caller's last write.
     pub own_writes_wait: Duration,
+    /// How long the outcome of a request with an `Idempotency-Key` is kept.
+    pub keep_outcomes: Duration,
     pub login_stall: Duration,
     pub seal_every: Duration,
     pub heads_file: Option<PathBuf>,
@@ -151,6 +155,7 @@ impl Config {
             cors_origins: read.origins(settings::CORS_ORIGINS),
             rate_limit_user: read.rate(settings::RATE_LIMIT_USER),
             rate_limit_address: read.rate(settings::RATE_LIMIT_ADDRESS),
+            facts_per_user_day: read.number(settings::FACTS_PER_USER_DAY),
             trusted_proxies: read.networks(settings::TRUSTED_PROXIES),
             connections_per_address: read.count(settings::CONNECTIONS_PER_ADDRESS),
             connections_in_all: read.number(settings::CONNECTIONS_IN_ALL) as usize,
@@ -163,6 +168,7 @@ impl Config {
             job_lease: read.millis(settings::GENIE_JOB_LEASE_MS),
             read_wait: read.millis(settings::GENIE_READ_WAIT_MS),
             own_writes_wait: read.millis(settings::GENIE_OWN_WRITES_WAIT_MS),
+            keep_outcomes: read.days(settings::GENIE_IDEMPOTENCY_DAYS),
             login_stall: read.millis(settings::GENIE_LOGIN_STALL_MS),
             seal_every: read.seconds(settings::GENIE_SEAL_SECONDS),
             heads_file: read.path(settings::GENIE_HEADS_FILE),

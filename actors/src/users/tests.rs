@@ -95,7 +95,7 @@ both_stores!(
         let (one, two) = (node(&opened.log), node(&opened.log));
         let ask = async |users: &Users, command| users.ask(ada, Metadata::system(), command).await;
         ask(&one, UserCommand::SignIn).await.unwrap(); // warm, and soon behind
-        let job = JobId::new(opened.log.clock().new_uuid());
+        let job = JobId(opened.log.clock().new_uuid());
         let spec: JobSpec = serde_json::from_value(serde_json::json!({
             "operation": "thumbnail", "queue": "media-jobs", "priority": 10, "max_attempts": 3,
         }))
@@ -126,7 +126,8 @@ both_stores!(
             "not a stale lease"
         );
 
-        let (session, turn) = (SessionId("s".into()), TurnId(opened.log.clock().new_uuid()));
+        let session = SessionId("s".into());
+        let turn = TurnId(opened.log.clock().new_uuid());
         let begin = |turn| {
             UserCommand::Chat(
                 session.clone(),
@@ -167,7 +168,8 @@ both_stores!(
             .await;
         let nodes = [node(&opened.log), node(&other.log)];
         let asked = (0..30).map(|n| {
-            let (users, log) = (nodes[n % 2].clone(), opened.log.clone());
+            let users = nodes[n % 2].clone();
+            let log = opened.log.clone();
             tokio::spawn(async move { users.ask(ada, Metadata::system(), caption(&log)).await })
         });
         let mut good = 0;
