@@ -1,5 +1,5 @@
-//! The answer to a connection that finds no room. It is sent before any request is read, and the
-//! connection is then closed so that the answer arrives.
+//! The answer to a connection that finds no room. It comes once the client has sent something, whatever
+//! that is, and the connection is then closed so that the answer arrives.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,6 +42,8 @@ impl Refusals {
         };
         let answer = answer(reason, request_id);
         let told = async {
+            // A client that is answered before it asked may take the answer for a fault.
+            stream.read(&mut [0; 1024]).await?;
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await?;
             let mut rest = stream.take(DROPPED);
