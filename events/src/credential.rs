@@ -386,7 +386,8 @@ mod tests {
         }
     }
     fn stored() -> CredentialEvent {
-        let (kind, platform) = (CredentialKind::Profile, "x".into());
+        let kind = CredentialKind::Profile;
+        let platform = "x".into();
         CredentialEvent::Stored {
             kind,
             platform,
@@ -396,7 +397,8 @@ mod tests {
         }
     }
     fn store(version: u32) -> CredentialCommand {
-        let (kind, platform) = (CredentialKind::Profile, "x".into());
+        let kind = CredentialKind::Profile;
+        let platform = "x".into();
         CredentialCommand::Store {
             kind,
             platform,
@@ -437,7 +439,8 @@ mod tests {
             (CredentialKind::Session, "x", "other_kind"),
             (CredentialKind::Profile, "reddit", "other_platform"),
         ] {
-            let (platform_username, sealed) = (platform_username.clone(), sealed.clone());
+            let platform_username = platform_username.clone();
+            let sealed = sealed.clone();
             let command = CredentialCommand::Store {
                 kind,
                 platform: platform.into(),

@@ -26,6 +26,8 @@ mod captions;
 mod command;
 /// Decisions about credentials that need more than the credential's own state.
 mod credentials;
+/// The bound on a user's facts of a day.
+pub mod facts_of_day;
 /// Decisions about jobs that need more than the job's own state.
 mod jobs;
 /// Onboarding and the job that does it.
@@ -47,6 +49,8 @@ pub use recall::Recall;
 /// The most chat sessions of one user: the list of them stays readable.
 pub const MAX_SESSIONS: u32 = 10_000;
 
+use facts_of_day::FactsOfDay;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
     id: UserId,
@@ -61,6 +65,7 @@ pub struct User {
     captions: HashMap<CaptionId, Caption>,
     #[serde(with = "snapshot::sequences")]
     sequences: HashMap<StreamId, u64>,
+    today: FactsOfDay,
 }
 
 impl User {
@@ -77,6 +82,7 @@ impl User {
             sessions: 0,
             captions: HashMap::new(),
             sequences: HashMap::new(),
+            today: FactsOfDay::default(),
         }
     }
 
@@ -230,7 +236,8 @@ impl User {
         Err(Refusal::conflict("too_many_sessions", sentence))
     }
 
-    /// Folds one stored event of this user. `id` is the stream's id as stored. An event whose id
+    /// Folds one stored event of this user, as [`User::evolve_counted`] does, without counting it for
+    /// its day. `id` is the stream's id as stored. An event whose id
     /// does not fit its kind is ignored.
     pub fn evolve(&mut self, stream: &StreamId, sequence: u64, event: Event) {
         self.seq += 1;

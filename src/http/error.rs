@@ -436,8 +436,14 @@ fn wire_of_write(error: &WriteError) -> Wire {
                 RefusalKind::NotFound => S::NOT_FOUND,
                 RefusalKind::Conflict => S::CONFLICT,
                 RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,
+                RefusalKind::TooMany { .. } => S::TOO_MANY_REQUESTS,
+            };
+            let retry_after = match refusal.kind {
+                RefusalKind::TooMany { retry_seconds } => Some(Duration::from_secs(retry_seconds)),
+                _ => None,
             };
             Wire {
+                retry_after,
                 turn: refusal.turn,
                 ..Wire::new(status, refusal.code)
             }

@@ -6,6 +6,7 @@ use actix_web::{
     http::header::{HeaderName, HeaderValue},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use genie_events::{Positions, Shard};
 use genie_log::pages::{PAGE_BYTES, Paged};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -198,9 +199,10 @@ pub fn feed(data: Vec<Value>, next_cursor: &str, has_more: bool) -> HttpResponse
     ok(json!({"data": data, "has_more": has_more, "next_cursor": next_cursor}))
 }
 
-/// A position as clients see it. It is opaque, so that its meaning may change.
+/// A position as clients see it: opaque, and inside a vector, so that clients can keep it when the
+/// log has more shards.
 pub fn opaque(position: u64) -> String {
-    BASE64.encode(format!("p1:{position}"))
+    BASE64.encode(Positions::at(Shard::FIRST, position).to_string())
 }
 
 /// Reads a position that a client sent back.
@@ -209,12 +211,9 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
         .decode(text)
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok());
-    let number = decoded
-        .as_deref()
-        .and_then(|text| text.strip_prefix("p1:"))
-        .and_then(|number| number.parse::<u64>().ok());
-    number
-        .filter(|number| *number <= i64::MAX as u64)
+    decoded
+        .and_then(|text| text.parse::<Positions>().ok())
+        .and_then(|positions| positions.only_first())
         .ok_or_else(|| {
             ApiError::field(
                 "A position or cursor must be one that the server gave; leave it out to begin at the start",
@@ -299,11 +298,13 @@ mod tests {
     #[test]
     fn positions_read_back_and_nonsense_does_not() {
         assert_eq!(position(&opaque(42)).ok(), Some(42));
+        assert_eq!(position(&opaque(0)).ok(), Some(0));
         for bad in [
             "",
             "42",
-            "cDE6",
-            "cDE6LTE",
+            &BASE64.encode("p1:42"),
+            &BASE64.encode("p2:0.-1"),
+            &BASE64.encode("p2:0.42,1.7"), // of a server with more shards
             &opaque(u64::MAX),
             &opaque(i64::MAX as u64 + 1),
         ] {

@@ -394,7 +394,9 @@ both_stores!(
             &[Step::Hold, Step::Say("late"), Step::Done],
         );
         let asking = {
-            let (http, base, token) = (genie.http.clone(), genie.base.clone(), ada.token.clone());
+            let http = genie.http.clone();
+            let base = genie.base.clone();
+            let token = ada.token.clone();
             tokio::spawn(async move {
                 http.post(format!("{base}/api/captions/generate"))
                     .bearer_auth(token)

@@ -33,6 +33,7 @@ mod migrations;
 mod notify;
 /// Pages that end at a number of rows or of bytes.
 pub mod pages;
+mod postgres_probe;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
 mod read_batcher;
@@ -56,6 +57,9 @@ pub mod merkle_tree;
 pub mod signed_heads;
 /// Checks the whole log against its digests, its tree and its heads.
 pub mod verify;
+
+/// Deletes what would otherwise grow for ever: old outcomes of requests, and most signed heads.
+pub mod retention;
 
 /// A working table: uploaded files. Also seals their bytes.
 pub mod blobs;

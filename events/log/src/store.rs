@@ -17,7 +17,7 @@ use sqlx::{
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use crate::{LogError, migrations};
+use crate::{LogError, migrations, postgres_probe};
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
@@ -93,7 +93,11 @@ impl Store {
     }
 
     async fn open_postgres(url: &str, read_only: bool) -> Result<Self, LogError> {
-        let options = PgConnectOptions::from_str(url).map_err(hide_url)?.options([
+        let options = PgConnectOptions::from_str(url).map_err(hide_url)?;
+        if !read_only {
+            postgres_probe::check(&options).await?;
+        }
+        let options = options.options([
             ("statement_timeout", "10s"),
             ("client_connection_check_interval", "2s"),
             ("synchronous_commit", "on"),

@@ -84,6 +84,7 @@ impl Log {
             user,
             event_id,
             sealed,
+            kept_at: self.0.clock.now(),
         })
     }
 
