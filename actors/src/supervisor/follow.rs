@@ -151,6 +151,9 @@ mod tests {
     both_stores!(
         a_question_that_cannot_be_read_takes_no_place_in_line,
         async |store: TestStore| {
+            rustls::crypto::ring::default_provider()
+                .install_default()
+                .ok();
             let log = store.open().await.log;
             let ada = store.register(&log, "ada").await;
             let settings = ModelSettings {
