@@ -401,8 +401,8 @@ impl CommandRun {
         let reader = self.log.reader();
         if let Recall::Job(job) = recall {
             let owner = Owner::User(self.id);
-            if let Some((found, sequence)) = reader.stream::<Job>(&owner, job.as_str()).await? {
-                state.user.recall_job(job.clone(), found, sequence);
+            if let Some((found, sequence)) = reader.stream::<Job>(&owner, &job.to_string()).await? {
+                state.user.recall_job(*job, found, sequence);
             }
             return Ok(());
         }

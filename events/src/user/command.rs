@@ -87,7 +87,7 @@ impl UserCommand {
     pub fn recall(&self) -> Option<Recall> {
         match self {
             Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => {
-                Some(Recall::Job(job.clone()))
+                Some(Recall::Job(*job))
             }
             Self::Chat(session, ChatCommand::Ask { .. }) => Some(Recall::Session(session.clone())),
             Self::ImportCredential { credential, .. }
