@@ -47,6 +47,17 @@ impl LogReader {
         Ok(events)
     }
 
+    /// The types of the newest events of a user's stream, newest first; needs no key.
+    pub async fn newest_types(
+        &self,
+        user: UserId,
+        stream: StreamId,
+        limit: usize,
+    ) -> Result<Vec<String>, LogError> {
+        let rows = self.newest_rows(user, stream, None, limit).await?;
+        Ok(rows.into_iter().map(|row| row.event_type).collect())
+    }
+
     /// The number of events of a user's stream; 0 when the user has no such stream.
     pub async fn last_sequence(&self, user: UserId, stream: StreamId) -> Result<u64, LogError> {
         let read = async move |store: Store| {
