@@ -25,7 +25,7 @@ use crate::{
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
         recent::Recent,
-        response::{self, Answer, ListPage, PageQuery, Written},
+        response::{Answer, ListPage, PageQuery, Written},
         words::{self, JOB_STATUSES, Time},
     },
 };
@@ -494,10 +494,11 @@ pub async fn list(
         .jobs
         .list(id, filter, page.after_number()?, limit, now)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
-        data: rows.iter().map(|row| JobAnswer::new(row, None)).collect(),
-    })
+    ListPage::of(
+        &rows,
+        |row| row.position.to_string(),
+        |row| JobAnswer::new(row, None),
+    )
 }
 
 /// `GET /api/jobs/{id}`
