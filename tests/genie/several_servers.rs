@@ -96,7 +96,7 @@ impl Two {
 
 /// The leader, as the addressed server names it.
 async fn elected(genie: &TestGenie) -> Value {
-    genie.send(Method::GET, "/readyz", &[], None).await.json["elected"].take()
+    genie.readiness().await.json["elected"].take()
 }
 
 /// Waits until the addressed server is the leader. Returns its term.
@@ -237,7 +237,7 @@ async fn every_node_reports_a_stopped_projection_and_the_next_leader_retries_it(
     for base in [two.first.clone(), two.second.base.clone()] {
         two.genie.base = base;
         let ready = until("the projection of jobs to stop", async || {
-            let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
+            let ready = two.genie.readiness().await;
             (ready.json["projections"]["jobs"]["state"] == "stopped").then_some(ready)
         })
         .await;
@@ -250,13 +250,7 @@ async fn every_node_reports_a_stopped_projection_and_the_next_leader_retries_it(
         .unwrap();
     two.genie.kill().await;
     two.a_job_is_seen().await;
-    assert_eq!(
-        two.genie
-            .send(Method::GET, "/readyz", &[], None)
-            .await
-            .status,
-        200
-    );
+    assert_eq!(two.genie.readiness().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
