@@ -146,6 +146,7 @@ words! {
     Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
     DirectusCode = DIRECTUS_CODES;
     PartState = ["ok", "away"];
+    BoardState = ["starting", "ready", "away"];
     StoreState = ["ok", "away", "read-only", "full"];
     ProjectionState = ["following", "left damaged streams behind", "stopped"];
     SealingState = ["sealing", "stopped", "on another node"];
