@@ -390,7 +390,8 @@ mod tests {
             r#""elected":{"epoch":3,"here":true,"node":"n"},"#,
             r#""live_users":4,"log":{"head":9,"missing_position":null},"missing_master_key":null"#
         );
-        let directus = r#""board":{"state":"ready","waiting":2},"directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
+        let board = r#""board":{"state":"ready","waiting":2}"#;
+        let directus = r#""directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
         let projections = r#""projections":{"jobs":{"damaged_at":[7],"damaged_streams":1,"lag":2,"state":"left damaged streams behind"}},"ready":true"#;
         let sealing =
             r#""sealing":{"lag":1,"reason":"r","signed":8,"state":"stopped"},"store":"ok""#;
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(
             bytes(probe(true, true)).await,
             format!(
-                r#"{{"ok":true,"success":true,{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
+                r#"{{"ok":true,"success":true,{board},{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
             )
         );
         let sorted = bytes(probe(false, true)).await;
@@ -414,7 +415,7 @@ mod tests {
         assert_eq!(
             begin,
             format!(
-                r#"{{"code":"not_ready",{directus},"elected":{{"epoch":3,"here":true,"node":"n"}}"#
+                r#"{{{board},"code":"not_ready",{directus},"elected":{{"epoch":3,"here":true,"node":"n"}}"#
             )
         );
         assert!(
