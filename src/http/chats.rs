@@ -7,14 +7,17 @@ use actix_web::{
     web::{Data, Path, Query},
 };
 use genie_actors::turn_feed::{TurnProgress, TurnStage};
-use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
+use genie_events::{
+    SessionId, TurnId, UserId,
+    account::Onboarding,
+    chat::{Failure, TurnMetrics},
+};
 use genie_log::load_users::Waking;
 use genie_projections::{
     accounts::AccountRow,
     chats::{ChatRow, MessageRow},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,13 +28,16 @@ use crate::{
         caller::ActingUser,
         error::ApiError,
         read_your_writes::MinPosition,
-        response::{self, Answer, Page, PageQuery},
+        request::in_span,
+        response::{self, Answer, Built, Page, PageQuery},
         sse,
         words::{self, Time},
     },
 };
 
+pub mod event;
 mod stream;
+use event::StreamEvent;
 use stream::{Source, TurnStream};
 
 /// The stream opens after this time even when nothing came yet. Until then a failure is an HTTP status.
@@ -129,12 +135,18 @@ pub struct StoppedTurn {
     stopped: bool,
 }
 
+/// The stream of a turn that this request began.
+pub enum NewTurn {}
+
+/// The stream of a turn, from a place on.
+pub enum TurnEvents {}
+
 /// `POST /api/genie/stream-chat`
 pub async fn ask(
     app: Data<App>,
     user: ActingUser,
     Body(body): Body<Question>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Built<NewTurn>, ApiError> {
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!(
             "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
@@ -151,7 +163,7 @@ pub async fn ask(
         )));
     }
     if let Some(next_step) = gate(&app, &user).await? {
-        return Ok(gated(&app, next_step));
+        return Ok(Built::new(gated(&app, next_step)));
     }
     let mut asked = app
         .write
@@ -169,10 +181,11 @@ pub async fn ask(
     }
     let position = asked.position;
     let stream = TurnStream::new(app.clone(), asked.turn, id, Source::Live(asked.progress), 0);
-    Ok(sse::response()
+    let response = sse::response()
         .insert_header(("Genie-Turn", asked.turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
-        .streaming(stream.events()))
+        .streaming(in_span(stream.events()));
+    Ok(Built::new(response))
 }
 
 /// Waits for the first sign of a turn. Returns its failure when that is the first sign, `None` when the stream is to
@@ -226,14 +239,9 @@ fn next_step(onboarding: Onboarding) -> Option<&'static str> {
 
 /// Answers one whole text and the end of a stream. Nothing reaches the model.
 fn gated(app: &App, next_step: &str) -> HttpResponse {
-    let turn = app.log.clock().new_uuid();
-    let text = json!({
-        "type": "textResponse", "uuid": turn, "textResponse": next_step, "close": true, "error": false,
-    });
-    let end = json!({
-        "type": "finalizeResponseStream", "uuid": turn, "close": true, "error": false, "outcome": "completed",
-        "model": null, "metrics": {},
-    });
+    let turn = TurnId(app.log.clock().new_uuid());
+    let text = StreamEvent::whole_text(turn, next_step.to_owned());
+    let end = StreamEvent::end(turn, false, "completed", None, &TurnMetrics::default());
     let events = [
         sse::retry(),
         sse::event(&format!("{turn}:1"), &text),
@@ -259,7 +267,7 @@ pub async fn resume(
     user: ActingUser,
     turn: Path<String>,
     query: Query<ResumeQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Built<TurnEvents>, ApiError> {
     let turn = turn_id(&turn)?;
     let id = user.account.user;
     let after = match request
@@ -283,13 +291,14 @@ pub async fn resume(
             .find(|message| message.role == "assistant")
             .map(|message| stream::last_id(&message.content));
         if ended_at.is_some_and(|last| after >= last) {
-            return Ok(HttpResponse::NoContent().finish());
+            return Ok(Built::new(HttpResponse::NoContent().finish()));
         }
     }
     let stream = TurnStream::new(app.clone(), turn, id, source, after);
-    Ok(sse::response()
+    let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
-        .streaming(stream.events()))
+        .streaming(in_span(stream.events()));
+    Ok(Built::new(response))
 }
 
 /// Finds a turn of this user: it runs here, or the read side knows it.

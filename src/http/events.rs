@@ -3,7 +3,7 @@
 //! fields; that they did is a fact. Facts hold no secrets.
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    Either, FromRequest, HttpRequest,
     http::header::ACCEPT,
     web::{Data, Query},
 };
@@ -11,7 +11,7 @@ use genie_actors::Caller;
 use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
 use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, warn};
 use utoipa::IntoParams;
@@ -22,9 +22,15 @@ use crate::{
         caller::{ActingUser, Operator, ReadsEvents},
         error::ApiError,
         read_your_writes::MinPosition,
-        response, sse,
+        request::in_span,
+        response::{self, Answer, Built},
+        sse,
+        words::{ApplicationJson, CloudEvents1, Genie, True},
     },
 };
+
+pub mod cloud_event;
+use cloud_event::{CloudEvent, FeedPage};
 
 /// One page reads at most this many rows. It may then hold fewer events than were asked for; its cursor goes on.
 const SCANNED: usize = 5000;
@@ -60,6 +66,12 @@ pub struct FeedQuery {
     /// `user` for a minute on that server.
     personal: Option<bool>,
 }
+
+/// Facts as they happen.
+pub enum LiveFeed {}
+
+/// A page, or a live stream when the client accepts one.
+type Feed = Either<Answer<FeedPage>, Built<LiveFeed>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shows {
@@ -163,7 +175,7 @@ pub async fn all(
     min_position: MinPosition,
     operator: Operator<ReadsEvents>,
     query: Query<FeedQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Feed, ApiError> {
     let filter = query.filter()?;
     let shows = shows(&app, &operator.caller, query.personal, &filter).await?;
     answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, shows).await
@@ -176,7 +188,7 @@ pub async fn mine(
     min_position: MinPosition,
     user: ActingUser,
     query: Query<FeedQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Feed, ApiError> {
     let filter = Filter {
         user: Some(user.account.user),
         ..query.filter()?
@@ -191,7 +203,7 @@ async fn answer<C: FromRequest + 'static>(
     query: &FeedQuery,
     filter: Filter,
     shows: Shows,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Feed, ApiError> {
     min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
     let accept = request
@@ -201,10 +213,18 @@ async fn answer<C: FromRequest + 'static>(
         .unwrap_or("");
     if accept.contains("text/event-stream") {
         let log = app.log.clone();
-        return Ok(live::<C>(log, request.clone(), after, filter, shows));
+        return Ok(Either::Right(live::<C>(
+            log,
+            request.clone(),
+            after,
+            filter,
+            shows,
+        )));
     }
     let limit = response::limit(query.limit)? as usize;
-    page(&app.log, after, limit, &filter, shows).await
+    page(&app.log, after, limit, &filter, shows)
+        .await
+        .map(Either::Left)
 }
 
 async fn page(
@@ -213,7 +233,7 @@ async fn page(
     limit: usize,
     filter: &Filter,
     shows: Shows,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<FeedPage>, ApiError> {
     let mut data = Vec::with_capacity(limit);
     let mut scanned = 0;
     'reading: while scanned < SCANNED {
@@ -233,7 +253,8 @@ async fn page(
         }
     }
     // Always a cursor: the feed goes on for as long as facts happen.
-    Ok(response::list(data, Some(response::opaque(after))))
+    let next_cursor = response::opaque(after);
+    Ok(Answer(FeedPage { data, next_cursor }))
 }
 
 /// A live stream. It ends when its caller is no longer good for the route.
@@ -243,7 +264,7 @@ fn live<C: FromRequest + 'static>(
     after: u64,
     filter: Filter,
     shows: Shows,
-) -> HttpResponse {
+) -> Built<LiveFeed> {
     let mut follower = log.reader().follow(after);
     let opened = Instant::now();
     let mut sent = opened;
@@ -285,7 +306,7 @@ fn live<C: FromRequest + 'static>(
             }
         }
     };
-    sse::response().streaming(stream)
+    Built::new(sse::response().streaming(in_span(stream)))
 }
 
 /// Times are stored as microseconds and shown as RFC 3339.
@@ -297,30 +318,38 @@ fn shown_time((name, value): (String, Value)) -> (String, Value) {
 }
 
 /// A fact with all its fields, for its own user.
-pub async fn whole(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
+pub async fn whole(log: &Log, row: &StoredRow) -> Result<CloudEvent, LogError> {
     cloud_event(log, row, Shows::All).await
 }
 
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged row is marked as damaged, not left out.
-async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, LogError> {
-    let mut event = json!({
-        "specversion": "1.0",
-        "id": row.event_id,
-        "source": "/genie",
-        "type": row.event_type,
-        "subject": format!("{}/{}", row.kind, row.id),
-        "time": row.recorded_at.rfc3339(),
-        "datacontenttype": "application/json",
-        "data": null,
-        "cursor": response::opaque(row.position),
-        "sequence": row.sequence,
-        "slice": row.slice,
-    });
+async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<CloudEvent, LogError> {
+    let mut event = CloudEvent {
+        caller: None,
+        callerid: None,
+        cursor: response::opaque(row.position),
+        damaged: None,
+        data: None,
+        datacontenttype: ApplicationJson,
+        forgotten: None,
+        id: row.event_id,
+        onbehalfof: None,
+        requestid: None,
+        sequence: row.sequence,
+        slice: row.slice,
+        source: Genie,
+        specversion: CloudEvents1,
+        subject: format!("{}/{}", row.kind, row.id),
+        time: row.recorded_at.into(),
+        r#type: row.event_type.clone(),
+        userid: None,
+        userseq: None,
+    };
     if let Some(user) = row.user() {
-        event["userid"] = user.to_string().into();
-        event["userseq"] = row.owner_seq.into();
+        event.userid = Some(user.to_string());
+        event.userseq = Some(row.owner_seq);
         if matches!(log.keys().of(user.0).await, Ok(KeyState::Destroyed)) {
-            event["forgotten"] = true.into();
+            event.forgotten = Some(True);
             if !row.is_forgotten() {
                 return Ok(event); // of a forgotten user's facts only `account.forgotten` has data
             }
@@ -328,27 +357,18 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
     }
     match said(log, row, shows).await {
         Ok((metadata, fields)) => {
-            event["caller"] = metadata.caller.as_str().into();
-            if let Some(by) = metadata
+            event.caller = Some(metadata.caller.as_str());
+            event.callerid = metadata
                 .by
                 .map(|by| by.to_string())
-                .or(metadata.key.map(|key| key.0))
-            {
-                event["callerid"] = by.into();
-            }
-            if let Some(user) = metadata.on_behalf_of {
-                event["onbehalfof"] = user.to_string().into();
-            }
-            event["requestid"] = metadata.request_id.into();
-            event["data"] = fields
-                .into_iter()
-                .map(shown_time)
-                .collect::<Map<_, _>>()
-                .into();
+                .or(metadata.key.map(|key| key.0));
+            event.onbehalfof = metadata.on_behalf_of.map(|user| user.to_string());
+            event.requestid = Some(metadata.request_id);
+            event.data = Some(fields.into_iter().map(shown_time).collect());
         }
         Err(LogError::Damaged(damaged)) => {
             error!(%damaged, "feed: a damaged event is shown without its data");
-            event["damaged"] = true.into();
+            event.damaged = Some(True);
         }
         Err(error) => return Err(error),
     }

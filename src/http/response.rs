@@ -1,5 +1,7 @@
 //! Successful answers: both flags, the fields beside them, and the position of a write.
 
+use std::marker::PhantomData;
+
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
     body::BoxBody,
@@ -7,7 +9,7 @@ use actix_web::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::{error::ApiError, words::True};
@@ -140,13 +142,32 @@ fn at_position(mut response: HttpResponse, position: u64) -> HttpResponse {
     response
 }
 
+/// An answer that its handler wrote piece by piece. `T` names it for the published document.
+pub struct Built<T> {
+    response: HttpResponse,
+    name: PhantomData<fn() -> T>,
+}
+
+impl<T> Built<T> {
+    pub fn new(response: HttpResponse) -> Self {
+        Self {
+            response,
+            name: PhantomData,
+        }
+    }
+}
+
+impl<T> Responder for Built<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.response
+    }
+}
+
 /// The given fields at the top level beside the two flags, for answers without a struct.
 pub fn ok(fields: Value) -> HttpResponse {
     HttpResponse::Ok().json(Flagged::new(&fields))
-}
-
-pub fn list(data: Vec<Value>, next_cursor: Option<String>) -> HttpResponse {
-    ok(json!({"data": data, "next_cursor": next_cursor}))
 }
 
 /// A position as clients see it. It is opaque, so that its meaning may change.
