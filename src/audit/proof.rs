@@ -25,7 +25,7 @@ pub async fn print(log: Log, position: u64, from: Option<u64>) -> Result<(), Str
     Ok(())
 }
 
-/// A proof. Hashes are in base64, as in checkpoints. Fields are sorted by name.
+// Fields are sorted by name. Hashes are in base64, as in checkpoints.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Proof)]
 pub struct ProofAnswer {

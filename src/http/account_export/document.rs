@@ -97,7 +97,7 @@ pub struct ExportedCredential {
     pub credential: Credential,
     /// Null when it cannot be shown.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<BTreeMap<String, Value>>)]
     pub secret: Option<Value>,
     /// The code of the reason why the secret cannot be shown.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,8 @@
 //! A fact as clients see it.
 
+#[cfg(doc)]
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -33,7 +36,7 @@ pub struct CloudEvent {
     #[schema(value_type = True, required = false)]
     pub damaged: Option<True>,
     /// The fields that are not personal, by a written list for each type. Times, whose names end in `_at`, are RFC 3339. Null when the row is damaged, and when the user was forgotten, except in `account.forgotten`.
-    #[schema(required, value_type = Option<Object>, additional_properties)]
+    #[schema(required, value_type = Option<BTreeMap<String, Value>>)]
     pub data: Option<Map<String, Value>>,
     pub datacontenttype: ApplicationJson,
     /// Present, and true, when the user was forgotten.
