@@ -103,3 +103,36 @@ impl From<&Proof> for ProofAnswer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_has_these_bytes() {
+        let hash = || TreeHash("h".into());
+        let proof = ProofAnswer {
+            consistency: Some(Consistency {
+                from: 1,
+                proof: vec![hash()],
+                root: hash(),
+            }),
+            digest: "d".into(),
+            event_id: Uuid::nil(),
+            head: "n".into(),
+            leaf_hash: hash(),
+            position: 2,
+            proof: vec![],
+            root: hash(),
+            tree_size: 3,
+        };
+        assert_eq!(
+            serde_json::to_string(&proof).unwrap(),
+            concat!(
+                r#"{"consistency":{"from":1,"proof":["h"],"root":"h"},"digest":"d","#,
+                r#""event_id":"00000000-0000-0000-0000-000000000000","head":"n","leaf_hash":"h","position":2,"#,
+                r#""proof":[],"root":"h","tree_size":3}"#
+            )
+        );
+    }
+}

@@ -36,13 +36,13 @@ use crate::{
         accounts::LoginSession,
         body::Body,
         caller::UserCaller,
-        captions::Caption,
+        captions::CaptionAnswer,
         chats::ChatSession,
         error::ApiError,
         events, jobs,
         password_check::Password,
         request::in_span,
-        response::{self, Built},
+        response::{self, RawAnswer},
         usage,
         words::FormatOne,
     },
@@ -75,7 +75,7 @@ const READ_FROM: [&str; 6] = [
 pub async fn without_secrets(
     app: Data<App>,
     user: UserCaller,
-) -> Result<Built<ExportDocument>, ApiError> {
+) -> Result<RawAnswer<ExportDocument>, ApiError> {
     export(app, user, false).await
 }
 
@@ -85,7 +85,7 @@ pub async fn with_secrets(
     request: HttpRequest,
     user: UserCaller,
     Body(body): Body<Password>,
-) -> Result<Built<ExportDocument>, ApiError> {
+) -> Result<RawAnswer<ExportDocument>, ApiError> {
     body.prove(&app, &request, &user).await?;
     export(app, user, true).await
 }
@@ -94,7 +94,7 @@ async fn export(
     app: Data<App>,
     user: UserCaller,
     secrets: bool,
-) -> Result<Built<ExportDocument>, ApiError> {
+) -> Result<RawAnswer<ExportDocument>, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
     let position = app
@@ -119,7 +119,7 @@ async fn export(
         .get(id)
         .await?
         .ok_or(ApiError::NoCaller)?;
-    let whole = Export {
+    let whole = AccountExport {
         app,
         user: id,
         account,
@@ -141,7 +141,7 @@ async fn export(
         })
         .insert_header((response::POSITION, response::opaque(position)))
         .streaming(in_span(document));
-    Ok(Built::new(response))
+    Ok(RawAnswer::new(response))
 }
 
 fn value(item: impl Serialize) -> Value {
@@ -149,7 +149,7 @@ fn value(item: impl Serialize) -> Value {
 }
 
 /// Everything that writing one takes.
-struct Export {
+struct AccountExport {
     app: Data<App>,
     user: UserId,
     account: AccountRow,
@@ -182,7 +182,7 @@ fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
 /// The items of one list.
 type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
-impl Export {
+impl AccountExport {
     /// The whole object. Each part is read only when the client has taken the parts before.
     fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
@@ -304,7 +304,7 @@ impl Export {
         );
         Box::pin(rows.and_then(move |row| async move {
             Ok(value(ExportedJob {
-                job: jobs::Job::new(&row, None),
+                job: jobs::JobAnswer::new(&row, None),
                 asked: self.what_was_asked(&row.id).await?,
             }))
         }))
@@ -374,7 +374,7 @@ impl Export {
             |before| self.app.reads.captions.list(self.user, before, PAGE),
             |row| row.position,
         );
-        Box::pin(rows.map_ok(|row| value(Caption::from(&row))))
+        Box::pin(rows.map_ok(|row| value(CaptionAnswer::from(&row))))
     }
 
     /// The names of the files. Their bytes are at `path`.

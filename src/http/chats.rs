@@ -29,7 +29,7 @@ use crate::{
         error::ApiError,
         read_your_writes::MinPosition,
         request::in_span,
-        response::{self, Answer, Built, Page, PageQuery},
+        response::{self, Answer, ListPage, PageQuery, RawAnswer},
         sse,
         words::{self, Time},
     },
@@ -37,7 +37,7 @@ use crate::{
 
 pub mod event;
 mod stream;
-use event::StreamEvent;
+use event::TurnStreamEvent;
 use stream::{Source, TurnStream};
 
 /// The stream opens after this time even when nothing came yet. Until then a failure is an HTTP status.
@@ -146,7 +146,7 @@ pub async fn ask(
     app: Data<App>,
     user: ActingUser,
     Body(body): Body<Question>,
-) -> Result<Built<NewTurn>, ApiError> {
+) -> Result<RawAnswer<NewTurn>, ApiError> {
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!(
             "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
@@ -163,7 +163,7 @@ pub async fn ask(
         )));
     }
     if let Some(next_step) = gate(&app, &user).await? {
-        return Ok(Built::new(gated(&app, next_step)));
+        return Ok(RawAnswer::new(gated(&app, next_step)));
     }
     let mut asked = app
         .write
@@ -185,7 +185,7 @@ pub async fn ask(
         .insert_header(("Genie-Turn", asked.turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
         .streaming(in_span(stream.events()));
-    Ok(Built::new(response))
+    Ok(RawAnswer::new(response))
 }
 
 /// Waits for the first sign of a turn. Returns its failure when that is the first sign, `None` when the stream is to
@@ -240,8 +240,8 @@ fn next_step(onboarding: Onboarding) -> Option<&'static str> {
 /// Answers one whole text and the end of a stream. Nothing reaches the model.
 fn gated(app: &App, next_step: &str) -> HttpResponse {
     let turn = TurnId(app.log.clock().new_uuid());
-    let text = StreamEvent::whole_text(turn, next_step.to_owned());
-    let end = StreamEvent::end(turn, false, "completed", None, &TurnMetrics::default());
+    let text = TurnStreamEvent::whole_text(turn, next_step.to_owned());
+    let end = TurnStreamEvent::end(turn, false, "completed", None, &TurnMetrics::default());
     let events = [
         sse::retry(),
         sse::event(&format!("{turn}:1"), &text),
@@ -267,7 +267,7 @@ pub async fn resume(
     user: ActingUser,
     turn: Path<String>,
     query: Query<ResumeQuery>,
-) -> Result<Built<TurnEvents>, ApiError> {
+) -> Result<RawAnswer<TurnEvents>, ApiError> {
     let turn = turn_id(&turn)?;
     let id = user.account.user;
     let after = match request
@@ -291,14 +291,14 @@ pub async fn resume(
             .find(|message| message.role == "assistant")
             .map(|message| stream::last_id(&message.content));
         if ended_at.is_some_and(|last| after >= last) {
-            return Ok(Built::new(HttpResponse::NoContent().finish()));
+            return Ok(RawAnswer::new(HttpResponse::NoContent().finish()));
         }
     }
     let stream = TurnStream::new(app.clone(), turn, id, source, after);
     let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .streaming(in_span(stream.events()));
-    Ok(Built::new(response))
+    Ok(RawAnswer::new(response))
 }
 
 /// Finds a turn of this user: it runs here, or the read side knows it.
@@ -348,7 +348,7 @@ pub async fn sessions(
     min_position: MinPosition,
     user: ActingUser,
     page: Query<PageQuery>,
-) -> Result<Page<ChatSession>, ApiError> {
+) -> Result<ListPage<ChatSession>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
@@ -357,7 +357,7 @@ pub async fn sessions(
         .chats
         .sessions(id, page.after_pair()?, limit)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| {
             format!("{}/{}", row.updated_at.0, row.id)
         }),
@@ -372,7 +372,7 @@ pub async fn messages(
     user: ActingUser,
     session: Path<String>,
     page: Query<PageQuery>,
-) -> Result<Page<Message>, ApiError> {
+) -> Result<ListPage<Message>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
@@ -383,7 +383,7 @@ pub async fn messages(
         .messages(id, session, page.after_number()?.unwrap_or(0), limit)
         .await?;
     let rows = rows.ok_or(ApiError::NotFound("session"))?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
         data: rows.iter().map(Message::from).collect(),
     })

@@ -21,7 +21,7 @@ use crate::{
         request, response,
         words::{False, TierLimitReached},
     },
-    identity::{directus::Trouble, password::PasswordError},
+    identity::{directus::DirectusTrouble, password::PasswordError},
     onboarding::UploadError,
     uploads::NoUploadSlot,
     zip_check::BadZip,
@@ -95,7 +95,7 @@ pub enum ApiError {
     },
     /// Directus did not answer, or said that it cannot.
     #[error(transparent)]
-    Directus(Trouble),
+    Directus(DirectusTrouble),
     /// Directus refused. The sentence is genie's.
     #[error("{sentence}")]
     DirectusRefused {
@@ -244,7 +244,8 @@ impl ApiError {
             Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
             Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
-                let status = if failure.code == "internal" {
+                let ours = ["internal", "history_unreadable", "journal_unwritable"];
+                let status = if ours.contains(&failure.code.as_str()) {
                     S::INTERNAL_SERVER_ERROR
                 } else {
                     S::BAD_GATEWAY
@@ -399,21 +400,21 @@ fn wire_of_proof(error: &CantProve) -> Wire {
     }
 }
 
-fn wire_of_directus(trouble: &Trouble) -> Wire {
+fn wire_of_directus(trouble: &DirectusTrouble) -> Wire {
     use StatusCode as S;
     match trouble {
-        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => {
+        DirectusTrouble::Unreachable | DirectusTrouble::Silent | DirectusTrouble::Failed(_) => {
             Wire::later(S::BAD_GATEWAY, "directus_away")
         }
-        Trouble::LeftAlone(pause) => Wire {
+        DirectusTrouble::LeftAlone(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::BAD_GATEWAY, "directus_away")
         },
-        Trouble::Overloaded(pause) => Wire {
+        DirectusTrouble::Overloaded(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy")
         },
-        Trouble::TooMany(pause) => Wire {
+        DirectusTrouble::TooMany(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
         },
@@ -435,8 +436,14 @@ fn wire_of_write(error: &WriteError) -> Wire {
                 RefusalKind::NotFound => S::NOT_FOUND,
                 RefusalKind::Conflict => S::CONFLICT,
                 RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,
+                RefusalKind::TooMany { .. } => S::TOO_MANY_REQUESTS,
+            };
+            let retry_after = match refusal.kind {
+                RefusalKind::TooMany { retry_seconds } => Some(Duration::from_secs(retry_seconds)),
+                _ => None,
             };
             Wire {
+                retry_after,
                 turn: refusal.turn,
                 ..Wire::new(status, refusal.code)
             }

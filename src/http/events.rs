@@ -9,7 +9,7 @@ use actix_web::{
 };
 use genie_actors::Caller;
 use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
-use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
+use genie_log::{FactBody, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Duration, Instant, timeout_at};
@@ -23,7 +23,7 @@ use crate::{
         error::ApiError,
         read_your_writes::MinPosition,
         request::in_span,
-        response::{self, Answer, Built},
+        response::{self, Answer, RawAnswer},
         sse,
         words::{ApplicationJson, CloudEvents1, Genie, True},
     },
@@ -58,7 +58,7 @@ pub struct FeedQuery {
     user: Option<String>,
     /// Only events of these slices, a range within 0-1023. Subscribers share the work by it: all events of a user are
     /// in one slice.
-    #[param(pattern = "^[0-9]+-[0-9]+$", example = "0-511")]
+    #[param(pattern = "^[0-9]+-[0-9]+$", default = "0-1023", example = "0-511")]
     slices: Option<String>,
     /// `true`: `data` holds all fields, the personal ones, too. For administrators, holders of the shared secret, and
     /// service keys with `events:read:personal`, which get them unless this is `false`. That the caller read them is
@@ -71,7 +71,7 @@ pub struct FeedQuery {
 pub enum LiveFeed {}
 
 /// A page, or a live stream when the client accepts one.
-type Feed = Either<Answer<FeedPage>, Built<LiveFeed>>;
+type Feed = Either<Answer<FeedPage>, RawAnswer<LiveFeed>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shows {
@@ -264,7 +264,7 @@ fn live<C: FromRequest + 'static>(
     after: u64,
     filter: Filter,
     shows: Shows,
-) -> Built<LiveFeed> {
+) -> RawAnswer<LiveFeed> {
     let mut follower = log.reader().follow(after);
     let opened = Instant::now();
     let mut sent = opened;
@@ -306,7 +306,7 @@ fn live<C: FromRequest + 'static>(
             }
         }
     };
-    Built::new(sse::response().streaming(in_span(stream)))
+    RawAnswer::new(sse::response().streaming(in_span(stream)))
 }
 
 /// Times are stored as microseconds and shown as RFC 3339.
@@ -391,8 +391,8 @@ async fn said(
         Shows::All => {
             let fact = log.reader().open_row(row).await?;
             let fields = match fact.body {
-                Body::Open(event, _) => fields_of(event.to_json()),
-                Body::Forgotten => Map::new(),
+                FactBody::Open(event, _) => fields_of(event.to_json()),
+                FactBody::Forgotten => Map::new(),
             };
             Ok((fact.metadata, fields))
         }

@@ -16,7 +16,7 @@ use crate::{
         caller::{AnyCaller, WorksOnJobs},
         error::ApiError,
         request::in_span,
-        response::Built,
+        response::RawAnswer,
     },
 };
 
@@ -28,7 +28,7 @@ pub async fn download(
     app: Data<App>,
     caller: AnyCaller<WorksOnJobs>,
     id: Path<String>,
-) -> Result<Built<Archive>, ApiError> {
+) -> Result<RawAnswer<Archive>, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id: BlobId = id.parse().map_err(|_| nothing())?;
     let blob = app.log.blobs().get(id).await?.ok_or_else(nothing)?;
@@ -64,5 +64,5 @@ pub async fn download(
         .insert_header(("Cache-Control", "private, no-store"))
         .no_chunking(blob.size)
         .streaming(in_span(body.map(|part| part.map_err(ApiError::from))));
-    Ok(Built::new(response))
+    Ok(RawAnswer::new(response))
 }

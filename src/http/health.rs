@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use actix_web::{Either, HttpRequest, HttpResponse, Responder, body::BoxBody, web::Data};
-use genie_log::{head_signer::State, health::Trouble};
-use genie_projections::progress::Status;
+use genie_log::{head_signer::HeadSignerState, health::Trouble};
+use genie_projections::progress::ProjectionStatus;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -218,7 +218,7 @@ async fn leader(app: &App) -> Option<Leader> {
     })
 }
 
-fn projection(head: u64, status: Status) -> ProjectionHealth {
+fn projection(head: u64, status: ProjectionStatus) -> ProjectionHealth {
     let state = match &status.stopped {
         Some(_) => "stopped",
         None if status.damaged_streams == 0 => "following",
@@ -256,7 +256,7 @@ fn sealing(app: &App) -> SealingHealth {
     let status = app.sealing.status.borrow().clone();
     let lag = app.log.reader().head().saturating_sub(status.signed);
     let (state, reason) = match status.state {
-        State::Waiting => {
+        HeadSignerState::Waiting => {
             return SealingHealth {
                 lag: None,
                 reason: None,
@@ -264,8 +264,8 @@ fn sealing(app: &App) -> SealingHealth {
                 state: "on another node",
             };
         }
-        State::Sealing => ("sealing", None),
-        State::Stopped(reason) => ("stopped", Some(reason)),
+        HeadSignerState::Sealing => ("sealing", None),
+        HeadSignerState::Stopped(reason) => ("stopped", Some(reason)),
     };
     SealingHealth {
         lag: Some(lag),

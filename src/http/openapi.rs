@@ -4,7 +4,7 @@
 
 use actix_web::HttpResponse;
 
-use crate::http::response::Built;
+use crate::http::response::RawAnswer;
 
 #[cfg(test)]
 mod answers;
@@ -23,11 +23,11 @@ const DOCUMENT: &str = include_str!("openapi.json");
 pub enum Document {}
 
 /// `GET /api/openapi.json`
-pub async fn document() -> Built<Document> {
+pub async fn document() -> RawAnswer<Document> {
     let response = HttpResponse::Ok()
         .content_type("application/json")
         .body(DOCUMENT);
-    Built::new(response)
+    RawAnswer::new(response)
 }
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::http::{access::Access, routes};
+    use crate::http::{access::RouteAccess, routes};
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
@@ -67,8 +67,8 @@ mod tests {
         for route in routes::API {
             let of = format!("{} {}", route.method, route.path);
             let asked_for = route.told_by_types().access;
-            let is_asked_in_the_handler = route.access == Access::PublicByDefault;
-            let expected = asked_for.unwrap_or(Access::Public);
+            let is_asked_in_the_handler = route.access == RouteAccess::PublicByDefault;
+            let expected = asked_for.unwrap_or(RouteAccess::Public);
             assert!(
                 is_asked_in_the_handler || route.access == expected,
                 "{of}: {asked_for:?}"

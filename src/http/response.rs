@@ -8,6 +8,7 @@ use actix_web::{
     http::header::{HeaderName, HeaderValue},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use genie_events::{Positions, Shard};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -28,7 +29,7 @@ pub struct Answer<T>(pub T);
 pub struct Written<T>(pub T, pub u64);
 
 /// A page of a list.
-pub struct Page<T> {
+pub struct ListPage<T> {
     pub data: Vec<T>,
     pub next_cursor: Option<String>,
 }
@@ -91,17 +92,17 @@ impl<T: Serialize> Responder for Written<T> {
     }
 }
 
-impl<T: Serialize> Responder for Page<T> {
+impl<T: Serialize> Responder for ListPage<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct PageFields<T> {
             data: Vec<T>,
             next_cursor: Option<String>,
         }
         let Self { data, next_cursor } = self;
-        Answer(Fields { data, next_cursor }).respond_to(request)
+        Answer(PageFields { data, next_cursor }).respond_to(request)
     }
 }
 
@@ -110,10 +111,10 @@ impl<T: Serialize> Responder for DirectusData<T> {
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct DataField<T> {
             data: T,
         }
-        let response = HttpResponse::Ok().json(Fields { data: self.data });
+        let response = HttpResponse::Ok().json(DataField { data: self.data });
         match self.position {
             Some(position) => at_position(response, position),
             None => response,
@@ -143,12 +144,12 @@ fn at_position(mut response: HttpResponse, position: u64) -> HttpResponse {
 }
 
 /// An answer that its handler wrote piece by piece. `T` names it for the published document.
-pub struct Built<T> {
+pub struct RawAnswer<T> {
     response: HttpResponse,
     name: PhantomData<fn() -> T>,
 }
 
-impl<T> Built<T> {
+impl<T> RawAnswer<T> {
     pub fn new(response: HttpResponse) -> Self {
         Self {
             response,
@@ -157,7 +158,7 @@ impl<T> Built<T> {
     }
 }
 
-impl<T> Responder for Built<T> {
+impl<T> Responder for RawAnswer<T> {
     type Body = BoxBody;
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
@@ -170,9 +171,10 @@ pub fn ok(fields: Value) -> HttpResponse {
     HttpResponse::Ok().json(Flagged::new(&fields))
 }
 
-/// A position as clients see it. It is opaque, so that its meaning may change.
+/// A position as clients see it: opaque, and inside a vector, so that clients can keep it when the
+/// log has more shards.
 pub fn opaque(position: u64) -> String {
-    BASE64.encode(format!("p1:{position}"))
+    BASE64.encode(Positions::at(Shard::FIRST, position).to_string())
 }
 
 /// Reads a position that a client sent back.
@@ -181,12 +183,9 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
         .decode(text)
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok());
-    let number = decoded
-        .as_deref()
-        .and_then(|text| text.strip_prefix("p1:"))
-        .and_then(|number| number.parse::<u64>().ok());
-    number
-        .filter(|number| *number <= i64::MAX as u64)
+    decoded
+        .and_then(|text| text.parse::<Positions>().ok())
+        .and_then(|positions| positions.only_first())
         .ok_or_else(|| {
             ApiError::field(
                 "A position or cursor must be one that the server gave; leave it out to begin at the start",
@@ -278,11 +277,13 @@ mod tests {
     #[test]
     fn positions_read_back_and_nonsense_does_not() {
         assert_eq!(position(&opaque(42)).ok(), Some(42));
+        assert_eq!(position(&opaque(0)).ok(), Some(0));
         for bad in [
             "",
             "42",
-            "cDE6",
-            "cDE6LTE",
+            &BASE64.encode("p1:42"),
+            &BASE64.encode("p2:0.-1"),
+            &BASE64.encode("p2:0.42,1.7"), // of a server with more shards
             &opaque(u64::MAX),
             &opaque(i64::MAX as u64 + 1),
         ] {

@@ -195,7 +195,8 @@ impl ToSchema for Secret {}
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the rules parse cookies; this only describes one")]
-pub struct SessionCookie {
+#[schema(as = SessionCookie)]
+pub struct SessionCookieForm {
     name: String,
     value: String,
     domain: String,
@@ -228,7 +229,7 @@ pub struct DownloadSecret {
     reason = "secrets are answered as they were sealed; this only describes one"
 )]
 pub struct SessionSecret {
-    cookies: Vec<SessionCookie>,
+    cookies: Vec<SessionCookieForm>,
     #[schema(required)]
     user_agent: Option<String>,
     captured_at: Time,

@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 
 use crate::http::{
     accounts::LoginSession,
-    captions::Caption,
+    captions::CaptionAnswer,
     chats::{ChatSession, Message},
-    credentials::Credential,
+    credentials::CredentialAnswer,
     events::cloud_event::CloudEvent,
-    jobs::Job,
-    usage::Usage,
+    jobs::JobAnswer,
+    usage::UsageAnswer,
     words::{FormatOne, Time, True},
 };
 
@@ -36,7 +36,7 @@ pub struct ExportDocument {
     /// All messages, chat by chat.
     messages: Vec<ExportedMessage>,
     /// The captions, newest first.
-    captions: Vec<Caption>,
+    captions: Vec<CaptionAnswer>,
     /// The uploaded files. Their bytes are at `path`.
     uploads: Vec<ExportedUpload>,
     /// All facts up to this export, in order, decrypted.
@@ -53,7 +53,7 @@ pub struct ExportHead {
     /// True when it has the secrets.
     pub secrets: bool,
     pub account: ExportedAccount,
-    pub usage: Usage,
+    pub usage: UsageAnswer,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -94,10 +94,10 @@ impl From<&AccountRow> for ExportedAccount {
 #[derive(Serialize, ToSchema)]
 pub struct ExportedCredential {
     #[serde(flatten)]
-    pub credential: Credential,
+    pub credential: CredentialAnswer,
     /// Null when it cannot be shown.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<BTreeMap<String, Value>>)]
+    #[schema(value_type = Option<HashMap<String, Value>>)]
     pub secret: Option<Value>,
     /// The code of the reason why the secret cannot be shown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +115,7 @@ impl ExportedCredential {
 #[derive(Serialize, ToSchema)]
 pub struct ExportedJob {
     #[serde(flatten)]
-    pub job: Job,
+    pub job: JobAnswer,
     #[serde(flatten)]
     #[schema(value_type = JobRequest)]
     pub asked: Option<JobRequest>,

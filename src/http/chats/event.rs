@@ -21,7 +21,7 @@ use crate::http::words::{
     ("error" = "#/components/schemas/ChatError"),
     ("finalizeResponseStream" = "#/components/schemas/ChatEnd"),
 )))]
-pub enum StreamEvent {
+pub enum TurnStreamEvent {
     Stage(ChatStage),
     Chunk(ChatChunk),
     Text(ChatText),
@@ -78,7 +78,7 @@ pub struct ChatText {
 #[derive(Serialize, ToSchema)]
 pub struct ChatError {
     close: True,
-    /// For programs: a code of the model server (see 502), where `ollama_timeout` is also an answer that took longer than 15 minutes. `answer_too_long`: the answer was stopped at 524288 bytes of JSON. `interrupted`: the server went down. `internal`: a fault of the server.
+    /// For programs: a code of the model server (see 502), where `ollama_timeout` is also an answer that took longer than 15 minutes. `answer_too_long`: the answer was stopped at 524288 bytes of JSON. `interrupted`: the server went down. `history_unreadable`: the earlier messages could not be read. `journal_unwritable`: the text could not be stored. `internal`: a fault of the server.
     code: String,
     error: True,
     /// For people.
@@ -141,7 +141,7 @@ impl From<&TurnMetrics> for ModelMetrics {
     }
 }
 
-impl StreamEvent {
+impl TurnStreamEvent {
     pub fn stage(mission_label: &'static str, mood: &'static str) -> Self {
         Self::Stage(ChatStage {
             eta_ms: None,
@@ -235,27 +235,27 @@ mod tests {
         let uuid = r#""uuid":"0192d4e1-15c2-7d09-9a41-5e6f708192a3""#;
         let json = |event| serde_json::to_string(&event).unwrap();
         assert_eq!(
-            json(StreamEvent::stage("Writing", "focused")),
+            json(TurnStreamEvent::stage("Writing", "focused")),
             r#"{"missionLabel":"Writing","mood":"focused","type":"stage_update"}"#
         );
         assert_eq!(
-            json(StreamEvent::queued(2, None)),
+            json(TurnStreamEvent::queued(2, None)),
             r#"{"eta_ms":null,"missionLabel":"Waiting for the model","mood":"thinking","queue_position":2,"type":"stage_update"}"#
         );
         assert_eq!(
-            json(StreamEvent::chunk(turn, "a".into())),
+            json(TurnStreamEvent::chunk(turn, "a".into())),
             format!(
                 r#"{{"close":false,"error":false,"textResponse":"a","type":"textResponseChunk",{uuid}}}"#
             )
         );
         assert_eq!(
-            json(StreamEvent::text_end(turn)),
+            json(TurnStreamEvent::text_end(turn)),
             format!(
                 r#"{{"close":true,"error":false,"textResponse":"","type":"textResponseChunk",{uuid}}}"#
             )
         );
         assert_eq!(
-            json(StreamEvent::whole_text(turn, "a".into())),
+            json(TurnStreamEvent::whole_text(turn, "a".into())),
             format!(
                 r#"{{"close":true,"error":false,"textResponse":"a","type":"textResponse",{uuid}}}"#
             )
@@ -265,7 +265,7 @@ mod tests {
             sentence: "s".into(),
         };
         assert_eq!(
-            json(StreamEvent::failure(turn, &failure)),
+            json(TurnStreamEvent::failure(turn, &failure)),
             format!(
                 r#"{{"close":true,"code":"c","error":true,"textResponse":"s","type":"error",{uuid}}}"#
             )
@@ -277,7 +277,7 @@ mod tests {
             load_ms: Some(3),
         };
         assert_eq!(
-            json(StreamEvent::end(turn, true, "failed", None, &metrics)),
+            json(TurnStreamEvent::end(turn, true, "failed", None, &metrics)),
             format!(
                 r#"{{"close":true,"error":true,"metrics":{{"answer_tokens":2,"load_ms":3,"prompt_tokens":1}},"model":null,"outcome":"failed","type":"finalizeResponseStream",{uuid}}}"#
             )

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::event::StreamEvent;
+use super::event::TurnStreamEvent;
 use crate::{app::App, http::sse};
 
 /// How often the stream looks at the journal of a turn that runs on another node.
@@ -112,7 +112,7 @@ impl TurnStream {
                 }
                 if !view.fresh.is_empty() {
                     self.after = view.upto;
-                    yield Ok(self.event(self.after, &StreamEvent::chunk(self.turn, view.fresh)));
+                    yield Ok(self.event(self.after, &TurnStreamEvent::chunk(self.turn, view.fresh)));
                 }
                 if let Some(end) = view.ended {
                     let _ = self.app.reads.wait_for("chats", end.position, READ_SIDE).await; // the end is told either way
@@ -187,9 +187,9 @@ impl TurnStream {
         }
         self.stage_told = Some(view.stage);
         let stage = match view.stage {
-            TurnStage::Accepted => StreamEvent::stage("Reading your message", "thinking"),
-            TurnStage::Queued { place, eta_ms } => StreamEvent::queued(place, eta_ms),
-            TurnStage::Running => StreamEvent::stage("Writing", "focused"),
+            TurnStage::Accepted => TurnStreamEvent::stage("Reading your message", "thinking"),
+            TurnStage::Queued { place, eta_ms } => TurnStreamEvent::queued(place, eta_ms),
+            TurnStage::Running => TurnStreamEvent::stage("Writing", "focused"),
         };
         Some(self.event(self.after, &stage))
     }
@@ -204,20 +204,20 @@ impl TurnStream {
             } else {
                 "Done"
             };
-            events.push(self.event(end.length, &StreamEvent::stage(label, mood)));
+            events.push(self.event(end.length, &TurnStreamEvent::stage(label, mood)));
             let closing = match &end.failure {
-                Some(failure) => StreamEvent::failure(self.turn, failure),
-                None => StreamEvent::text_end(self.turn),
+                Some(failure) => TurnStreamEvent::failure(self.turn, failure),
+                None => TurnStreamEvent::text_end(self.turn),
             };
             events.push(self.event(end.length + 1, &closing));
         }
         let model = Some(end.model.clone());
-        let last = StreamEvent::end(self.turn, failed, end.outcome, model, &end.metrics);
+        let last = TurnStreamEvent::end(self.turn, failed, end.outcome, model, &end.metrics);
         events.push(self.event(end.length + 2, &last));
         events
     }
 
-    fn event(&self, place: u64, event: &StreamEvent) -> Bytes {
+    fn event(&self, place: u64, event: &TurnStreamEvent) -> Bytes {
         sse::event(&format!("{}:{place}", self.turn), event)
     }
 }

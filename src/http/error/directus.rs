@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{ApiError, whole_seconds};
 use crate::{
     http::words,
-    identity::{directus::Trouble, password::PasswordError},
+    identity::{directus::DirectusTrouble, password::PasswordError},
 };
 
 /// A failure on a route of Directus' own API.
@@ -37,7 +37,7 @@ impl DirectusError {
         let wire = self.0.wire();
         match &self.0 {
             ApiError::DirectusRefused { code, .. } => code,
-            ApiError::Directus(Trouble::TooMany(_)) => "REQUESTS_EXCEEDED",
+            ApiError::Directus(DirectusTrouble::TooMany(_)) => "REQUESTS_EXCEEDED",
             ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",

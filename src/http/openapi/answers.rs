@@ -10,14 +10,14 @@ use super::{
 };
 use crate::http::{
     account_export::ExportDocument,
-    chats::{NewTurn, TurnEvents, event::StreamEvent},
+    chats::{NewTurn, TurnEvents, event::TurnStreamEvent},
     events::{LiveFeed, cloud_event::CloudEvent},
     files::Archive,
-    response::Built,
+    response::RawAnswer,
     sse,
 };
 
-impl<T: Describe> Describe for Built<T> {
+impl<T: Describe> Describe for RawAnswer<T> {
     fn describe(operation: &mut Operation) {
         T::describe(operation);
     }
@@ -52,7 +52,7 @@ impl Describe for NewTurn {
 
 impl Describe for TurnEvents {
     fn describe(operation: &mut Operation) {
-        stream_of::<StreamEvent>(operation, &turn());
+        stream_of::<TurnStreamEvent>(operation, &turn());
         operation.header("Genie-Turn");
     }
 }
@@ -86,13 +86,13 @@ fn turn() -> Vec<u8> {
     };
     [
         sse::retry(),
-        event(0, StreamEvent::stage("Writing", "focused")),
-        event(5, StreamEvent::chunk(turn, "Hello".to_owned())),
-        event(5, StreamEvent::stage("Done", "idle")),
-        event(6, StreamEvent::text_end(turn)),
+        event(0, TurnStreamEvent::stage("Writing", "focused")),
+        event(5, TurnStreamEvent::chunk(turn, "Hello".to_owned())),
+        event(5, TurnStreamEvent::stage("Done", "idle")),
+        event(6, TurnStreamEvent::text_end(turn)),
         event(
             7,
-            StreamEvent::end(turn, false, "completed", model, &metrics),
+            TurnStreamEvent::end(turn, false, "completed", model, &metrics),
         ),
     ]
     .concat()

@@ -14,7 +14,7 @@ use super::components;
 use crate::{
     app::App,
     http::{
-        access::Access,
+        access::RouteAccess,
         body::{Body, FormBody, JsonObject, OptionalBody},
         caller::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
@@ -25,7 +25,7 @@ use crate::{
         idempotency::IdempotencyKey,
         identity::FieldsQuery,
         read_your_writes::MinPosition,
-        response::{Answer, DirectusData, NoContent, Page, Written},
+        response::{Answer, DirectusData, ListPage, NoContent, Written},
     },
 };
 
@@ -38,7 +38,7 @@ pub enum Shape {
 #[derive(Default)]
 pub struct Operation {
     /// Nobody in particular when absent.
-    pub access: Option<Access>,
+    pub access: Option<RouteAccess>,
     pub query: Vec<Value>,
     pub body: Option<Value>,
     /// True when the body is JSON, which the extractor checks.
@@ -145,16 +145,16 @@ macro_rules! callers {
     };
 }
 callers! {
-    [] UserCaller => Access::User;
-    [] ActingUser => Access::ActingUser;
-    [] AdminCaller => Access::Admin;
-    [] SecretCaller => Access::SharedSecret;
-    [W: Opens] AnyCaller<W> => Access::UserOrServer(W::SCOPES);
-    [W: Opens] ServerCaller<W> => Access::Server(W::SCOPES);
-    [W: Opens] Operator<W> => Access::Operator(W::SCOPES);
-    [] DirectusUser => Access::User;
-    [] DirectusAdmin => Access::Admin;
-    [] DirectusActingUser => Access::ActingUser;
+    [] UserCaller => RouteAccess::User;
+    [] ActingUser => RouteAccess::ActingUser;
+    [] AdminCaller => RouteAccess::Admin;
+    [] SecretCaller => RouteAccess::SharedSecret;
+    [W: Opens] AnyCaller<W> => RouteAccess::UserOrServer(W::SCOPES);
+    [W: Opens] ServerCaller<W> => RouteAccess::Server(W::SCOPES);
+    [W: Opens] Operator<W> => RouteAccess::Operator(W::SCOPES);
+    [] DirectusUser => RouteAccess::User;
+    [] DirectusAdmin => RouteAccess::Admin;
+    [] DirectusActingUser => RouteAccess::ActingUser;
 }
 
 impl Describe for IdempotencyKey {
@@ -258,7 +258,7 @@ impl Describe for NotReady {
     }
 }
 
-impl<T: ToSchema> Describe for Page<T> {
+impl<T: ToSchema> Describe for ListPage<T> {
     fn describe(operation: &mut Operation) {
         let item = operation.reference::<T>();
         let fields = json!({

@@ -10,7 +10,7 @@ use super::{
     prose::{self, Prose},
 };
 use crate::http::{
-    access::Access,
+    access::RouteAccess,
     error::{DirectusFailure, FailureBody, QuotaRefusal},
     response::SuccessFlags,
     routes::{API, Endpoint},
@@ -122,7 +122,7 @@ fn path_parameters<'a>(route: &Endpoint, prose: &'a Prose) -> impl Iterator<Item
 }
 
 /// Each of these alone opens the route.
-fn security(access: Access) -> Value {
+fn security(access: RouteAccess) -> Value {
     let user = json!({"userToken": []});
     let secret = json!({"sharedSecret": []});
     let key = json!({"serviceKey": []});
@@ -133,12 +133,12 @@ fn security(access: Access) -> Value {
         ways
     };
     Value::Array(match access {
-        Access::Public => vec![],
-        Access::PublicByDefault => vec![json!({}), user, secret, key],
-        Access::User | Access::ActingUser | Access::Admin => vec![user],
-        Access::SharedSecret => vec![secret],
-        Access::Server(scopes) => with_key(vec![secret], scopes),
-        Access::UserOrServer(scopes) | Access::Operator(scopes) => {
+        RouteAccess::Public => vec![],
+        RouteAccess::PublicByDefault => vec![json!({}), user, secret, key],
+        RouteAccess::User | RouteAccess::ActingUser | RouteAccess::Admin => vec![user],
+        RouteAccess::SharedSecret => vec![secret],
+        RouteAccess::Server(scopes) => with_key(vec![secret], scopes),
+        RouteAccess::UserOrServer(scopes) | RouteAccess::Operator(scopes) => {
             with_key(vec![user, secret], scopes)
         }
     })
@@ -195,7 +195,7 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
         return refusals;
     };
     let has_body = told.takes_json;
-    let asks_for_caller = route.access != Access::Public;
+    let asks_for_caller = route.access != RouteAccess::Public;
     let is_directus = shape == Shape::Directus;
     if has_body || asks_for_caller || told.takes_min_position || !told.query.is_empty() {
         let name = if has_body || is_directus {
@@ -208,7 +208,7 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     if asks_for_caller {
         refusals.push(("401", "Unauthorized"));
     }
-    if asks_for_caller && route.access != Access::PublicByDefault {
+    if asks_for_caller && route.access != RouteAccess::PublicByDefault {
         refusals.push(("403", "Forbidden"));
     }
     if asks_for_caller || told.takes_min_position {
@@ -223,7 +223,10 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     }
     let takes_secret = matches!(
         route.access,
-        Access::SharedSecret | Access::Server(_) | Access::UserOrServer(_) | Access::Operator(_)
+        RouteAccess::SharedSecret
+            | RouteAccess::Server(_)
+            | RouteAccess::UserOrServer(_)
+            | RouteAccess::Operator(_)
     );
     let unavailable = if takes_secret {
         "SecretOrUnavailable"

@@ -4,7 +4,7 @@
 
 use genie_events::{
     JobId, TurnId,
-    chat::{Answer, TurnMetrics, TurnOutcome},
+    chat::{TurnAnswer, TurnMetrics, TurnOutcome},
     invite::{Grant, InviteEvent},
     job::JobSpec,
     tier::Tier,
@@ -69,7 +69,7 @@ fn answered(n: u128) -> ChatEvent {
     let (content, model, metrics) = ("a".into(), "m".into(), TurnMetrics::default());
     ChatEvent::Answered {
         turn: turn(n),
-        answer: Answer {
+        answer: TurnAnswer {
             content,
             outcome: TurnOutcome::Completed,
             failure: None,
