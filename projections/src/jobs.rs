@@ -6,7 +6,12 @@ use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent, job_operation::QUEUES,
 };
-use genie_log::{Log, LogError, UserKeys, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError, UserKeys,
+    forgetting::UserRows,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+};
 use serde_json::Value;
 use sqlx::{
     Any, Row,
@@ -62,8 +67,8 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
     match event {
         JobEvent::Submitted { spec, .. } => sqlx::query(
             "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
-                               created_at, run_at, position) \
-             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",
+                               created_at, run_at, position, name_sealed) \
+             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9, $10)",
         )
         .bind(id)
         .bind(seen.user())
@@ -73,7 +78,8 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
         .bind(i64::from(spec.max_attempts))
         .bind(at)
         .bind(spec.run_at.map(|at| at.0))
-        .bind(seen.fact.position as i64),
+        .bind(seen.fact.position as i64)
+        .bind(spec.name.as_ref().map(|name| seen.seal("jobs.name", name.as_str()))),
         JobEvent::Claimed { attempt, .. } => sqlx::query(
             "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
         )
@@ -112,7 +118,9 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
 
 #[derive(Debug, Clone)]
 pub struct JobRow {
-    pub id: String,
+    pub id: JobId,
+    /// The client's own id.
+    pub name: Option<String>,
     pub user: UserId,
     pub queue: String,
     pub operation: String,
@@ -167,7 +175,11 @@ pub struct JobReader {
 }
 
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
-                       outputs_sealed, created_at, run_at, started_at, finished_at, position";
+                       outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
+
+/// The size of what a job's worker wrote.
+const BYTES: &str = "coalesce(octet_length(error_sealed), 0) + coalesce(octet_length(result_sealed), 0) \
+                     + coalesce(octet_length(outputs_sealed), 0)";
 
 impl JobReader {
     pub(crate) fn new(log: Log) -> Self {
@@ -208,7 +220,7 @@ impl JobReader {
         read_row(&row, &keys, now).map(Some)
     }
 
-    /// A user's jobs, newest first, at most `limit`, older than the position `before`.
+    /// A user's jobs, newest first, older than the position `before`: a page of at most `limit`.
     pub async fn list(
         &self,
         user: UserId,
@@ -216,13 +228,21 @@ impl JobReader {
         before: Option<u64>,
         limit: i64,
         now: Timestamp,
-    ) -> Result<Vec<JobRow>, LogError> {
+    ) -> Result<Paged<JobRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM jobs WHERE user_id = $1 AND position < $2 \
+            let sql = PageSql {
+                table: "jobs",
+                columns: COLUMNS,
+                key: "job_id",
+                bytes: BYTES,
+                condition: "user_id = $1 AND position < $2 \
                      AND ($3 = '' OR CASE WHEN status = 'queued' AND run_at > $6 THEN 'delayed' ELSE status END = $3) \
-                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5) ORDER BY position DESC LIMIT $7"
-            );
+                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5)",
+                order: &["position"],
+                descending: true,
+                limit: "$7",
+            }
+            .text(&store);
             let query = sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(before.map_or(i64::MAX, |before| before as i64))
@@ -231,11 +251,11 @@ impl JobReader {
                 .bind(filter.operation.unwrap_or_default())
                 .bind(now.0)
                 .bind(limit);
-            Ok(query.fetch_all(store.reads()).await?)
+            Ok(paged(query.fetch_all(store.reads()).await?)?)
         });
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
-        rows.iter().map(|row| read_row(row, &keys, now)).collect()
+        rows.try_map(|row| read_row(&row, &keys, now))
     }
 
     /// Each queue's count of jobs by state at `now`.
@@ -297,7 +317,11 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
     let run_at = moment("run_at")?;
     let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
     Ok(JobRow {
-        id: row.try_get("job_id")?,
+        id: row
+            .try_get::<String, _>("job_id")?
+            .parse()
+            .map_err(|_| LogError::Statement("a read table holds an invalid job id".into()))?,
+        name: text("jobs.name", "name_sealed")?,
         user: user_id(&row.try_get::<String, _>("user_id")?)?,
         queue: row.try_get("queue")?,
         operation: row.try_get("operation")?,

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::TryStreamExt;
 use genie_events::{User, UserId, user::facts_of_day::day_of};
 use sqlx::{Row, any::AnyRow};
 use tracing::warn;
@@ -24,6 +25,8 @@ const AT_ONCE: usize = 3;
 /// The most events of each user that are read together. The rest of a longer tail is read
 /// separately.
 const TAIL: u64 = 256;
+/// The most bytes of each user's events that are read together. The rest is read separately, too.
+const TAIL_BYTES: usize = 256 << 10;
 /// A snapshot is kept after this many events without one.
 pub const SNAPSHOT_EVERY: u64 = 200;
 
@@ -82,6 +85,8 @@ pub(crate) struct StoredUser {
     /// How many events the user has.
     seq: u64,
     tail: Vec<StoredRow>,
+    /// The bytes of the events after the snapshot that were seen. Past [`TAIL_BYTES`] none is kept.
+    tail_bytes: usize,
 }
 
 /// The way to the task that reads users. A user of whom nothing is known has nothing stored.
@@ -278,10 +283,14 @@ async fn read_tails(
     let query = padded(users).fold(sqlx::query(&sql), |query, user| {
         query.bind(id_or_nobody(user)).bind(after(user))
     });
-    for row in query.fetch_all(store.reads()).await? {
+    let mut rows = query.fetch(store.reads());
+    while let Some(row) = rows.try_next().await? {
         let row = StoredRow::read(&row)?;
         if let Some(one) = stored.get_mut(&UserId(row.owner)) {
-            one.tail.push(row);
+            one.tail_bytes += row.payload.len() + row.metadata.len();
+            if one.tail_bytes <= TAIL_BYTES {
+                one.tail.push(row);
+            }
         }
     }
     Ok(())
@@ -308,6 +317,7 @@ fn stored_user(row: &AnyRow) -> Result<Option<(UserId, StoredUser)>, sqlx::Error
             snapshot,
             seq,
             tail: Vec::new(),
+            tail_bytes: 0,
         },
     )))
 }

@@ -112,7 +112,7 @@ impl User {
                 version: *version,
                 expires_at: *expires_at,
             }),
-            Some(Credential::Removed { .. }) => refused(RefusedFor::Removed),
+            Some(Credential::Removed) => refused(RefusedFor::Removed),
             Some(Credential::Absent) | None => refused(RefusedFor::NotHeld),
         }
     }
@@ -139,6 +139,7 @@ mod tests {
         event::Change,
         ids::{EmailId, InviteId, UserId},
         tier::Tier,
+        user::Recall,
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);
@@ -162,13 +163,11 @@ mod tests {
             (4, CredentialKind::Cookies, None),
             (5, CredentialKind::Session, Some(Timestamp(NOW.0 + 1))),
         ] {
-            let (platform, sealed) = (
-                "x".to_owned(),
-                SealedSecret {
-                    version: 1,
-                    hash: "00".into(),
-                },
-            );
+            let platform = "x".to_owned();
+            let sealed = SealedSecret {
+                version: 1,
+                hash: "00".into(),
+            };
             let stored = CredentialEvent::Stored {
                 kind,
                 platform,
@@ -201,7 +200,8 @@ mod tests {
 
     #[test]
     fn the_first_held_kind_of_several_is_shown() {
-        let (mut ada, both) = (ada(), [CredentialKind::Cookies, CredentialKind::Password]);
+        let mut ada = ada();
+        let both = [CredentialKind::Cookies, CredentialKind::Password];
         let download = wanted(CredentialSelector::For("x".into()), &both);
         assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(4));
         happen(&mut ada, credential(4), CredentialEvent::Removed);
@@ -223,6 +223,7 @@ mod tests {
     fn each_reason_has_its_word_and_stands_in_the_credentials_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
+        ada.recall_stream(&Recall::Credential(credential(3)), 2);
         let later = Timestamp(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
             let wanted = RevealCriteria {
@@ -234,10 +235,11 @@ mod tests {
                 .map_err(|refused| (refused.id, refused.reason))
         };
         let worker = || RevealRight::WorksOn {
-            job: JobId::new(Uuid::from_u128(9)),
+            job: JobId(Uuid::from_u128(9)),
             lease: "l".into(),
         };
-        let (session, profile) = (CredentialKind::Session, CredentialKind::Profile);
+        let session = CredentialKind::Session;
+        let profile = CredentialKind::Profile;
         assert_eq!(
             ask(&ada, NOW, 5, session, RevealRight::Every),
             Ok(credential(5))

@@ -75,6 +75,8 @@ pub struct CloudEvent {
 #[derive(Serialize, ToSchema)]
 pub struct FeedPage {
     pub data: Vec<CloudEvent>,
+    /// Whether there is anything behind the cursor.
+    pub has_more: bool,
     /// The beginning of the next page.
     pub next_cursor: String,
 }

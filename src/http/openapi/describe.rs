@@ -263,9 +263,13 @@ impl<T: ToSchema> Describe for ListPage<T> {
         let item = operation.reference::<T>();
         let fields = json!({
             "type": "object",
-            "required": ["data", "next_cursor"],
+            "required": ["data", "has_more", "next_cursor"],
             "properties": {
                 "data": {"type": "array", "items": item},
+                "has_more": {
+                    "type": "boolean",
+                    "description": "Whether there is a next page. A page ends at `limit` or at 1 MiB.",
+                },
                 "next_cursor": {
                     "type": ["string", "null"],
                     "description": "For the next page. Null when this is the last.",
