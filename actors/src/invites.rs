@@ -94,7 +94,7 @@ impl Invites {
         system_stream::ask(
             &self.append,
             StreamKind::Invite,
-            &id.0,
+            id,
             context.into(),
             revoke,
         )
@@ -138,6 +138,6 @@ impl Invites {
     }
 
     pub(crate) async fn load_id(&self, id: &InviteId) -> Result<SystemStream<Invite>, WriteError> {
-        SystemStream::load(&self.log, StreamKind::Invite, &id.0).await
+        SystemStream::load(&self.log, StreamKind::Invite, id).await
     }
 }

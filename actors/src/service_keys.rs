@@ -57,7 +57,7 @@ impl ServiceKeys {
         let position = system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
-            &id.0,
+            id,
             metadata.into(),
             create,
         )
@@ -72,7 +72,7 @@ impl ServiceKeys {
         }
         let id = self.log.hashes().service_key(key);
         let stream: SystemStream<ServiceKey> =
-            SystemStream::load(&self.log, StreamKind::ServiceKey, &id.0).await?;
+            SystemStream::load(&self.log, StreamKind::ServiceKey, id).await?;
         Ok(Some((id, stream.state)).filter(|(_, state)| *state != ServiceKey::Absent))
     }
 
@@ -86,7 +86,7 @@ impl ServiceKeys {
         system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
-            &id.0,
+            id,
             context.into(),
             revoke,
         )

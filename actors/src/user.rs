@@ -396,7 +396,7 @@ impl CommandRun {
             && let Some((found, sequence)) = self
                 .log
                 .reader()
-                .stream::<Job>(&Owner::User(self.id), &job.to_string())
+                .stream::<Job>(&Owner::User(self.id), job.0)
                 .await?
         {
             state.user.recall_job(*job, found, sequence);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     Now,
@@ -137,7 +138,7 @@ impl User {
     /// Hands in a finished job that was read from its stream.
     pub fn recall_job(&mut self, id: JobId, job: Job, sequence: u64) {
         self.sequences
-            .insert(StreamId::new(StreamKind::Job, &id), sequence);
+            .insert(StreamId::new(StreamKind::Job, id), sequence);
         self.jobs.insert(id, job);
     }
 
@@ -224,29 +225,25 @@ impl User {
     /// does not fit its kind is ignored.
     pub fn evolve(&mut self, stream: &StreamId, sequence: u64, event: Event) {
         self.seq += 1;
-        self.sequences.insert(stream.clone(), sequence);
+        self.sequences.insert(*stream, sequence);
         match event {
             Event::Account(event) => self.account.evolve(event),
             Event::Usage(event) => self.usage.evolve(event),
             Event::Credential(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.credentials.entry(id).or_default().evolve(event);
-                }
+                let credential = CredentialId(stream.id);
+                self.credentials
+                    .entry(credential)
+                    .or_default()
+                    .evolve(event);
             }
-            Event::Job(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.evolve_job(stream, id, event);
-                }
+            Event::Job(event) => self.evolve_job(stream, JobId(stream.id), event),
+            Event::Chat(event) => {
+                let session = SessionId(stream.id);
+                self.chats.entry(session).or_default().evolve(event);
             }
-            Event::Chat(event) => self
-                .chats
-                .entry(SessionId(stream.id.clone()))
-                .or_default()
-                .evolve(event),
             Event::Caption(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.captions.entry(id).or_default().evolve(event);
-                }
+                let caption = CaptionId(stream.id);
+                self.captions.entry(caption).or_default().evolve(event);
             }
             Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
@@ -269,16 +266,14 @@ impl User {
     /// Removes a finished job or caption from the state. Its stream stays.
     fn leave_out_the_finished(&mut self, stream: &StreamId) {
         let finished = match stream.kind {
-            StreamKind::Job => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.jobs, &id, |job| {
-                    matches!(job, Job::Finished { .. })
-                })
+            StreamKind::Job => remove_if(&mut self.jobs, &JobId(stream.id), |job| {
+                matches!(job, Job::Finished { .. })
             }),
-            StreamKind::Caption => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.captions, &id, |caption| {
+            StreamKind::Caption => {
+                remove_if(&mut self.captions, &CaptionId(stream.id), |caption| {
                     *caption == Caption::Ended
                 })
-            }),
+            }
             _ => false,
         };
         if finished {
@@ -291,7 +286,7 @@ impl User {
         if remove_if(&mut self.jobs, job, |job| {
             matches!(job, Job::Finished { .. })
         }) {
-            self.sequences.remove(&StreamId::new(StreamKind::Job, job));
+            self.sequences.remove(&StreamId::new(StreamKind::Job, *job));
         }
     }
 }
@@ -308,10 +303,11 @@ fn remove_if<K: std::hash::Hash + Eq, V>(
     finished
 }
 
-fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {
+fn changes<E: Into<Event>>(id: impl Into<Uuid>, events: Vec<E>) -> Vec<Change> {
+    let id = id.into();
     events
         .into_iter()
-        .map(|event| Change::new(id.to_string(), event))
+        .map(|event| Change::new(id, event))
         .collect()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use genie_events::{
-    Metadata, SessionId, TurnId, UserId,
+    CaptionId, Metadata, SessionId, StreamKind, TurnId, UserId,
     account::FORGOTTEN,
     caption::{Brief, CaptionEvent},
     chat::ChatEvent,
@@ -31,7 +31,7 @@ impl Supervisor {
     }
 
     async fn see(&self, row: &StoredRow) {
-        match row.event_type.as_str() {
+        match row.event_type.as_ref() {
             "chat.asked" | "caption.requested" => self.start_with_retry(row).await,
             FORGOTTEN => self.drop_user(UserId(row.owner)),
             _ => {}
@@ -77,7 +77,7 @@ impl Supervisor {
 
     async fn start_turn(&self, turn: TurnId, user: UserId, fact: &Fact) -> Result<(), LogError> {
         if self.holds_lease(LeaseKind::Turn, &turn.to_string()).await? {
-            let session = SessionId(fact.stream.id.clone());
+            let session = SessionId(fact.stream.id);
             chats::turn::start(self, turn, user, session, cause(fact));
         } else {
             self.release_turn(turn);
@@ -91,11 +91,9 @@ impl Supervisor {
         brief: &Brief,
         fact: &Fact,
     ) -> Result<(), LogError> {
-        let Ok(caption) = fact.stream.id.parse() else {
-            return Ok(());
-        };
+        let caption = CaptionId(fact.stream.id);
         if self
-            .holds_lease(LeaseKind::Caption, &fact.stream.id)
+            .holds_lease(LeaseKind::Caption, &caption.to_string())
             .await?
         {
             captions::task::start(self, caption, user, brief.clone(), cause(fact));
@@ -110,8 +108,8 @@ impl Supervisor {
         let turn = fact.metadata.clear.get("turn");
         if let Some(turn) = turn.and_then(|turn| serde_json::from_value(turn.clone()).ok()) {
             self.release_turn(turn);
-        } else if let Ok(caption) = fact.stream.id.parse() {
-            self.release_caption(caption);
+        } else if fact.stream.kind == StreamKind::Caption {
+            self.release_caption(CaptionId(fact.stream.id));
         }
     }
 

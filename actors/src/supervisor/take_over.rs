@@ -132,10 +132,9 @@ impl Supervisor {
     /// Takes over a turn. One that has shown nothing starts anew; one that has ends as interrupted, with the text
     /// that was shown.
     async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), LogError> {
-        let Ok(turn) = lease.id.parse::<TurnId>() else {
+        let (Ok(turn), Ok(session)) = (lease.id.parse::<TurnId>(), lease.stream_id.parse()) else {
             return Ok(());
         };
-        let session = SessionId(lease.stream_id);
         if !self.is_unanswered(turn, lease.user, &session).await? {
             let log = &self.0.log;
             return log
@@ -163,7 +162,7 @@ impl Supervisor {
             .0
             .log
             .reader()
-            .stream::<Chat>(&Owner::User(user), &session.0)
+            .stream::<Chat>(&Owner::User(user), session.0)
             .await?;
         Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))
     }

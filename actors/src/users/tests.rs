@@ -126,7 +126,7 @@ both_stores!(
             "not a stale lease"
         );
 
-        let session = SessionId("s".into());
+        let session = opened.log.hashes().session(ada, "s");
         let turn = TurnId(opened.log.clock().new_uuid());
         let begin = |turn| {
             UserCommand::Chat(

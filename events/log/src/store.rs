@@ -60,6 +60,12 @@ const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
+/// Both stores hand out a UUID as its 16 bytes.
+const POSTGRES_COLUMNS: &str = "position, uuid_send(owner) AS owner, owner_seq, uuid_send(stream) AS stream, sequence, kind, \
+     event_type, event_version, uuid_send(event_id) AS event_id, slice, recorded_at, digest, metadata, payload";
+const SQLITE_COLUMNS: &str = "position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, \
+     recorded_at, digest, metadata, payload";
+
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     Postgres(PgPool),
@@ -240,6 +246,14 @@ impl Store {
 
     pub fn is_postgres(&self) -> bool {
         matches!(self.writing, Writing::Postgres(_))
+    }
+
+    /// The columns that [`StoredRow::read`](crate::StoredRow::read) reads.
+    pub(crate) fn columns(&self) -> &'static str {
+        match self.writing {
+            Writing::Postgres(_) => POSTGRES_COLUMNS,
+            Writing::Sqlite(_) => SQLITE_COLUMNS,
+        }
     }
 
     /// The pool that postgres-es reads single streams from; `None` on SQLite.

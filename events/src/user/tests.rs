@@ -38,9 +38,9 @@ fn ada() -> User {
 fn on_tier(tier: Tier) -> User {
     let registration = Registration {
         email: "ada@example.com".into(),
-        email_id: EmailId("e".into()),
+        email_id: EmailId(Uuid::from_u128(1)),
         first_name: None,
-        invite: InviteId("i".into()),
+        invite: InviteId(Uuid::from_u128(1)),
         tier,
         role: "creator".into(),
         admin: false,
@@ -446,7 +446,7 @@ fn busy_ada() -> User {
     };
     ask(
         &mut user,
-        UserCommand::Chat(SessionId("session".into()), question),
+        UserCommand::Chat(SessionId(Uuid::from_u128(1)), question),
     )
     .unwrap();
     let brief = Brief {

@@ -7,7 +7,7 @@ use crate::{
     LogError, LogReader, StoredRow,
     pages::{PageSql, paged},
     store::Store,
-    stored_row::{BYTES, COLUMNS},
+    stored_row::{BYTES, stored_stream},
 };
 
 impl LogReader {
@@ -21,7 +21,7 @@ impl LogReader {
         limit: usize,
     ) -> Result<Vec<(u64, Event)>, LogError> {
         let rows = self
-            .newest_rows(user, stream.clone(), before, limit)
+            .newest_rows(user, *stream, before, limit)
             .await?;
         if rows.is_empty() {
             return match before {
@@ -56,18 +56,17 @@ impl LogReader {
         let read = async move |store: Store| {
             let sql = PageSql {
                 table: "events",
-                columns: COLUMNS,
+                columns: store.columns(),
                 key: "position",
                 bytes: BYTES,
-                condition: "aggregate_type = $1 AND aggregate_id = $2 AND sequence < $3",
+                condition: "stream = unhex($1, '-') AND sequence < $2",
                 order: &["sequence"],
                 descending: true,
-                limit: "$4",
+                limit: "$3",
             }
             .text(&store);
             let query = sqlx::query(&sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
+                .bind(stored_stream(&stream).to_string())
                 .bind(below(before))
                 .bind(limit as i64);
             let page = paged(query.fetch_all(store.reads()).await?)?;

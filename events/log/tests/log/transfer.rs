@@ -173,7 +173,7 @@ async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
         ("journal", "turn_id, upto, user_id, sealed"),
         (
             "idempotency",
-            "key_hash, user_id, request_hash, event_id, sealed",
+            "key_hash, user_id, request_hash, user_seq, sealed",
         ),
     ] {
         let filter = if table == "journal" {
