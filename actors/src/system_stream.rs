@@ -23,7 +23,11 @@ where
     A: Aggregate + 'static,
     A::Event: Into<Event>,
 {
-    pub async fn load(log: &Log, kind: StreamKind, id: impl Into<Uuid>) -> Result<Self, WriteError> {
+    pub async fn load(
+        log: &Log,
+        kind: StreamKind,
+        id: impl Into<Uuid>,
+    ) -> Result<Self, WriteError> {
         let stream = StreamId::new(kind, id);
         let (state, count) = log
             .reader()

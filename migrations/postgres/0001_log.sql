@@ -171,8 +171,9 @@ BEGIN
         IF p_work @> '[{"t": "only_in_epoch"}]' THEN
             PERFORM pg_advisory_xact_lock_shared(7340993);
         END IF;
+        -- A forgetting may follow any event of its user, but not the fact of an earlier forgetting.
         SELECT array_agg(DISTINCT w.r) INTO judged FROM jsonb_to_recordset(p_work) AS w (r int, t text)
-        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch');
+        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch', 'forget');
     END IF;
     -- One appender at a time. Each statement of a volatile function sees a fresh snapshot, so the
     -- rest sees everything that earlier holders of the lock committed.

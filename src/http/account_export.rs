@@ -291,7 +291,7 @@ impl AccountExport {
             .app
             .log
             .reader()
-            .stream_events::<Job>(&Owner::User(self.user), &job.to_string())
+            .stream_events::<Job>(&Owner::User(self.user), job)
             .await?;
         if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
             shown["params"] = spec.params;
@@ -323,7 +323,7 @@ impl AccountExport {
     }
 
     fn messages_of(&self, chat: ChatRow) -> impl Stream<Item = Result<Value, ApiError>> {
-        let session = SessionId(chat.id);
+        let session = self.app.log.hashes().session(self.user, &chat.name);
         let rows = pages(
             move |after| {
                 let after = after.unwrap_or(0);

@@ -72,7 +72,7 @@ struct Filter {
     /// Exact types, or prefixes that end in a dot.
     types: Vec<String>,
     user: Option<UserId>,
-    slices: std::ops::RangeInclusive<u64>,
+    slices: std::ops::RangeInclusive<u16>,
 }
 
 impl FeedQuery {
@@ -308,7 +308,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
         "id": row.event_id,
         "source": "/genie",
         "type": row.event_type,
-        "subject": format!("{}/{}", row.kind, row.id),
+        "subject": row.subject(),
         "time": row.recorded_at.rfc3339(),
         "datacontenttype": "application/json",
         "data": null,
@@ -332,7 +332,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
             if let Some(by) = metadata
                 .by
                 .map(|by| by.to_string())
-                .or(metadata.key.map(|key| key.0))
+                .or(metadata.key.map(|key| key.to_string()))
             {
                 event["callerid"] = by.into();
             }

@@ -102,7 +102,7 @@ impl AccountCache {
         while let Some(rows) = follower.next_or_end("account cache").await {
             let news = rows
                 .iter()
-                .filter(|row| row.kind == StreamKind::Account.as_str());
+                .filter(|row| row.kind == StreamKind::Account.code());
             let users: HashSet<UserId> = news.map(|row| UserId(row.owner)).collect();
             if users.is_empty() {
                 continue;

@@ -61,7 +61,9 @@ impl Registrar {
                 email.group(email.state.decide(reserved)?),
                 invite.group(invite.state.decide(InviteCommand::Reserve { user, now })?),
             ];
-            let work = vec![Work::Reservation(ReservationRow::Put(EmailId(email.stream.id)))];
+            let work = vec![Work::Reservation(ReservationRow::Put(EmailId(
+                email.stream.id,
+            )))];
             let appended = self.write(&mut race, groups, work, &metadata).await?;
             if let Some(at) = appended {
                 return Ok(ReservedRegistration {

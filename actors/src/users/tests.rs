@@ -1,5 +1,5 @@
 use genie_events::{
-    CaptionId, Change, Event, Metadata, RefusalKind, SessionId, TurnId,
+    CaptionId, Change, Event, Metadata, RefusalKind, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
     chat::{ChatCommand, TurnAnswer, TurnMetrics, TurnOutcome},

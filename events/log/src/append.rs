@@ -110,7 +110,10 @@ impl Work {
     fn is_condition(&self) -> bool {
         matches!(
             self,
-            Self::Lease(LeaseRow::OnlyIfLapsed { .. }) | Self::OnlyInEpoch(_)
+            Self::Lease(LeaseRow::OnlyIfLapsed { .. })
+                | Self::OnlyInEpoch(_)
+                // It may follow any event, but not the fact of an earlier forgetting.
+                | Self::Forgetting(ForgettingRow::Forget { .. })
         )
     }
 

@@ -264,11 +264,15 @@ impl LogReader {
 
     /// One stream folded, with the number of its events; `None` when this owner has no such stream.
     /// On Postgres it is read through postgres-es.
-    pub async fn stream<A>(&self, owner: &Owner, id: Uuid) -> Result<Option<(A, u64)>, LogError>
+    pub async fn stream<A>(
+        &self,
+        owner: &Owner,
+        id: impl Into<Uuid>,
+    ) -> Result<Option<(A, u64)>, LogError>
     where
         A: Aggregate + 'static,
     {
-        let events = self.stream_events::<A>(owner, id).await?;
+        let events = self.stream_events::<A>(owner, id.into()).await?;
         let count = events.len() as u64;
         let mut state = A::default();
         events.into_iter().for_each(|event| state.apply(event));
@@ -276,14 +280,18 @@ impl LogReader {
     }
 
     /// The events of one stream; empty when this owner has no such stream.
-    pub async fn stream_events<A>(&self, owner: &Owner, id: Uuid) -> Result<Vec<A::Event>, LogError>
+    pub async fn stream_events<A>(
+        &self,
+        owner: &Owner,
+        id: impl Into<Uuid>,
+    ) -> Result<Vec<A::Event>, LogError>
     where
         A: Aggregate + 'static,
     {
         let Some(kind) = StreamKind::parse(A::TYPE) else {
             return Ok(vec![]);
         };
-        let stream = StreamId::new(kind, id);
+        let stream = StreamId::new(kind, id.into());
         let events = match self.0.store().postgres_reads() {
             Some(pool) => self.stream_on_postgres::<A>(pool.clone(), &stream).await?,
             None => self.stream_on_sqlite(&stream).await?,

@@ -189,18 +189,24 @@ impl StoredRow {
         )
     }
 
-    /// The stream, for a message.
-    pub(crate) fn stream_text(&self) -> String {
+    /// The words of the stream's kind and id. A kind that this release does not know is its number.
+    pub fn stream_words(&self) -> (String, String) {
         match self.stream_id() {
-            Ok(stream) => stream.to_string(),
-            Err(_) => format!("{}/{}", self.kind, self.stream),
+            Ok(stream) => (stream.kind.as_str().to_owned(), stream.id.to_string()),
+            Err(_) => (self.kind.to_string(), self.stream.to_string()),
         }
+    }
+
+    /// The stream as one word: its kind and its id.
+    pub fn subject(&self) -> String {
+        let (kind, id) = self.stream_words();
+        format!("{kind}/{id}")
     }
 
     pub(crate) fn damaged(&self, reason: impl ToString) -> LogError {
         LogError::Damaged(crate::Damaged {
             position: self.position,
-            stream: self.stream_text(),
+            stream: self.subject(),
             reason: reason.to_string(),
         })
     }

@@ -336,7 +336,8 @@ mod tests {
                 }
                 Some(_) => {
                     "SELECT CAST(table_name AS text) AS name, CAST(column_name AS text) AS col \
-                 FROM information_schema.columns WHERE table_schema = 'public'"
+                 FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name) \
+                 WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
                 }
             };
             let rows = sqlx::query(sql)

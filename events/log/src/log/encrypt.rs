@@ -162,7 +162,7 @@ impl LogReader {
                 LogError::MasterKeyWrong { .. } => row.damaged(error),
                 LogError::MasterKeyMissing { wanted } => LogError::Locked {
                     position: row.position,
-                    stream: row.stream_text(),
+                    stream: row.subject(),
                     wanted,
                 },
                 error => error,

@@ -20,9 +20,7 @@ impl LogReader {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, Event)>, LogError> {
-        let rows = self
-            .newest_rows(user, *stream, before, limit)
-            .await?;
+        let rows = self.newest_rows(user, *stream, before, limit).await?;
         if rows.is_empty() {
             return match before {
                 Some(before @ 2..) => {

@@ -4,11 +4,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{
     Event, JobId, Metadata, StreamId, StreamKind, Timestamp, UserId,
-    account::{Account, AccountEvent},
+    account::{Account, AccountEvent, ForgottenBy},
     email::{Email, EmailEvent},
     job::{Job, JobEvent, JobSpec},
     usage::UsageEvent,
 };
+use genie_log::forgetting::ForgettingRow;
 use genie_log::leases::LeaseRow;
 use genie_log::turn_journal::JournalRow;
 use genie_log::{
@@ -368,11 +369,23 @@ both_stores!(
         ));
         let ada = store.register(&opened.log, "ada").await;
         opened.log.keys().live(ada).await.unwrap(); // This node has the key in its cache.
-        store
-            .tamper(&format!(
-                "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
-            ))
-            .await;
+        let other_node = store.open().await;
+        let forgotten = Event::Account(AccountEvent::Forgotten {
+            by: ForgottenBy::User,
+        });
+        let fact = NewFact {
+            stream: StreamId::new(StreamKind::Account, ada),
+            sequence: 2,
+            event: forgotten,
+        };
+        let work = Work::Forgetting(ForgettingRow::Forget {
+            user: ada,
+            at: store.clock.now(),
+        });
+        let forget = append(vec![Group::of_user(ada, 1, vec![fact])], vec![work]);
+        genie_log::testing::append(&other_node.log, forget)
+            .await
+            .unwrap();
         assert!(
             matches!(
                 submit(&opened.log, ada, 1).await,
@@ -380,7 +393,6 @@ both_stores!(
             ),
             "the store refuses, although the cache has the key"
         );
-        let other_node = store.open().await;
         let fact = other_node
             .log
             .reader()
