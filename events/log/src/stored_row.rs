@@ -45,6 +45,9 @@ pub struct StoredRow {
 /// The size of a row's two long columns, in SQL that both stores understand.
 pub(crate) const BYTES: &str = "octet_length(payload) + octet_length(metadata)";
 
+/// The size of what is read of a row without its payload.
+pub(crate) const CLEAR_BYTES: &str = "octet_length(metadata) + 200";
+
 /// The room for the lengths and all columns except the two long ones, for nearly every row.
 const CANONICAL_REST: usize = 320;
 
@@ -129,7 +132,12 @@ impl StoredRow {
         Ok(stream)
     }
 
-    /// The stream, as the row says.
+    /// False for a row that was read without its payload: then its digest cannot be checked.
+    pub fn is_whole(&self) -> bool {
+        !self.payload.is_empty()
+    }
+
+    /// The stream, if this release knows its kind. The digest is not checked.
     pub fn stream_id(&self) -> Result<StreamId, LogError> {
         let Some(kind) = StreamKind::of_code(self.kind) else {
             return Err(self.damaged("this release does not know its kind of stream"));
