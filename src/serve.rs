@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     exports::Exports,
     forgetting::{Eraser, ForgottenLedger},
-    http,
+    housekeeping, http,
     identity::{
         account_cache::AccountCache,
         directus::Directus,
@@ -222,13 +222,18 @@ async fn build(
     let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
+    tokio::spawn(housekeeping::run(
+        log.clone(),
+        election.clone(),
+        config.keep_outcomes,
+    ));
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
         reads.clone(),
         blobs.clone(),
         directus.clone(),
-        ForgottenLedger::open(&config.forgotten_file)?,
+        ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
     );
     start_erasing(&eraser, &election, &say).await?;
     let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
@@ -352,8 +357,10 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     let host = app.config.host.as_str();
     let port = app.config.port;
     let data = web::Data::from(Arc::clone(&app));
-    let mut server =
-        HttpServer::new(move || http::service(data.clone())).shutdown_timeout(SHUTDOWN_SECONDS);
+    // A worker that has gone must not be handed the job that it waited for.
+    let mut server = HttpServer::new(move || http::service(data.clone()))
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(SHUTDOWN_SECONDS);
     if owner.stop.is_some() {
         server = server.disable_signals();
     }

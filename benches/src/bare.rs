@@ -19,13 +19,13 @@ pub const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, eve
 
 /// A table beside genie's.
 pub struct Bare {
-    table: Table,
+    table: BareTable,
     /// Rows that genie wrote, so that the bytes are the same.
     pattern: Vec<StoredRow>,
     next: AtomicI64,
 }
 
-enum Table {
+enum BareTable {
     Postgres(BarePostgres),
     Sqlite(BareSqlite),
 }
@@ -41,8 +41,8 @@ impl Bare {
             return Err(format!("{} rows to copy, where {BATCH} are wanted", pattern.len()).into());
         }
         let table = match &ground.store.target {
-            Target::Postgres(url) => Table::Postgres(BarePostgres::make(url).await?),
-            Target::Sqlite(path) => Table::Sqlite(BareSqlite::make(path).await?),
+            Target::Postgres(url) => BareTable::Postgres(BarePostgres::make(url).await?),
+            Target::Sqlite(path) => BareTable::Sqlite(BareSqlite::make(path).await?),
         };
         Ok(Self {
             table,
@@ -59,13 +59,13 @@ impl Bare {
             .collect();
         let began = Instant::now();
         match &self.table {
-            Table::Postgres(table) => {
+            BareTable::Postgres(table) => {
                 futures_util::future::try_join_all(
                     ready.iter().map(|batches| table.insert_all(batches)),
                 )
                 .await?;
             }
-            Table::Sqlite(table) => {
+            BareTable::Sqlite(table) => {
                 futures_util::future::try_join_all(
                     ready.iter().map(|batches| table.insert_all(batches)),
                 )
@@ -80,8 +80,8 @@ impl Bare {
         let rows = self.fresh_rows(1);
         let began = Instant::now();
         match &self.table {
-            Table::Postgres(table) => table.insert_one(&rows[0]).await?,
-            Table::Sqlite(table) => table.insert_one(&rows[0]).await?,
+            BareTable::Postgres(table) => table.insert_one(&rows[0]).await?,
+            BareTable::Sqlite(table) => table.insert_one(&rows[0]).await?,
         }
         Ok(began.elapsed())
     }

@@ -32,8 +32,8 @@ const INVITE: &str = "the-first-invite";
 
 /// The ratio on one store.
 pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
-    let open = Server::start(kind, true).await?;
-    let closed = Server::start(kind, false).await?;
+    let open = BenchServer::start(kind, true).await?;
+    let closed = BenchServer::start(kind, false).await?;
     let token = closed.log_in().await?;
     let anybody = request("GET", READ, "", "");
     let user = request(
@@ -101,13 +101,13 @@ async fn rate(address: &str, request: &[u8]) -> Measured<f64> {
 }
 
 /// A server in its own process on a fresh store. It is killed when this is dropped.
-struct Server {
+struct BenchServer {
     _process: Child,
     _store: TestStore,
     address: String,
 }
 
-impl Server {
+impl BenchServer {
     async fn start(kind: Kind, is_open: bool) -> Measured<Self> {
         let store = TestStore::new(kind).await;
         let mut command = Command::new(std::env::current_exe()?.with_file_name("genie"));

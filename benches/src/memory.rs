@@ -32,7 +32,7 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// The child reads this from its standard input.
 #[derive(Serialize, Deserialize)]
-struct Place {
+struct StoreLocation {
     sqlite: Option<PathBuf>,
     postgres: Option<String>,
     masters: String,
@@ -49,7 +49,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
         Target::Sqlite(path) => (Some(path), None),
         Target::Postgres(url) => (None, Some(url)),
     };
-    let place = serde_json::to_vec(&Place {
+    let place = serde_json::to_vec(&StoreLocation {
         sqlite,
         postgres,
         masters: ground.masters.clone(),
@@ -80,7 +80,7 @@ pub async fn measure(ground: &Ground) -> Measured<Vec<Row>> {
 
 /// Runs in the child, and prints the bytes per user.
 pub async fn idle_users(arbiters: Vec<ArbiterHandle>) -> Measured<()> {
-    let place: Place = serde_json::from_reader(std::io::stdin())?;
+    let place: StoreLocation = serde_json::from_reader(std::io::stdin())?;
     let target = match (place.sqlite, place.postgres) {
         (Some(path), _) => Target::Sqlite(path),
         (None, url) => Target::Postgres(url.ok_or("no store was named")?),

@@ -30,7 +30,7 @@ const TABLE: &str = "CREATE TABLE stock.events (
 
 /// The same state as a stored credential: a version, and facts that it was revealed.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Held {
+struct StockCredential {
     version: u32,
     revealed: u64,
 }
@@ -55,7 +55,7 @@ impl DomainEvent for HeldEvent {
     }
 }
 
-impl Aggregate for Held {
+impl Aggregate for StockCredential {
     const TYPE: &'static str = "credential";
     type Command = Reveal;
     type Event = HeldEvent;
@@ -88,7 +88,7 @@ impl Aggregate for Held {
 
 /// The stock stack in its own schema of the same database.
 pub struct Stock {
-    cqrs: Arc<PostgresCqrs<Held>>,
+    cqrs: Arc<PostgresCqrs<StockCredential>>,
 }
 
 impl Stock {

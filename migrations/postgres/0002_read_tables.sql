@@ -98,18 +98,6 @@ CREATE TABLE captions (
 );
 CREATE INDEX captions_of_user ON captions (user_id, position);
 
-CREATE TABLE audit (
-    position    bigint NOT NULL PRIMARY KEY,
-    event_id    text COLLATE "C" NOT NULL,
-    event_type  text COLLATE "C" NOT NULL,
-    stream_kind text COLLATE "C" NOT NULL,
-    stream_id   text COLLATE "C" NOT NULL,
-    user_id     text COLLATE "C" NOT NULL,
-    recorded_at bigint NOT NULL,
-    metadata    text COLLATE "C" NOT NULL
-);
-CREATE INDEX audit_of_user ON audit (user_id, position);
-
 -- Streams with a row that cannot be read. The projection left the stream at that position and went
 -- on with the others.
 CREATE TABLE damaged (

@@ -98,18 +98,6 @@ CREATE TABLE captions (
 ) STRICT;
 CREATE INDEX captions_of_user ON captions (user_id, position);
 
-CREATE TABLE audit (
-    position    INTEGER NOT NULL PRIMARY KEY,
-    event_id    TEXT   NOT NULL,
-    event_type  TEXT   NOT NULL,
-    stream_kind TEXT   NOT NULL,
-    stream_id   TEXT   NOT NULL,
-    user_id     TEXT   NOT NULL,
-    recorded_at INTEGER NOT NULL,
-    metadata    TEXT   NOT NULL
-) STRICT;
-CREATE INDEX audit_of_user ON audit (user_id, position);
-
 -- Streams with a row that cannot be read. The projection left the stream at that position and went
 -- on with the others.
 CREATE TABLE damaged (

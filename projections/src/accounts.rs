@@ -5,12 +5,12 @@ use genie_events::{
     Event, StreamKind, Timestamp, UserId,
     account::{AccountEvent, ExternalAccount},
 };
-use genie_log::{Log, LogError, forgetting::Rows, keys::KeyState, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, keys::KeyState, store::Store};
 use sqlx::{Any, Row, any::AnyArguments, query::Query};
 
 use crate::projection::{Projection, Seen, Tx, open, open_option, read};
 
-type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;
+type AnyQuery<'q> = Query<'q, Any, AnyArguments<'q>>;
 
 pub(crate) struct Projector;
 
@@ -23,8 +23,8 @@ impl Projection for Projector {
         kind == StreamKind::Account
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "accounts",
             user: "user_id",
             key: "user_id",
@@ -86,7 +86,7 @@ impl Projection for Projector {
     }
 }
 
-fn insert<'q>(seen: &Seen<'_>, account: ExternalAccount) -> Asked<'q> {
+fn insert<'q>(seen: &Seen<'_>, account: ExternalAccount) -> AnyQuery<'q> {
     sqlx::query(
         "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -103,13 +103,13 @@ fn insert<'q>(seen: &Seen<'_>, account: ExternalAccount) -> Asked<'q> {
     .bind(seen.at().0)
 }
 
-fn set_status<'q>(seen: &Seen<'_>, status: &'q str) -> Asked<'q> {
+fn set_status<'q>(seen: &Seen<'_>, status: &'q str) -> AnyQuery<'q> {
     sqlx::query("UPDATE accounts SET status = $2 WHERE user_id = $1")
         .bind(seen.user())
         .bind(status)
 }
 
-fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> Asked<'q> {
+fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> AnyQuery<'q> {
     sqlx::query("UPDATE accounts SET two_factor = $2 WHERE user_id = $1")
         .bind(seen.user())
         .bind(i64::from(on))
@@ -133,11 +133,11 @@ pub struct AccountRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Accounts {
+pub struct AccountReader {
     log: Log,
 }
 
-impl Accounts {
+impl AccountReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

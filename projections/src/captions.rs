@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, open_option, read};
@@ -18,8 +18,8 @@ impl Projection for Projector {
         kind == StreamKind::Caption
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "captions",
             user: "user_id",
             key: "caption_id",
@@ -75,11 +75,11 @@ pub struct CaptionRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Captions {
+pub struct CaptionReader {
     log: Log,
 }
 
-impl Captions {
+impl CaptionReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -5,7 +5,7 @@ use genie_events::{
     Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
     chat::{ChatEvent, Failure, TurnMetrics},
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
@@ -33,14 +33,14 @@ impl Projection for Projector {
         kind == StreamKind::Chat
     }
 
-    fn rows(&self) -> &'static [Rows] {
+    fn rows(&self) -> &'static [UserRows] {
         &[
-            Rows {
+            UserRows {
                 table: "chats",
                 user: "user_id",
                 key: "session_id",
             },
-            Rows {
+            UserRows {
                 table: "messages",
                 user: "user_id",
                 key: "message_id",
@@ -154,11 +154,11 @@ pub struct MessageRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Chats {
+pub struct ChatReader {
     log: Log,
 }
 
-impl Chats {
+impl ChatReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

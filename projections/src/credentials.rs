@@ -4,7 +4,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     CredentialId, Event, StreamKind, Timestamp, UserId, credential::CredentialEvent,
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, open_option, read};
@@ -20,8 +20,8 @@ impl Projection for Projector {
         kind == StreamKind::Credential
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "credentials",
             user: "user_id",
             key: "credential_id",
@@ -92,13 +92,13 @@ pub struct CredentialRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Credentials {
+pub struct CredentialReader {
     log: Log,
 }
 
 const COLUMNS: &str = "credential_id, kind, platform, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
 
-impl Credentials {
+impl CredentialReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -6,7 +6,7 @@ use genie_events::{
     Event, StreamKind, Timestamp,
     invite::{CODE_COLUMN, InviteEvent},
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, read};
@@ -22,7 +22,7 @@ impl Projection for Projector {
         kind == StreamKind::Invite
     }
 
-    fn rows(&self) -> &'static [Rows] {
+    fn rows(&self) -> &'static [UserRows] {
         &[]
     }
 
@@ -80,11 +80,11 @@ pub struct InviteRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Invites {
+pub struct InviteReader {
     log: Log,
 }
 
-impl Invites {
+impl InviteReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

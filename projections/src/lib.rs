@@ -11,8 +11,6 @@ pub mod read_side;
 
 /// The registered users.
 pub mod accounts;
-/// The metadata of every fact, readable without a key.
-pub mod audit;
 pub mod captions;
 pub mod chats;
 /// The credentials, never their secrets.

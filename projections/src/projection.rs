@@ -11,8 +11,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN};
 use genie_log::{
-    Body, Damaged, Election, Epoch, Fact, Log, LogError, StoreTransaction, StoredRow, UserKeys,
-    forgetting::Rows,
+    Damaged, Election, Epoch, Fact, FactBody, Log, LogError, StoreTransaction, StoredRow, UserKeys,
+    forgetting::UserRows,
     store::{Store, in_time},
 };
 use sqlx::Row;
@@ -40,7 +40,7 @@ pub trait Projection: Send + Sync + 'static {
     fn wants(&self, kind: StreamKind) -> bool;
 
     /// Where a user's rows stand. They are deleted when the user is forgotten.
-    fn rows(&self) -> &'static [Rows];
+    fn rows(&self) -> &'static [UserRows];
 
     /// Columns, as table and column, that name a user in rows that are not the user's. They are
     /// emptied when that user is forgotten.
@@ -233,7 +233,7 @@ impl Runner {
             {
                 continue;
             }
-            if let Body::Open(event, keys) = &fact.body
+            if let FactBody::Open(event, keys) = &fact.body
                 && self.projection.wants(stream.kind)
             {
                 self.projection

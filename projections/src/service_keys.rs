@@ -3,7 +3,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, service_key::ServiceKeyEvent};
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::projection::{Projection, Seen, Tx, open, read};
@@ -21,7 +21,7 @@ impl Projection for Projector {
         kind == StreamKind::ServiceKey
     }
 
-    fn rows(&self) -> &'static [Rows] {
+    fn rows(&self) -> &'static [UserRows] {
         &[]
     }
 
@@ -73,11 +73,11 @@ pub struct ServiceKeyRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct ServiceKeys {
+pub struct ServiceKeyReader {
     log: Log,
 }
 
-impl ServiceKeys {
+impl ServiceKeyReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

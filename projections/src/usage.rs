@@ -6,7 +6,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId, tier::Counter, timestamp::Month, usage::UsageEvent,
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, read};
@@ -22,8 +22,8 @@ impl Projection for Projector {
         kind == StreamKind::Usage
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "usage",
             user: "user_id",
             key: "user_id, counter, month",
@@ -58,11 +58,11 @@ impl Projection for Projector {
 }
 
 #[derive(Debug, Clone)]
-pub struct UsageCounts {
+pub struct UsageReader {
     log: Log,
 }
 
-impl UsageCounts {
+impl UsageReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -107,7 +107,6 @@ both_stores!(
         let before = rows_of(&genie, &ada.id).await;
         for table in [
             "accounts",
-            "audit",
             "chats",
             "credentials",
             "invites",
@@ -154,8 +153,7 @@ both_stores!(
         );
 
         let shown = erased(&genie, &admin, &ada.id).await;
-        // `audit` keeps the one fact that can still be read.
-        let kept = ["audit", "events", "forgettings", "user_keys"];
+        let kept = ["events", "forgettings", "user_keys"];
         assert_eq!(
             rows_of(&genie, &ada.id).await,
             kept.map(str::to_owned).into()

@@ -5,6 +5,7 @@ use genie_log::testing::{TestStore, both_stores};
 use serde_json::{Value, json};
 
 use crate::{
+    raw_connection::RawConnection,
     test_genie::{TestGenie, TestUser},
     until::moment_after,
 };
@@ -57,6 +58,24 @@ both_stores!(
             .await
             .ok();
         assert_eq!(status(&genie, &ada, &job).await, "completed");
+    }
+);
+
+both_stores!(
+    a_worker_that_goes_away_while_it_waits_takes_no_job_with_it,
+    async |store: TestStore| {
+        let (genie, ada) = start(store, 30_000).await;
+        let claim = json!({"queues": ["media-jobs"], "worker_id": "gone", "wait_ms": 30_000});
+        let mut gone = RawConnection::open(&genie).await;
+        gone.post_with_secret("/api/worker/claim", &claim).await;
+        gone.send_no_more().await;
+        assert_eq!(gone.rest().await, "", "the server has ended the claim");
+        let job = ada.submit_job(&genie).await;
+        let claimed = genie.claim().await;
+        assert_eq!(
+            (claimed["jobId"].as_str(), claimed["attempt"].as_u64()),
+            (Some(job.as_str()), Some(1))
+        );
     }
 );
 

@@ -15,7 +15,7 @@ use crate::{
     ledger::{CommandKind, CommandMark, CommandOutcome},
     simulated_users::SimulatedUser,
     stream::EventStream,
-    verdict::Finding,
+    verdict::Mistake,
 };
 
 /// How long one question is followed: a turn whose server died is taken over when its lease of 15 s has lapsed.
@@ -46,17 +46,17 @@ impl ShownAnswer {
     }
 
     /// Returns a finding if the shown text is not the beginning of the kept one, or not all of it although its end was shown.
-    pub fn judge(&self, turn: &str, kept: &str) -> Option<(Finding, String)> {
+    pub fn judge(&self, turn: &str, kept: &str) -> Option<(Mistake, String)> {
         let length = self.text.len();
         let kept_length = kept.len();
         if !kept.starts_with(&self.text) {
             let sentence = format!(
                 "turn {turn}: a reader was shown {length} bytes which are not how the {kept_length} that are kept begin"
             );
-            Some((Finding::NeverSent, sentence))
+            Some((Mistake::NeverSent, sentence))
         } else if self.ended && kept_length != length {
             Some((
-                Finding::Missing,
+                Mistake::Missing,
                 format!(
                     "turn {turn}: its end was shown after {length} bytes; {kept_length} are kept"
                 ),
@@ -209,9 +209,9 @@ pub mod tests {
             ("", false, None),
             ("Some", false, None),
             ("Some words", true, None),
-            ("Some", true, Some(Finding::Missing)),
-            ("Other", false, Some(Finding::NeverSent)),
-            ("Some words more", false, Some(Finding::NeverSent)),
+            ("Some", true, Some(Mistake::Missing)),
+            ("Other", false, Some(Mistake::NeverSent)),
+            ("Some words more", false, Some(Mistake::NeverSent)),
         ] {
             assert_eq!(
                 shown(text, ended)

@@ -7,7 +7,7 @@ use genie_events::{
     Event, UserId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent, job::JobEvent,
     metadata::CallerKind,
 };
-use genie_log::{Body, Fact};
+use genie_log::{Fact, FactBody};
 use uuid::Uuid;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     client::Books,
     feed_notes::{Expected, event_hash},
     ledger::{CommandKind, CommandMark, CommandOutcome, Ledger, LedgerEntry, stream_hash},
-    verdict::{Finding, Verdict},
+    verdict::{Mistake, RunVerdict},
 };
 
 /// The parts of a fact that are checked.
@@ -50,8 +50,8 @@ impl SeenFact {
             caller: fact.metadata.caller,
             request_id: fact.metadata.request_id.clone(),
             event: match &fact.body {
-                Body::Open(event, _) => Some(event.clone()),
-                Body::Forgotten => None,
+                FactBody::Open(event, _) => Some(event.clone()),
+                FactBody::Forgotten => None,
             },
             event_type: fact.event_type.clone(),
         }
@@ -87,7 +87,7 @@ pub struct Checker<'a> {
     ledger: &'a Ledger,
     held: &'a HashMap<CommandMark, u64>,
     shown: &'a HashMap<String, ShownAnswer>,
-    verdict: Verdict,
+    verdict: RunVerdict,
     expected: Vec<Expected>,
     streams: HashMap<u64, u64>,
     owners: HashMap<UserId, u64>,
@@ -115,7 +115,7 @@ impl<'a> Checker<'a> {
             ledger,
             held,
             shown,
-            verdict: Verdict::default(),
+            verdict: RunVerdict::default(),
             expected: Vec::new(),
             streams: HashMap::new(),
             owners: HashMap::new(),
@@ -143,7 +143,7 @@ impl<'a> Checker<'a> {
                 CaptionEvent::Completed(_) | CaptionEvent::Failed(_) => {
                     if self.open.remove(&stream).is_none() {
                         self.verdict.add(
-                            Finding::Twice,
+                            Mistake::Twice,
                             format!(
                                 "{}: this caption had ended, or was never asked for",
                                 fact.place()
@@ -160,7 +160,7 @@ impl<'a> Checker<'a> {
         let expected = self.expected.len() as u64 + 1;
         if fact.position != expected {
             self.verdict.add(
-                Finding::Order,
+                Mistake::Order,
                 format!("{}: position {expected} was next", fact.place()),
             );
         }
@@ -188,7 +188,7 @@ impl<'a> Checker<'a> {
                 fact.place(),
                 fact.sequence
             );
-            self.verdict.add(Finding::Order, sentence);
+            self.verdict.add(Mistake::Order, sentence);
         }
         *last = fact.sequence;
         if let Some(user) = fact.user {
@@ -199,7 +199,7 @@ impl<'a> Checker<'a> {
                     fact.place(),
                     fact.owner_seq
                 );
-                self.verdict.add(Finding::Order, sentence);
+                self.verdict.add(Mistake::Order, sentence);
             }
             *last = fact.owner_seq;
         }
@@ -215,7 +215,7 @@ impl<'a> Checker<'a> {
             && fact.user.is_some_and(|user| self.suspended.contains(&user))
         {
             self.verdict.add(
-                Finding::NeverSent,
+                Mistake::NeverSent,
                 format!(
                     "{}: its user was suspended before, and was let act",
                     fact.place()
@@ -235,7 +235,7 @@ impl<'a> Checker<'a> {
                 && fact.caller != CallerKind::System
             {
                 self.verdict.add(
-                    Finding::NeverSent,
+                    Mistake::NeverSent,
                     format!("{}: no client sent it", fact.place()),
                 );
             }
@@ -263,7 +263,7 @@ impl<'a> Checker<'a> {
                 entry.kind.as_str(),
                 left.first
             );
-            self.verdict.add(Finding::Twice, sentence);
+            self.verdict.add(Mistake::Twice, sentence);
         }
         if entry.outcome == (CommandOutcome::Refused { clean: true })
             && !event_type.ends_with(".refused")
@@ -274,7 +274,7 @@ impl<'a> Checker<'a> {
                 self.ledger.text(mark),
                 entry.kind.as_str()
             );
-            self.verdict.add(Finding::NeverSent, sentence);
+            self.verdict.add(Mistake::NeverSent, sentence);
         }
     }
 
@@ -300,7 +300,7 @@ impl<'a> Checker<'a> {
             JobEvent::Submitted { .. } => {
                 if held.is_some() {
                     self.verdict.add(
-                        Finding::Twice,
+                        Mistake::Twice,
                         format!("{}: this job was submitted before", fact.place()),
                     );
                 }
@@ -312,7 +312,7 @@ impl<'a> Checker<'a> {
                         "{}: it was given away while held since position {claimed_at}",
                         fact.place()
                     );
-                    self.verdict.add(Finding::Lapsed, sentence);
+                    self.verdict.add(Mistake::Lapsed, sentence);
                 }
                 JobHolder::Claim {
                     claimed_at: fact.position,
@@ -356,7 +356,7 @@ impl<'a> Checker<'a> {
                          under the claim at position {claimed_at}",
                         fact.place()
                     );
-                    self.verdict.add(Finding::Lapsed, sentence);
+                    self.verdict.add(Mistake::Lapsed, sentence);
                 }
                 if fact.event_type == "job.completed" {
                     self.completed.insert(stream, claimed_at);
@@ -364,7 +364,7 @@ impl<'a> Checker<'a> {
                 }
             }
             _ => self.verdict.add(
-                Finding::Lapsed,
+                Mistake::Lapsed,
                 format!("{}: nobody held the job", fact.place()),
             ),
         }
@@ -389,7 +389,7 @@ impl<'a> Checker<'a> {
                 let turn = stream_hash("turn", &turn.to_string());
                 if self.open.remove(&turn).is_none() || !self.ended_turns.insert(turn) {
                     self.verdict.add(
-                        Finding::Twice,
+                        Mistake::Twice,
                         format!("{}: this turn had ended, or was never asked", fact.place()),
                     );
                 }
@@ -398,7 +398,7 @@ impl<'a> Checker<'a> {
     }
 
     /// To be called after the last fact. Returns the verdict, and the events that every feed must have shown.
-    pub fn finish(mut self) -> (Verdict, Vec<Expected>) {
+    pub fn finish(mut self) -> (RunVerdict, Vec<Expected>) {
         for (mark, entry) in self.ledger.entries() {
             if let CommandOutcome::Acknowledged { position } = entry.outcome {
                 self.check_acknowledged(mark, entry, position);
@@ -406,7 +406,7 @@ impl<'a> Checker<'a> {
         }
         for place in self.open.values() {
             self.verdict.add(
-                Finding::Missing,
+                Mistake::Missing,
                 format!("{place}: it never came to an end"),
             );
         }
@@ -419,7 +419,7 @@ impl<'a> Checker<'a> {
                 let sentence = format!(
                     "the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed"
                 );
-                self.verdict.add(Finding::Missing, sentence);
+                self.verdict.add(Mistake::Missing, sentence);
             }
         }
         (self.verdict, self.expected)
@@ -448,7 +448,7 @@ impl<'a> Checker<'a> {
             let sentence = format!(
                 "{command} was acknowledged at position {position}; not all its {wanted} are there by then"
             );
-            self.verdict.add(Finding::Missing, sentence);
+            self.verdict.add(Mistake::Missing, sentence);
             return;
         }
         let completed_by_another = !own
@@ -457,7 +457,7 @@ impl<'a> Checker<'a> {
         if completed_by_another {
             let sentence =
                 format!("{command} was acknowledged; another lease had completed the job");
-            self.verdict.add(Finding::Lapsed, sentence);
+            self.verdict.add(Mistake::Lapsed, sentence);
         }
     }
 

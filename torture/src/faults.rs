@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, User, account::AccountEvent};
-use genie_log::{Append, AppendError, AppendRequest, Body, Group, NewFact};
+use genie_log::{Append, AppendError, AppendRequest, FactBody, Group, NewFact};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use serde_json::json;
 use tokio::{process::Command, time::Instant};
@@ -13,10 +13,10 @@ use crate::{
     client::{Arena, ClientAnswer, ClientRequest},
     ledger::CommandKind,
     postgres_wire::WireRequest,
-    relay::{CutAt, Relay},
+    relay::{CutAt, PostgresRelay},
     scratch_database::ScratchDatabase,
     simulated_users::{InviteDesk, SimulatedUser},
-    verdict::Finding,
+    verdict::Mistake,
 };
 
 /// Pause between two faults, in milliseconds.
@@ -103,7 +103,7 @@ impl Fault {
 pub struct Siege {
     pub database: ScratchDatabase,
     /// One for each server.
-    pub relays: Arc<Vec<Relay>>,
+    pub relays: Arc<Vec<PostgresRelay>>,
     /// A log on the same database with the same keys, as another server has it.
     pub append: Append,
 }
@@ -284,7 +284,7 @@ impl Faults {
                 "user {} was suspended, and was let act at position {position}",
                 victim.id
             );
-            arena.accuse(Finding::NeverSent, sentence);
+            arena.accuse(Mistake::NeverSent, sentence);
         }
         true
     }
@@ -296,7 +296,7 @@ async fn append_suspension(append: &Append, victim: &SimulatedUser) -> Result<()
         let mut user = User::new(victim.id);
         let reader = append.log().reader();
         let read = reader.user_facts(victim.id, |fact| {
-            if let Body::Open(event, _) = fact.body {
+            if let FactBody::Open(event, _) = fact.body {
                 user.evolve(&fact.stream, fact.sequence, event);
             }
         });
@@ -404,7 +404,7 @@ async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) ->
             .count();
         if cut == 0 && !waiting.is_empty() {
             // Postgres sees other ports than the relays call from: something stands between. Then everything is cut.
-            cut = siege.relays.iter().map(Relay::cut_all).sum();
+            cut = siege.relays.iter().map(PostgresRelay::cut_all).sum();
         }
     }
     if cut > 0 {

@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::verdict::{Finding, Verdict};
+use crate::verdict::{Mistake, RunVerdict};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
@@ -69,7 +69,7 @@ pub struct FeedNotes {
     /// The cursor that it would resume from.
     pub cursor: u64,
     pub resumed: u64,
-    went_back: Verdict,
+    went_back: RunVerdict,
 }
 
 impl FeedNotes {
@@ -80,7 +80,7 @@ impl FeedNotes {
             seen: Vec::new(),
             cursor: 0,
             resumed: 0,
-            went_back: Verdict::default(),
+            went_back: RunVerdict::default(),
         }
     }
 
@@ -90,7 +90,7 @@ impl FeedNotes {
                 "{}: position {position} was shown after the cursor had reached {}",
                 self.name, self.cursor
             );
-            self.went_back.add(Finding::Order, sentence);
+            self.went_back.add(Mistake::Order, sentence);
         }
         let at = position as usize;
         if self.seen.len() < at {
@@ -108,7 +108,7 @@ impl FeedNotes {
     }
 
     /// Compares the notes with the whole log. The subscriber had the time to read everything up to position `until`.
-    pub fn check(self, log: &[Expected], until: u64) -> Verdict {
+    pub fn check(self, log: &[Expected], until: u64) -> RunVerdict {
         let mut verdict = self.went_back;
         // It may have missed later events, unless its cursor went past them.
         let until = until.max(self.cursor) as usize;
@@ -117,19 +117,19 @@ impl FeedNotes {
             let wanted = self.wanted.wants(event);
             match self.seen.get(n).copied().unwrap_or(0) {
                 0 if wanted && position <= until => verdict.add(
-                    Finding::Skipped,
+                    Mistake::Skipped,
                     format!("{}: position {position} was never shown", self.name),
                 ),
                 0 => {}
                 _ if !wanted => {
                     verdict.add(
-                        Finding::NeverSent,
+                        Mistake::NeverSent,
                         format!("{}: position {position} was shown unasked", self.name),
                     );
                 }
                 hash if hash != event.hash => {
                     verdict.add(
-                        Finding::Order,
+                        Mistake::Order,
                         format!(
                             "{}: position {position} was shown with another event",
                             self.name
@@ -142,7 +142,7 @@ impl FeedNotes {
         for position in log.len() + 1..=self.seen.len() {
             if self.seen[position - 1] != 0 {
                 verdict.add(
-                    Finding::NeverSent,
+                    Mistake::NeverSent,
                     format!(
                         "{}: position {position} was shown and is not in the log",
                         self.name
@@ -192,11 +192,11 @@ mod tests {
     fn events_after_the_last_position_may_be_missed() {
         let seen = || notes(FeedFilter::Everything, &[1, 2, 3, 4]);
         assert!(seen().check(&log(), 4).is_clean());
-        assert_eq!(seen().check(&log(), 5).count(Finding::Skipped), 1);
+        assert_eq!(seen().check(&log(), 5).count(Mistake::Skipped), 1);
         let mut passed = seen();
         passed.passed(6);
         assert_eq!(
-            passed.check(&log(), 4).count(Finding::Skipped),
+            passed.check(&log(), 4).count(Mistake::Skipped),
             2,
             "its cursor went past them"
         );
@@ -207,49 +207,49 @@ mod tests {
         assert_eq!(
             notes(FeedFilter::Everything, &[1, 2, 4, 5, 6])
                 .check(&log(), 6)
-                .count(Finding::Skipped),
+                .count(Mistake::Skipped),
             1,
             "one was left out"
         );
         assert_eq!(
             notes(FeedFilter::Everything, &[1, 2, 3, 4, 5])
                 .check(&log(), 6)
-                .count(Finding::Skipped),
+                .count(Mistake::Skipped),
             1,
             "the last is missing"
         );
         assert_eq!(
             notes(FeedFilter::Everything, &[1, 2, 3, 3, 4, 5, 6])
                 .check(&log(), 6)
-                .count(Finding::Order),
+                .count(Mistake::Order),
             1,
             "one came twice"
         );
         assert_eq!(
             notes(FeedFilter::Everything, &[1, 3, 2, 4, 5, 6])
                 .check(&log(), 6)
-                .count(Finding::Order),
+                .count(Mistake::Order),
             1,
             "two changed places"
         );
         assert_eq!(
             notes(FeedFilter::Jobs, &[1, 2, 4, 6])
                 .check(&log(), 6)
-                .count(Finding::NeverSent),
+                .count(Mistake::NeverSent),
             1,
             "one was not asked for"
         );
         assert_eq!(
             notes(FeedFilter::Everything, &[1, 2, 3, 4, 5, 6, 7])
                 .check(&log(), 6)
-                .count(Finding::NeverSent),
+                .count(Mistake::NeverSent),
             1,
             "beyond the log"
         );
         let mut other = notes(FeedFilter::Everything, &[1, 2, 3, 4, 5]);
         other.saw(6, 61);
         assert_eq!(
-            other.check(&log(), 6).count(Finding::Order),
+            other.check(&log(), 6).count(Mistake::Order),
             1,
             "another event in its place"
         );

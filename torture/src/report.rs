@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     faults::Fault,
     ledger::CommandKind,
-    verdict::{Finding, Verdict},
+    verdict::{Mistake, RunVerdict},
 };
 
 pub struct Report {
@@ -33,7 +33,7 @@ pub struct Report {
     pub compared: usize,
     /// Failures of the run itself, such as a client's task that panicked.
     pub broken: Vec<String>,
-    pub verdict: Verdict,
+    pub verdict: RunVerdict,
     /// The median and the longest time.
     pub good_again: Option<(Duration, Duration)>,
     pub unanswered: usize,
@@ -54,7 +54,7 @@ impl Report {
 
     /// The reasons why it did not pass.
     pub fn failures(&self) -> Vec<String> {
-        let lost = Finding::ALL
+        let lost = Mistake::ALL
             .into_iter()
             .filter(|count| self.verdict.count(*count) > 0);
         let mut failures: Vec<String> = lost
@@ -128,7 +128,7 @@ impl Report {
     }
 
     pub fn table(&self) -> String {
-        let mut table = Table::default();
+        let mut table = ReportTable::default();
         table.line(format!(
             "{} s on {}, {} server(s), {} clients, seed {}; {} a model server",
             self.seconds,
@@ -155,7 +155,7 @@ impl Report {
         table.0
     }
 
-    fn faults_and_commands(&self, table: &mut Table) {
+    fn faults_and_commands(&self, table: &mut ReportTable) {
         table.line("\nfaults".into());
         for (fault, times) in &self.faults {
             table.row(fault.as_str(), format!("{times:>8}"));
@@ -187,9 +187,9 @@ impl Report {
         }
     }
 
-    fn must_be_zero(&self, table: &mut Table) {
+    fn must_be_zero(&self, table: &mut ReportTable) {
         table.line("\nmust be zero".into());
-        for finding in Finding::ALL {
+        for finding in Mistake::ALL {
             let count = self.verdict.count(finding);
             table.row(finding.as_str(), format!("{count:>8}"));
             for example in self.verdict.examples(finding) {
@@ -198,7 +198,7 @@ impl Report {
         }
     }
 
-    fn clocks(&self, table: &mut Table) {
+    fn clocks(&self, table: &mut ReportTable) {
         table.line("\nclocks".into());
         let good_again = self.good_again.map_or("-".into(), |(median, longest)| {
             format!("{} ms, {} ms", millis(median), millis(longest))
@@ -221,9 +221,9 @@ impl Report {
 }
 
 #[derive(Default)]
-struct Table(String);
+struct ReportTable(String);
 
-impl Table {
+impl ReportTable {
     fn line(&mut self, text: String) {
         self.0.push_str(&text);
         self.0.push('\n');
@@ -259,7 +259,7 @@ mod tests {
             feeds_resumed: 1,
             compared: 2,
             broken: vec![],
-            verdict: Verdict::default(),
+            verdict: RunVerdict::default(),
             good_again: None,
             unanswered: 0,
             settled: Some(Duration::from_millis(7)),
@@ -311,7 +311,7 @@ mod tests {
             assert!(!bad.passed() && bad.table().contains(&bad.failures()[0]));
         }
         let mut bad = report();
-        bad.verdict.add(Finding::Twice, "an example");
+        bad.verdict.add(Mistake::Twice, "an example");
         assert!(!bad.passed() && bad.table().contains("    - an example"));
         assert_eq!(bad.json()["counters"][1]["count"], 1);
     }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use genie_log::{Body, Log, LogError};
+use genie_log::{FactBody, Log, LogError};
 use rand::rngs::StdRng;
 use tokio::{
     sync::watch,
@@ -18,7 +18,7 @@ use crate::{
     read_side,
     replay::{Replay, differences},
     simulated_users::SimulatedUser,
-    verdict::{Finding, Verdict},
+    verdict::{Mistake, RunVerdict},
 };
 
 /// The longest wait for the next sign of progress: longer than any lease of a turn, a caption or a job.
@@ -32,7 +32,7 @@ const PAGE: usize = 1000;
 
 /// The result of a run.
 pub struct Settled {
-    pub verdict: Verdict,
+    pub verdict: RunVerdict,
     pub head: u64,
     /// The time from the last fault or command until the read side equalled a fresh replay; `None` when it never did.
     pub took: Option<Duration>,
@@ -57,7 +57,7 @@ impl Rest<'_> {
     /// Waits, reads and compares. `since` is when the last fault was mended and the last command answered.
     pub async fn settle(mut self, books: &Books, since: Instant) -> Settled {
         let mut checker = Checker::new(books);
-        let mut verdict = Verdict::default();
+        let mut verdict = RunVerdict::default();
         let mut head = 0;
         let took = self
             .come_to_rest(&mut checker, &mut verdict, &mut head)
@@ -67,7 +67,7 @@ impl Rest<'_> {
         let (feeds, feeds_resumed, broken) = self.end_feeds(until).await;
         // Subscribers may have seen rows beyond it.
         if let Err(error) = read_on(self.log, &mut checker, &mut head).await {
-            verdict.add(Finding::Missing, unreadable(head, &error));
+            verdict.add(Mistake::Missing, unreadable(head, &error));
         }
         let (found, expected) = checker.finish();
         verdict.join(found);
@@ -88,7 +88,7 @@ impl Rest<'_> {
     async fn come_to_rest(
         &mut self,
         checker: &mut Checker<'_>,
-        verdict: &mut Verdict,
+        verdict: &mut RunVerdict,
         head: &mut u64,
     ) -> Option<Instant> {
         let began = Instant::now();
@@ -101,7 +101,7 @@ impl Rest<'_> {
             if let Err(error) = &read
                 && (is_over || !matches!(error, LogError::Away(_)))
             {
-                verdict.add(Finding::Missing, unreadable(*head, error));
+                verdict.add(Mistake::Missing, unreadable(*head, error));
                 return None;
             }
             if *head > before {
@@ -118,7 +118,7 @@ impl Rest<'_> {
                 }
                 if is_over {
                     for sentence in found {
-                        verdict.add(Finding::Order, sentence);
+                        verdict.add(Mistake::Order, sentence);
                     }
                     return None;
                 }
@@ -159,7 +159,7 @@ impl Rest<'_> {
             let mut replay = Replay::default();
             let reader = self.log.reader();
             let read = reader.user_facts(user.id, |fact| {
-                if let Body::Open(event, _) = fact.body {
+                if let FactBody::Open(event, _) = fact.body {
                     replay.see(&fact.stream, event);
                 }
             });

@@ -13,7 +13,7 @@ use crate::{
     client::{Arena, By, ClientAnswer, ClientRequest},
     ledger::{CommandKind, INVITES, stream_hash},
     read_side::id,
-    verdict::Finding,
+    verdict::Mistake,
 };
 
 /// The most jobs that a user remembers.
@@ -255,7 +255,7 @@ impl UserAtWork {
                     "credential {:?} was acknowledged, and can no longer be revealed",
                     self.credential
                 );
-                self.arena.accuse(Finding::Missing, sentence);
+                self.arena.accuse(Mistake::Missing, sentence);
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -289,7 +289,7 @@ impl UserAtWork {
             ClientAnswer::Yes { json, position } => {
                 let Some(job) = id::<JobId>(&json["jobId"]) else {
                     return self.arena.accuse(
-                        Finding::Missing,
+                        Mistake::Missing,
                         format!("a submitted job was acknowledged without its id: {json}"),
                     );
                 };
@@ -323,7 +323,7 @@ impl UserAtWork {
             .await;
         if let Some((404, _)) = read {
             self.arena.accuse(
-                Finding::Missing,
+                Mistake::Missing,
                 format!(
                     "job {job} was acknowledged at position {position}, and is not shown there"
                 ),
@@ -403,7 +403,7 @@ impl UserAtWork {
             }
             ClientAnswer::No { .. } | ClientAnswer::Unknown => return false,
         };
-        self.arena.accuse(Finding::Missing, sentence);
+        self.arena.accuse(Mistake::Missing, sentence);
         true
     }
 

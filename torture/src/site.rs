@@ -12,8 +12,8 @@ use std::{
 use genie_log::{Append, Clock, Log, MasterKeys, clock::random_bytes, store::Target};
 
 use crate::{
-    Options, relay::Relay, report::Report, scratch_database::ScratchDatabase, servers::Launch,
-    worker,
+    Options, relay::PostgresRelay, report::Report, scratch_database::ScratchDatabase,
+    servers::Launch, worker,
 };
 
 /// Servers on one Postgres, fighting for the same users.
@@ -34,7 +34,7 @@ pub struct RunSite {
 /// The run's database, and a relay to it for each server.
 pub struct RelayedPostgres {
     pub database: ScratchDatabase,
-    pub relays: Arc<Vec<Relay>>,
+    pub relays: Arc<Vec<PostgresRelay>>,
 }
 
 impl RunSite {
@@ -161,7 +161,7 @@ impl RelayedPostgres {
             made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
         let mut relays = Vec::with_capacity(SERVERS);
         for _ in 0..SERVERS {
-            match Relay::start(database.address()).await {
+            match PostgresRelay::start(database.address()).await {
                 Ok(relay) => relays.push(relay),
                 Err(error) => {
                     drop_database(&database).await;

@@ -7,7 +7,7 @@ const EXAMPLES: usize = 10;
 
 /// A mistake that must never happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum Mistake {
     Missing,
     Twice,
     NeverSent,
@@ -16,7 +16,7 @@ pub enum Finding {
     Lapsed,
 }
 
-impl Finding {
+impl Mistake {
     pub const ALL: [Self; 6] = [
         Self::Missing,
         Self::Twice,
@@ -39,14 +39,14 @@ impl Finding {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Verdict {
+pub struct RunVerdict {
     counts: [u64; 6],
     examples: [Vec<String>; 6],
 }
 
-impl Verdict {
+impl RunVerdict {
     /// Counts a finding, and keeps its sentence while there is room.
-    pub fn add(&mut self, count: Finding, sentence: impl Into<String>) {
+    pub fn add(&mut self, count: Mistake, sentence: impl Into<String>) {
         self.counts[count as usize] += 1;
         let examples = &mut self.examples[count as usize];
         if examples.len() < EXAMPLES {
@@ -54,7 +54,7 @@ impl Verdict {
         }
     }
 
-    pub fn join(&mut self, other: Verdict) {
+    pub fn join(&mut self, other: RunVerdict) {
         for (n, examples) in other.examples.into_iter().enumerate() {
             self.counts[n] += other.counts[n];
             let room = EXAMPLES.saturating_sub(self.examples[n].len());
@@ -62,11 +62,11 @@ impl Verdict {
         }
     }
 
-    pub fn count(&self, count: Finding) -> u64 {
+    pub fn count(&self, count: Mistake) -> u64 {
         self.counts[count as usize]
     }
 
-    pub fn examples(&self, count: Finding) -> &[String] {
+    pub fn examples(&self, count: Mistake) -> &[String] {
         &self.examples[count as usize]
     }
 
@@ -76,7 +76,7 @@ impl Verdict {
     }
 
     pub fn json(&self) -> Value {
-        Finding::ALL
+        Mistake::ALL
             .map(|count| json!({"name": count.as_str(), "count": self.count(count), "examples": self.examples(count)}))
             .into()
     }
@@ -88,19 +88,19 @@ mod tests {
 
     #[test]
     fn every_finding_is_counted_and_some_are_kept() {
-        let mut verdict = Verdict::default();
+        let mut verdict = RunVerdict::default();
         assert!(verdict.is_clean());
-        (0..8).for_each(|n| verdict.add(Finding::Twice, n.to_string()));
-        let mut other = Verdict::default();
-        (8..16).for_each(|n| other.add(Finding::Twice, n.to_string()));
+        (0..8).for_each(|n| verdict.add(Mistake::Twice, n.to_string()));
+        let mut other = RunVerdict::default();
+        (8..16).for_each(|n| other.add(Mistake::Twice, n.to_string()));
         verdict.join(other);
         assert_eq!(
             (
-                verdict.count(Finding::Twice),
-                verdict.examples(Finding::Twice).len()
+                verdict.count(Mistake::Twice),
+                verdict.examples(Mistake::Twice).len()
             ),
             (16, EXAMPLES)
         );
-        assert!(!verdict.is_clean() && verdict.count(Finding::Missing) == 0);
+        assert!(!verdict.is_clean() && verdict.count(Mistake::Missing) == 0);
     }
 }

@@ -18,7 +18,7 @@ pub const LEASE_MS: u64 = 2000;
 /// The most jobs on which one worker is silent at a time.
 const SILENT: usize = 16;
 
-struct ClaimedJob {
+struct LeasedJob {
     job: JobId,
     lease: String,
     claimed_at: u64,
@@ -41,7 +41,7 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
     }
 }
 
-async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<ClaimedJob> {
+async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<LeasedJob> {
     let queues = json!(["media-jobs", "scrape-jobs"]);
     let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
     // The answer holds a lease, so it is never kept. A job whose claim's answer got lost lapses.
@@ -58,14 +58,14 @@ async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<Claimed
         return None;
     };
     let claimed = &json["jobs"][0];
-    Some(ClaimedJob {
+    Some(LeasedJob {
         job: id::<JobId>(&claimed["jobId"])?,
         lease: claimed["lease"].as_str()?.to_owned(),
         claimed_at: position,
     })
 }
 
-async fn treat(arena: &Arc<Arena>, job: ClaimedJob, chance: &mut StdRng, silent: &mut JoinSet<()>) {
+async fn treat(arena: &Arc<Arena>, job: LeasedJob, chance: &mut StdRng, silent: &mut JoinSet<()>) {
     match chance.random_range(0..100) {
         0..=9 => end(arena, chance, &job, CommandKind::FailJob).await,
         10..=21 if silent.len() < SILENT => {
@@ -86,7 +86,7 @@ async fn treat(arena: &Arc<Arena>, job: ClaimedJob, chance: &mut StdRng, silent:
 }
 
 /// Ends the job around the moment at which another worker gets it.
-async fn end_late(arena: &Arena, mut chance: StdRng, job: &ClaimedJob) {
+async fn end_late(arena: &Arena, mut chance: StdRng, job: &LeasedJob) {
     let until = LEASE_MS + chance.random_range(0..2 * LEASE_MS);
     tokio::time::sleep(Duration::from_millis(until)).await;
     let kind = if chance.random_bool(0.8) {
@@ -106,7 +106,7 @@ fn go_on(ended: Result<(), JoinError>) {
     }
 }
 
-async fn end(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob, kind: CommandKind) {
+async fn end(arena: &Arena, chance: &mut StdRng, held: &LeasedJob, kind: CommandKind) {
     let (verb, body) = match kind {
         CommandKind::FailJob => (
             "fail",
@@ -132,7 +132,7 @@ async fn end(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob, kind: Comman
 }
 
 /// A heartbeat leaves no fact, so it is not in the ledger.
-async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &ClaimedJob) {
+async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &LeasedJob) {
     let Some((_, base)) = arena.any_node(chance) else {
         return;
     };

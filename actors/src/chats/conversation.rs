@@ -80,7 +80,7 @@ pub(crate) fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::chat::{Answer, TurnMetrics, TurnOutcome};
+    use genie_events::chat::{TurnAnswer, TurnMetrics, TurnOutcome};
     use uuid::Uuid;
 
     use super::*;
@@ -96,7 +96,7 @@ mod tests {
         }
     }
     fn answered(n: u128, content: &str) -> ChatEvent {
-        let answer = Answer {
+        let answer = TurnAnswer {
             content: content.into(),
             outcome: TurnOutcome::Completed,
             failure: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use genie_events::{
     Metadata, SessionId, TurnId, User, UserCommand, UserId,
-    chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
+    chat::{Chat, ChatCommand, ChatEvent, Failure, TurnAnswer, TurnMetrics, TurnOutcome},
 };
 use genie_log::leases::LeaseRow;
 use genie_log::turn_journal::JournalRow;
@@ -62,7 +62,7 @@ impl TurnAttempt {
         }
     }
 
-    fn into_answer(self, model: String) -> Answer {
+    fn into_answer(self, model: String) -> TurnAnswer {
         let (outcome, failure, metrics) = match self.end {
             AttemptResult::Completed(metrics) => (TurnOutcome::Completed, None, metrics),
             AttemptResult::Stopped => (TurnOutcome::Stopped, None, TurnMetrics::default()),
@@ -70,7 +70,7 @@ impl TurnAttempt {
                 (TurnOutcome::Failed, Some(failure), TurnMetrics::default())
             }
         };
-        Answer {
+        TurnAnswer {
             content: self.text,
             outcome,
             failure,
@@ -246,7 +246,7 @@ async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failur
     } else {
         TurnOutcome::Failed
     };
-    let answer = Answer {
+    let answer = TurnAnswer {
         content,
         outcome,
         failure: Some(failure),
@@ -271,7 +271,7 @@ async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
 }
 
 /// Writes a turn's end, retrying while the store is away, and tells the readers.
-async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
+async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: TurnAnswer) {
     let turn = task.turn;
     let plan = ending(task, answer.clone());
     let feeds = &supervisor.0.feeds;
@@ -304,7 +304,7 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
 /// The plan that writes a turn's answer and deletes its lease and journal.
 fn ending(
     task: &TurnTask,
-    answer: Answer,
+    answer: TurnAnswer,
 ) -> impl Fn(&User, genie_events::Now) -> Result<Plan, genie_events::Refusal> + Clone + use<> {
     let TurnTask {
         turn,

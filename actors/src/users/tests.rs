@@ -2,7 +2,7 @@ use genie_events::{
     CaptionId, Change, Event, Metadata, RefusalKind, SessionId, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
-    chat::{Answer, ChatCommand, TurnMetrics, TurnOutcome},
+    chat::{ChatCommand, TurnAnswer, TurnMetrics, TurnOutcome},
     job::{JobCommand, JobSpec},
     tier::Counter,
 };
@@ -138,7 +138,7 @@ both_stores!(
             )
         };
         ask(&one, begin(turn)).await.unwrap();
-        let answer = Answer {
+        let answer = TurnAnswer {
             content: "a".into(),
             outcome: TurnOutcome::Completed,
             failure: None,

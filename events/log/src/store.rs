@@ -20,7 +20,7 @@ use tracing::Instrument;
 use crate::{
     LogError,
     connections::{ConnectionSettings, Connections, StoreTransaction},
-    migrations,
+    migrations, postgres_probe,
     postgres_streams::PostgresStreams,
 };
 
@@ -96,7 +96,11 @@ impl Store {
     }
 
     async fn open_postgres(url: &str, read_only: bool) -> Result<Self, LogError> {
-        let options = PgConnectOptions::from_str(url).map_err(hide_url)?.options([
+        let options = PgConnectOptions::from_str(url).map_err(hide_url)?;
+        if !read_only {
+            postgres_probe::check(&options).await?;
+        }
+        let options = options.options([
             ("statement_timeout", "10s"),
             ("client_connection_check_interval", "2s"),
             ("synchronous_commit", "on"),
@@ -291,10 +295,20 @@ impl Store {
 pub async fn in_time<T, E: From<LogError>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let late = |_| Err(LogError::Away("no answer in time".into()).into());
-    tokio::time::timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(late)
+    let late = || LogError::Away("no answer in time".into()).into();
+    in_time_or(LONGEST, work, late).await
+}
+
+/// Ends work that takes longer than `limit`, with the error that `late` makes.
+pub async fn in_time_or<T, F, E: From<F>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, F>>,
+    late: impl FnOnce() -> E,
+) -> Result<T, E> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(late()),
+    }
 }
 
 /// True when a connection that comes back to the writer's pool may be lent again; between appends

@@ -195,12 +195,12 @@ pub struct Fact {
     pub recorded_at: Timestamp,
     /// The caller, and the non-personal fields.
     pub metadata: Metadata,
-    pub body: Body,
+    pub body: FactBody,
 }
 
 /// The content of a fact.
 #[derive(Debug, Clone)]
-pub enum Body {
+pub enum FactBody {
     /// The event, and the keys that seal parts of it for read tables.
     Open(Event, std::sync::Arc<UserKeys>),
     /// The user was forgotten; nobody can read the event any more.

@@ -4,7 +4,7 @@
 
 use genie_events::{
     JobId, TurnId,
-    chat::{Answer, TurnMetrics, TurnOutcome},
+    chat::{TurnAnswer, TurnMetrics, TurnOutcome},
     invite::{Grant, InviteEvent},
     job::JobSpec,
     tier::Tier,
@@ -69,7 +69,7 @@ fn answered(n: u128) -> ChatEvent {
     let (content, model, metrics) = ("a".into(), "m".into(), TurnMetrics::default());
     ChatEvent::Answered {
         turn: turn(n),
-        answer: Answer {
+        answer: TurnAnswer {
             content,
             outcome: TurnOutcome::Completed,
             failure: None,
@@ -139,14 +139,14 @@ impl TortureRun {
         });
     }
 
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> RunVerdict {
         let mut checker = Checker::new(&self.books);
         self.log.iter().for_each(|fact| checker.see(fact));
         checker.finish().0
     }
 
     /// The findings after the log was doctored.
-    fn doctored(mut self, doctor: impl FnOnce(&mut Vec<SeenFact>)) -> Verdict {
+    fn doctored(mut self, doctor: impl FnOnce(&mut Vec<SeenFact>)) -> RunVerdict {
         doctor(&mut self.log);
         self.verdict()
     }
@@ -181,8 +181,8 @@ fn a_good_run() -> TortureRun {
 
 /// Compares the whole verdict, so that one finding is not taken for another.
 #[track_caller]
-fn only(verdict: &Verdict, count: Finding, n: u64) {
-    for each in Finding::ALL {
+fn only(verdict: &RunVerdict, count: Mistake, n: u64) {
+    for each in Mistake::ALL {
         let expected = if each == count { n } else { 0 };
         assert_eq!(
             verdict.count(each),
@@ -219,8 +219,8 @@ fn an_acknowledged_fact_that_was_removed_is_missing() {
         genie_events::credential::CredentialEvent::Removed,
     );
     let wrong_type = run.verdict();
-    only(&wrong_type, Finding::Missing, 1);
-    only(&run.doctored(|log| log.truncate(0)), Finding::Missing, 2);
+    only(&wrong_type, Mistake::Missing, 1);
+    only(&run.doctored(|log| log.truncate(0)), Mistake::Missing, 2);
 }
 
 #[test]
@@ -237,14 +237,14 @@ fn a_fact_behind_the_position_it_was_acknowledged_at_is_missing_there() {
     run.books
         .ledger
         .settle(mark, CommandOutcome::Acknowledged { position: 0 });
-    only(&run.verdict(), Finding::Missing, 1);
+    only(&run.verdict(), Mistake::Missing, 1);
 }
 
 #[test]
 fn a_question_without_an_end_is_found() {
     only(
         &a_good_run().doctored(|log| drop(log.pop())),
-        Finding::Missing,
+        Mistake::Missing,
         1,
     );
 }
@@ -261,7 +261,7 @@ fn a_job_that_is_held_for_ever_is_found() {
         },
     );
     run.yes(CommandKind::ClaimJob, JOB, claimed(1));
-    only(&run.verdict(), Finding::Missing, 1);
+    only(&run.verdict(), Mistake::Missing, 1);
 }
 
 #[test]
@@ -287,12 +287,12 @@ fn a_duplicate_is_found_where_one_fact_was_promised() {
         );
         run.verdict()
     };
-    only(&twice(CommandKind::SubmitJob, 1), Finding::Twice, 1);
-    only(&twice(CommandKind::SubmitNamedJob, 2), Finding::Twice, 1);
-    only(&twice(CommandKind::SubmitJob, 2), Finding::Twice, 1);
+    only(&twice(CommandKind::SubmitJob, 1), Mistake::Twice, 1);
+    only(&twice(CommandKind::SubmitNamedJob, 2), Mistake::Twice, 1);
+    only(&twice(CommandKind::SubmitJob, 2), Mistake::Twice, 1);
     let mut run = a_good_run();
     run.fact(None, "s", answered(7));
-    only(&run.verdict(), Finding::Twice, 1);
+    only(&run.verdict(), Mistake::Twice, 1);
 }
 
 #[test]
@@ -320,19 +320,19 @@ fn invites_are_as_many_as_were_asked_for() {
         );
         run.verdict()
     };
-    only(&made(1, INVITES), Finding::Twice, 0);
-    only(&made(1, INVITES + 1), Finding::Twice, 1);
-    only(&made(1, INVITES - 1), Finding::Missing, 1);
-    only(&made(2, 2 * INVITES), Finding::Twice, 0);
-    only(&made(2, 2 * INVITES + 1), Finding::Twice, 1);
+    only(&made(1, INVITES), Mistake::Twice, 0);
+    only(&made(1, INVITES + 1), Mistake::Twice, 1);
+    only(&made(1, INVITES - 1), Mistake::Missing, 1);
+    only(&made(2, 2 * INVITES), Mistake::Twice, 0);
+    only(&made(2, 2 * INVITES + 1), Mistake::Twice, 1);
 }
 
 #[test]
 fn a_shown_answer_that_differs_from_the_kept_one_is_found() {
     for (text, ended, count, n) in [
-        ("a", true, Finding::Missing, 0),
-        ("", true, Finding::Missing, 1),
-        ("b", false, Finding::NeverSent, 1),
+        ("a", true, Mistake::Missing, 0),
+        ("", true, Mistake::Missing, 1),
+        ("b", false, Mistake::NeverSent, 1),
     ] {
         let mut run = a_good_run();
         run.books
@@ -355,7 +355,7 @@ fn facts_of_refused_or_unsent_commands_are_found() {
     );
     run.log[5].caller = CallerKind::User;
     run.log[5].request_id = Some("somebody-else".into());
-    only(&run.verdict(), Finding::NeverSent, 1);
+    only(&run.verdict(), Mistake::NeverSent, 1);
 
     let mut run = a_good_run();
     let mark = run.begin(CommandKind::SubmitJob, "x");
@@ -370,7 +370,7 @@ fn facts_of_refused_or_unsent_commands_are_found() {
     run.books
         .ledger
         .settle(mark, CommandOutcome::Refused { clean: true });
-    only(&run.verdict(), Finding::NeverSent, 1);
+    only(&run.verdict(), Mistake::NeverSent, 1);
     run.books
         .ledger
         .settle(mark, CommandOutcome::Refused { clean: false });
@@ -394,7 +394,7 @@ fn a_suspended_user_must_not_act() {
             counted: None,
         },
     );
-    only(&run.verdict(), Finding::NeverSent, 1);
+    only(&run.verdict(), Mistake::NeverSent, 1);
 }
 
 #[test]
@@ -404,16 +404,16 @@ fn two_facts_that_changed_places_are_out_of_order() {
         TortureRun::closed_up(log);
     });
     assert!(
-        renumbered.count(Finding::Order) >= 2,
+        renumbered.count(Mistake::Order) >= 2,
         "within their stream, although positions are dense: {renumbered:?}"
     );
     let verdict = a_good_run().doctored(|log| log.swap(2, 3));
     assert!(
-        verdict.count(Finding::Order) >= 2,
+        verdict.count(Mistake::Order) >= 2,
         "within the log: {verdict:?}"
     );
     let verdict = a_good_run().doctored(|log| drop(log.remove(1)));
-    assert!(verdict.count(Finding::Order) > 0, "a hole: {verdict:?}");
+    assert!(verdict.count(Mistake::Order) > 0, "a hole: {verdict:?}");
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.fact(None, JOB, lapsed());
     let end = run.yes(CommandKind::CompleteJob, JOB, completed(1));
     run.books.held.insert(end, 2);
-    only(&run.verdict(), Finding::Lapsed, 1);
+    only(&run.verdict(), Mistake::Lapsed, 1);
 
     // Another worker holds the job meanwhile, in an attempt of the same number after a retry.
     let mut run = TortureRun::new();
@@ -464,7 +464,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.books.held.insert(end, 5);
     assert!(run.verdict().is_clean());
     run.books.held.insert(end, 2);
-    only(&run.verdict(), Finding::Lapsed, 1);
+    only(&run.verdict(), Mistake::Lapsed, 1);
 
     // The job was handed out while another worker held it.
     let mut run = TortureRun::new();
@@ -479,7 +479,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.yes(CommandKind::ClaimJob, JOB, claimed(1));
     run.yes(CommandKind::ClaimJob, JOB, claimed(2));
     run.fact(None, JOB, JobEvent::Cancelled);
-    only(&run.verdict(), Finding::Lapsed, 1);
+    only(&run.verdict(), Mistake::Lapsed, 1);
 
     // A completion was acknowledged that belongs to another worker.
     let mut run = a_good_run();
@@ -488,7 +488,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
     run.books
         .ledger
         .settle(other, CommandOutcome::Acknowledged { position: 5 });
-    only(&run.verdict(), Finding::Lapsed, 1);
+    only(&run.verdict(), Mistake::Lapsed, 1);
 }
 
 #[test]
@@ -511,7 +511,7 @@ fn a_command_whose_wish_is_fulfilled_needs_no_fact() {
     run.books
         .ledger
         .settle(again, CommandOutcome::Acknowledged { position: 1 });
-    only(&run.verdict(), Finding::Missing, 1);
+    only(&run.verdict(), Mistake::Missing, 1);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use genie_events::{
 use genie_log::leases::LeaseRow;
 use genie_log::turn_journal::JournalRow;
 use genie_log::{
-    AppendError, AppendRequest, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember,
-    Work,
+    AppendError, AppendRequest, FactBody, Group, Log, LogError, MasterKeys, NewFact, Owner,
+    Remember, Work,
     follow::Following,
     idempotency::Remembered,
     leases::LeaseKind,
@@ -373,7 +373,7 @@ both_stores!(
             .open_row(&other_node.log.reader().rows(0, 10).await.unwrap()[0])
             .await
             .unwrap();
-        assert!(matches!(fact.body, Body::Forgotten));
+        assert!(matches!(fact.body, FactBody::Forgotten));
     }
 );
 
@@ -421,7 +421,7 @@ both_stores!(
             .log
             .reader()
             .user_facts(ada, |fact| {
-                if let Body::Open(event, _) = fact.body {
+                if let FactBody::Open(event, _) = fact.body {
                     found += usize::from(event.to_json().to_string().contains("canary"));
                 }
             })

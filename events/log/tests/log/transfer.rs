@@ -114,7 +114,7 @@ async fn filled(store: &TestStore) -> Log {
             blob(store)
         ),
         format!(
-            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', {})",
+            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', {}, 1)",
             blob(store)
         ),
         format!(

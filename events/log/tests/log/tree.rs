@@ -8,7 +8,7 @@ use genie_events::{
 };
 use genie_log::{
     AppendRequest, Group, Log, StoredRow,
-    head_signer::{self, Sealing, State},
+    head_signer::{self, HeadSignerState, Sealing},
     merkle_proof::CantProve,
     merkle_tree,
     signed_heads::SignedHead,
@@ -78,7 +78,7 @@ impl Node {
         let status = self
             .sealing
             .status
-            .wait_for(|status| matches!(status.state, State::Stopped(_)));
+            .wait_for(|status| matches!(status.state, HeadSignerState::Stopped(_)));
         match tokio::time::timeout(LONG, status)
             .await
             .expect("the head signer stops")
@@ -86,7 +86,7 @@ impl Node {
             .state
             .clone()
         {
-            State::Stopped(reason) => reason,
+            HeadSignerState::Stopped(reason) => reason,
             state => panic!("{state:?}"),
         }
     }
@@ -328,7 +328,10 @@ both_stores!(
             .await
             .expect("the head signer learns that it was deposed")
             .unwrap();
-        assert_eq!(slow.status.borrow_and_update().state, State::Waiting);
+        assert_eq!(
+            slow.status.borrow_and_update().state,
+            HeadSignerState::Waiting
+        );
         let verified = verify(&log, &[]).await.unwrap();
         assert_eq!((verified.facts, verified.heads), (3, 0));
         let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap()
