@@ -140,7 +140,7 @@ impl Progress {
     }
 
     /// The position of a projection's checkpoint in the store.
-    async fn stored(&self, name: &str) -> Result<u64, LogError> {
+    pub async fn stored(&self, name: &str) -> Result<u64, LogError> {
         let checkpoint = self
             .0
             .names

@@ -96,6 +96,11 @@ impl ReadSide {
         Ok(())
     }
 
+    /// The position that one projection has reached, as stored.
+    pub async fn stored_position(&self, name: &str) -> Result<u64, LogError> {
+        self.progress.stored(name).await
+    }
+
     /// Waits until one projection's stored checkpoint has reached a position.
     pub async fn wait_for(
         &self,

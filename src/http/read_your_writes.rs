@@ -31,6 +31,10 @@ impl FromRequest for MinPosition {
 }
 
 impl MinPosition {
+    pub fn is_asked(&self) -> bool {
+        self.0.headers().contains_key(HEADER)
+    }
+
     fn asked(&self) -> Result<Option<u64>, ApiError> {
         let Some(asked) = self.0.headers().get(HEADER) else {
             return Ok(None);
