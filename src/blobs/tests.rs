@@ -131,8 +131,8 @@ both_stores!(
                     PART,
                     0,
                 ] {
-                    let (mut buffer, rest) =
-                        (vec![0; 100], wanted_here.get(offset..).unwrap_or_default());
+                    let mut buffer = vec![0; 100];
+                    let rest = wanted_here.get(offset..).unwrap_or_default();
                     let read = reader.read_at(&mut buffer, offset as u64).unwrap();
                     assert!(read > 0 || rest.is_empty(), "{offset} of {length}");
                     assert_eq!(buffer[..read], rest[..read], "{offset} of {length}");

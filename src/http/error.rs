@@ -244,7 +244,8 @@ impl ApiError {
             Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
             Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
-                let status = if failure.code == "internal" {
+                let ours = ["internal", "history_unreadable", "journal_unwritable"];
+                let status = if ours.contains(&failure.code.as_str()) {
                     S::INTERNAL_SERVER_ERROR
                 } else {
                     S::BAD_GATEWAY

@@ -325,7 +325,8 @@ both_stores!(
             .ok();
         let code = |n: usize| invites["data"][n]["code"].as_str().unwrap().to_owned();
         let register = |email: String, code: String| {
-            let (http, base) = (genie.http.clone(), genie.base.clone());
+            let http = genie.http.clone();
+            let base = genie.base.clone();
             tokio::spawn(async move {
                 let body = json!({"email": email, "password": "long enough", "inviteCode": code});
                 http.post(format!("{base}/api/register"))
@@ -511,7 +512,9 @@ both_stores!(
         let token = token.as_str().unwrap().to_owned();
         let mut asked = Vec::new();
         for _ in 0..12 {
-            let (http, base, token) = (genie.http.clone(), genie.base.clone(), token.clone());
+            let http = genie.http.clone();
+            let base = genie.base.clone();
+            let token = token.clone();
             asked.push(tokio::spawn(async move {
                 let answer = http
                     .post(format!("{base}/api/captions/generate"))

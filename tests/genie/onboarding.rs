@@ -191,7 +191,8 @@ async fn nothing_left(genie: &TestGenie, user: &TestUser, facts: &Value) {
 /// Begins an upload with a declared length and sends less.
 pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
     let mut body = form(&[("file", &zip("video", &noise(5 * MIB)))]);
-    let (whole, before) = (body.len(), objects(genie).len());
+    let whole = body.len();
+    let before = objects(genie).len();
     body.truncate(3 * MIB);
     let address = genie.base.strip_prefix("http://").unwrap();
     let head = format!(

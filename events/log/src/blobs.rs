@@ -291,6 +291,9 @@ impl BlobTable {
     /// The files among these that have a row, doomed ones included. At most [`ROWS_AT_ONCE`] may be
     /// asked for.
     pub async fn known(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
         self.0
             .store()
             .run(async move |store: Store| {
@@ -431,7 +434,8 @@ mod tests {
     };
 
     async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> NewBlob {
-        let (id, created_at) = (BlobId(store.clock.new_uuid()), store.clock.now());
+        let id = BlobId(store.clock.new_uuid());
+        let created_at = store.clock.now();
         let blob = NewBlob {
             id,
             user,
@@ -524,11 +528,9 @@ mod tests {
                 .0
                 .payload()
         };
-        let (keys, file, other) = (
-            of(1),
-            BlobId(uuid::Uuid::from_u128(8)),
-            BlobId(uuid::Uuid::from_u128(9)),
-        );
+        let keys = of(1);
+        let file = BlobId(uuid::Uuid::from_u128(8));
+        let other = BlobId(uuid::Uuid::from_u128(9));
         let sealed = seal_part(&keys, file, 3, false, b"bytes");
         assert_eq!(
             open_part(&keys, file, 3, false, &sealed)

@@ -33,6 +33,8 @@ pub mod load_users;
 pub mod log;
 mod migrations;
 mod notify;
+/// Pages that end at a number of rows or of bytes.
+pub mod pages;
 mod postgres_probe;
 mod postgres_streams;
 /// Reads pages of the log, a user's events, and single streams.

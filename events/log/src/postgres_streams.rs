@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use cqrs_es::{
     Aggregate,
-    persist::{PersistedEventRepository, SerializedEvent},
+    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
 };
 use parking_lot::Mutex;
 use postgres_es::PostgresEventRepository;
@@ -35,7 +35,7 @@ impl PostgresStreams {
     pub async fn events<A: Aggregate>(&self, id: &str) -> Result<Vec<SerializedEvent>, LogError> {
         let present = self.0.lock().clone();
         match events_from::<A>(present.clone(), id).await {
-            Err(_) => {
+            Err(LogError::Away(_)) => {
                 let fresh = self.replace(&present);
                 events_from::<A>(fresh, id).await
             }
@@ -75,7 +75,20 @@ async fn events_from<A: Aggregate>(
     let repository = PostgresEventRepository::new(pool);
     match timeout(ANSWER, repository.get_events::<A>(id)).await {
         Ok(Ok(events)) => Ok(events),
-        Ok(Err(error)) => Err(LogError::Away(error.to_string())),
+        Ok(Err(error)) => Err(unread(error)),
         Err(_) => Err(LogError::Away("no answer in time".into())),
+    }
+}
+
+/// An error of postgres-es, which hides what the database said.
+fn unread(error: PersistenceError) -> LogError {
+    let reason = error.to_string();
+    match error {
+        PersistenceError::ConnectionError(_) => LogError::Away(reason),
+        PersistenceError::UnknownError(error) => match error.downcast::<sqlx::Error>() {
+            Ok(error) => (*error).into(),
+            Err(_) => LogError::Statement(reason),
+        },
+        _ => LogError::Statement(reason),
     }
 }

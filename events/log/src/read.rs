@@ -19,6 +19,8 @@ use crate::{
 
 /// Single questions that an index answers.
 mod lookups;
+/// Streams, backwards from their newest event.
+mod stream_pages;
 
 pub use lookups::Lookups;
 

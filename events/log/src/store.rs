@@ -241,6 +241,10 @@ impl Store {
         &self.reads
     }
 
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.writing, Writing::Postgres(_))
+    }
+
     pub(crate) fn postgres_streams(&self) -> Option<&PostgresStreams> {
         self.postgres_streams.as_ref()
     }

@@ -32,7 +32,8 @@ async fn wraps(log: &Log) -> Vec<(String, u64)> {
 /// Rotates to the end.
 async fn rotate(log: &Log) -> RotationStep {
     let to = log.keys().rotation().begin().await.unwrap();
-    let (mut all, mut place) = (RotationStep::default(), RotationCursor::default());
+    let mut all = RotationStep::default();
+    let mut place = RotationCursor::default();
     loop {
         let step = log.keys().rotation().rotate(&to, place).await.unwrap();
         all.wrapped += step.wrapped;
@@ -133,7 +134,8 @@ both_stores!(
         }
         log.keys().rings().take(ring(&grown(&store))).await.unwrap();
         let busy = {
-            let (log, users) = (log.clone(), users.clone());
+            let log = log.clone();
+            let users = users.clone();
             let store = &store;
             async move {
                 let mut new = Vec::new();

@@ -258,6 +258,12 @@ both_stores!(
         imported(&back, store.masters(), &back_dir).await.unwrap();
         let back = back.open_with(store.masters()).await.unwrap().log;
         assert_same(&back, &log).await;
+        // It is the same log, for ledgers and blob stores, too; another one has another name.
+        for same in [&copy, &back] {
+            assert_eq!(same.hashes().log_name(), log.hashes().log_name());
+        }
+        let another = TestStore::new(store.kind).await.open().await.log;
+        assert_ne!(another.hashes().log_name(), log.hashes().log_name());
         // The next append gets the next position.
         let user = store.register(&back, "eve").await;
         assert_eq!(
@@ -546,10 +552,13 @@ both_stores!(
             Arc,
             atomic::{AtomicBool, Ordering},
         };
-        let (log, store) = (store.open().await.log, Arc::new(store));
+        let log = store.open().await.log;
+        let store = Arc::new(store);
         let done = Arc::new(AtomicBool::new(false));
         let writing = tokio::spawn({
-            let (log, store, done) = (log.clone(), Arc::clone(&store), Arc::clone(&done));
+            let log = log.clone();
+            let store = Arc::clone(&store);
+            let done = Arc::clone(&done);
             async move {
                 while !done.load(Ordering::SeqCst) {
                     // One append writes the fact and the key.

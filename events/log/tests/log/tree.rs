@@ -156,7 +156,8 @@ async fn row_at(log: &Log, position: u64) -> StoredRow {
 }
 
 async fn set_leaf(store: &TestStore, position: u64, leaf: &[u8]) {
-    let (index, leaf) = (merkle_tree::first_index(position), bytes(store.kind, leaf));
+    let index = merkle_tree::first_index(position);
+    let leaf = bytes(store.kind, leaf);
     store
         .tamper(&format!(
             "UPDATE tree_hashes SET hash = {leaf} WHERE hash_index = {index}"
@@ -169,7 +170,8 @@ async fn change_with_digest(store: &TestStore, log: &Log, position: u64) -> Stor
     let mut row = row_at(log, position).await;
     row.recorded_at.0 += 1;
     row.digest = row.computed_digest().to_vec();
-    let (at, digest) = (row.recorded_at.0, bytes(store.kind, &row.digest));
+    let at = row.recorded_at.0;
+    let digest = bytes(store.kind, &row.digest);
     store
         .tamper(&format!(
             "UPDATE events SET recorded_at = {at}, digest = {digest} WHERE position = {position}"
@@ -274,7 +276,8 @@ both_stores!(
 both_stores!(
     a_head_signer_that_is_dropped_anywhere_continues,
     async |store: TestStore| {
-        let (mut size, mut heads) = (0, Vec::new());
+        let mut size = 0;
+        let mut heads = Vec::new();
         for _ in 0..5 {
             let mut node = Node::start(&store).await;
             facts(&node.log, 900).await;
