@@ -267,3 +267,116 @@ async fn overlay(log: &Log, user: UserId, row: &mut AccountRow) -> Result<bool, 
     row.two_factor = profile.two_factor.on;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Event, Limits, Metadata, account::AccountEvent};
+    use genie_log::{
+        AppendRequest, Group, NewFact,
+        testing::{self, TestStore, appender, both_stores},
+    };
+
+    use super::*;
+
+    /// A thread that actors live on, as a node has them.
+    fn arbiter() -> actix::ArbiterHandle {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            actix::System::new().block_on(async move {
+                let arbiter = actix::Arbiter::new();
+                tell.send(arbiter.handle()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        told.recv().unwrap()
+    }
+
+    /// The callers of a node that does not follow the log yet, and a user whom its reads know.
+    async fn callers(store: &TestStore) -> (Callers, UserId) {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        let election = log.elections().stand("a node").await.unwrap();
+        let reads = ReadSide::start(log.clone(), election);
+        let head = log.reader().head();
+        reads
+            .wait_for("accounts", head, Duration::from_secs(20))
+            .await
+            .unwrap();
+        let users = Users::new(appender(&log), Limits::built_in(), vec![arbiter()]);
+        let service_keys = ServiceKeys::new(appender(&log));
+        (Callers::new(log, reads, users, service_keys), ada)
+    }
+
+    /// Another node suspends the user: no actor of this one knows.
+    async fn suspend(callers: &Callers, user: UserId) {
+        let fact = NewFact {
+            stream: StreamId::new(StreamKind::Account, user),
+            sequence: 2,
+            event: Event::Account(AccountEvent::Suspended),
+        };
+        let request = AppendRequest {
+            groups: vec![Group::of_user(user, 1, vec![fact])],
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        };
+        testing::append(&callers.0.log, request).await.unwrap();
+    }
+
+    async fn status(callers: &Callers, user: UserId) -> String {
+        let account = callers.account(user).await.unwrap().unwrap();
+        account.status.clone()
+    }
+
+    /// Asks until the answer comes from memory.
+    async fn until_known(callers: &Callers, user: UserId) {
+        let known = async {
+            while callers.known(user).is_none() {
+                status(callers, user).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, known).await.expect("in time");
+    }
+
+    both_stores!(
+        a_memory_that_does_not_follow_the_log_is_not_believed,
+        async |store: TestStore| {
+            let (callers, ada) = callers(&store).await;
+            assert_eq!(status(&callers, ada).await, "active");
+            assert!(callers.0.accounts.get(&ada).is_some(), "it is kept");
+            assert!(callers.known(ada).is_none(), "and not used");
+            suspend(&callers, ada).await;
+            assert_eq!(status(&callers, ada).await, "suspended", "at once");
+
+            let follow = tokio::spawn(callers.clone().follow());
+            while !callers.is_current() {
+                tokio::task::yield_now().await;
+            }
+            follow.abort();
+            let late = || *callers.0.current_at.lock() = Some(Instant::now() - MAX_LAG * 2);
+            late();
+            assert!(!callers.is_current(), "two seconds behind");
+        }
+    );
+
+    both_stores!(
+        a_memory_that_follows_the_log_drops_what_changed,
+        async |store: TestStore| {
+            let (callers, ada) = callers(&store).await;
+            tokio::spawn(callers.clone().follow());
+            until_known(&callers, ada).await;
+            suspend(&callers, ada).await;
+            let dropped = async {
+                while callers.known(ada).is_some() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(MAX_LAG, dropped)
+                .await
+                .expect("in time");
+            assert_eq!(status(&callers, ada).await, "suspended");
+        }
+    );
+}
