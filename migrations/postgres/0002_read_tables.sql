@@ -46,6 +46,7 @@ CREATE TABLE jobs (
     priority       bigint NOT NULL,
     attempt        bigint NOT NULL,
     max_attempts   bigint NOT NULL,
+    name_sealed    bytea,
     error_sealed   bytea,
     result_sealed  bytea,
     outputs_sealed bytea,

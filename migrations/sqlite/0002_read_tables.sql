@@ -46,6 +46,7 @@ CREATE TABLE jobs (
     priority       INTEGER NOT NULL,
     attempt        INTEGER NOT NULL,
     max_attempts   INTEGER NOT NULL,
+    name_sealed    BLOB,
     error_sealed   BLOB,
     result_sealed  BLOB,
     outputs_sealed BLOB,

@@ -62,8 +62,8 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
     match event {
         JobEvent::Submitted { spec, .. } => sqlx::query(
             "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
-                               created_at, run_at, position) \
-             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",
+                               created_at, run_at, position, name_sealed) \
+             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9, $10)",
         )
         .bind(id)
         .bind(seen.user())
@@ -73,7 +73,8 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
         .bind(i64::from(spec.max_attempts))
         .bind(at)
         .bind(spec.run_at.map(|at| at.0))
-        .bind(seen.fact.position as i64),
+        .bind(seen.fact.position as i64)
+        .bind(spec.name.as_ref().map(|name| seen.seal("jobs.name", name.as_str()))),
         JobEvent::Claimed { attempt, .. } => sqlx::query(
             "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
         )
@@ -112,7 +113,9 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
 
 #[derive(Debug, Clone)]
 pub struct JobRow {
-    pub id: String,
+    pub id: JobId,
+    /// The client's own id.
+    pub name: Option<String>,
     pub user: UserId,
     pub queue: String,
     pub operation: String,
@@ -167,7 +170,7 @@ pub struct JobReader {
 }
 
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
-                       outputs_sealed, created_at, run_at, started_at, finished_at, position";
+                       outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
 
 impl JobReader {
     pub(crate) fn new(log: Log) -> Self {
@@ -297,7 +300,11 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
     let run_at = moment("run_at")?;
     let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
     Ok(JobRow {
-        id: row.try_get("job_id")?,
+        id: row
+            .try_get::<String, _>("job_id")?
+            .parse()
+            .map_err(|_| LogError::Statement("a read table holds an invalid job id".into()))?,
+        name: text("jobs.name", "name_sealed")?,
         user: user_id(&row.try_get::<String, _>("user_id")?)?,
         queue: row.try_get("queue")?,
         operation: row.try_get("operation")?,
