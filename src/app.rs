@@ -9,6 +9,7 @@ use genie_projections::ReadSide;
 
 use crate::{
     blobs::Blobs,
+    byte_budget::{BodyBytes, ByteBudget},
     config::Config,
     exports::Exports,
     forgetting::Eraser,
@@ -20,6 +21,7 @@ use crate::{
     keys::server::Ring,
     outages::Outages,
     request_limits::RequestLimits,
+    streams::Streams,
     uploads::Uploads,
 };
 
@@ -46,7 +48,11 @@ pub struct App {
     pub eraser: Eraser,
     pub callers: Callers,
     pub request_limits: RequestLimits,
+    /// The large answers that clients have not read yet.
+    pub large_answers: ByteBudget,
     pub exports: Exports,
     pub outages: Outages,
+    pub streams: Streams,
+    pub body_bytes: BodyBytes,
     pub limits: Limits,
 }

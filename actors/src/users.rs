@@ -11,9 +11,12 @@ use std::{
 };
 
 use actix::{Actor, Addr, ArbiterHandle};
-use genie_events::{Change, JobId, Limits, StreamKind, User, UserCommand, UserId};
+use genie_events::{
+    Change, JobId, Limits, Metadata, StreamKind, User, UserCommand, UserId, user::Recall,
+};
 use genie_log::{Append, Log};
 use parking_lot::{Mutex, MutexGuard};
+use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{Instrument, Span};
 
@@ -158,9 +161,27 @@ impl Users {
         context: impl Into<CommandContext>,
         command: UserCommand,
     ) -> Result<Receipt, WriteError> {
-        let job = command.job().cloned();
+        let recall = command.recall();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
-        self.plan(user, job, context, Arc::new(planner)).await
+        self.plan_recalling(user, recall, context, Arc::new(planner))
+            .await
+    }
+
+    /// Asks a user about the present state. Nothing changes.
+    pub(crate) async fn look(
+        &self,
+        user: UserId,
+        look: impl Fn(&User) -> Value + Send + Sync + 'static,
+    ) -> Result<Value, WriteError> {
+        let planner = move |state: &User, _| {
+            Ok(Plan {
+                outcome: look(state),
+                ..Plan::default()
+            })
+        };
+        let system = Metadata::system();
+        let seen = self.plan(user, None, system, Arc::new(planner)).await?;
+        Ok(seen.outcome)
     }
 
     /// The same with a given planner. `job` names a job that the planner must see even when it has finished.
@@ -168,6 +189,18 @@ impl Users {
         &self,
         user: UserId,
         job: Option<JobId>,
+        context: impl Into<CommandContext>,
+        planner: Planner,
+    ) -> Result<Receipt, WriteError> {
+        self.plan_recalling(user, job.map(Recall::Job), context, planner)
+            .await
+    }
+
+    /// The same; the planner sees what `recall` names even when the state leaves it out.
+    pub(crate) async fn plan_recalling(
+        &self,
+        user: UserId,
+        recall: Option<Recall>,
         context: impl Into<CommandContext>,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
@@ -179,7 +212,7 @@ impl Users {
             let written = self.send(user, |place| CommandMessage {
                 span: Span::current(),
                 planner: Arc::clone(&planner),
-                job: job.clone(),
+                recall: recall.clone(),
                 context: context.clone(),
                 deadline,
                 reply,

@@ -2,7 +2,12 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError,
+    forgetting::UserRows,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+};
 use sqlx::Row;
 
 use crate::projection::{Projection, Seen, Tx, open_option, read};
@@ -84,27 +89,35 @@ impl CaptionReader {
         Self { log }
     }
 
-    /// A user's captions, newest first, at most `limit`, older than the position `before`.
+    /// A user's captions, newest first, older than the position `before`: a page of at most `limit`.
     pub async fn list(
         &self,
         user: UserId,
         before: Option<u64>,
         limit: i64,
-    ) -> Result<Vec<CaptionRow>, LogError> {
+    ) -> Result<Paged<CaptionRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = "SELECT caption_id, status, platform, caption_sealed, model, truncated, created_at, position FROM captions \
-                       WHERE user_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3";
+            let sql = PageSql {
+                table: "captions",
+                columns: "caption_id, status, platform, caption_sealed, model, truncated, created_at, position",
+                key: "caption_id",
+                bytes: "coalesce(octet_length(caption_sealed), 0)",
+                condition: "user_id = $1 AND position < $2",
+                order: &["position"],
+                descending: true,
+                limit: "$3",
+            }
+            .text(&store);
             let before = before.map_or(i64::MAX, |before| before as i64);
-            Ok(sqlx::query(sql)
+            let query = sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(before)
-                .bind(limit)
-                .fetch_all(store.reads())
-                .await?)
+                .bind(limit);
+            Ok(paged(query.fetch_all(store.reads()).await?)?)
         });
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
-        let caption = |row: &sqlx::any::AnyRow| {
+        let caption = |row: sqlx::any::AnyRow| {
             Ok(CaptionRow {
                 id: row.try_get("caption_id")?,
                 status: row.try_get("status")?,
@@ -116,6 +129,6 @@ impl CaptionReader {
                 position: row.try_get::<i64, _>("position")? as u64,
             })
         };
-        rows.iter().map(caption).collect()
+        rows.try_map(caption)
     }
 }

@@ -6,7 +6,12 @@ use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent, job_operation::QUEUES,
 };
-use genie_log::{Log, LogError, UserKeys, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError, UserKeys,
+    forgetting::UserRows,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+};
 use serde_json::Value;
 use sqlx::{
     Any, Row,
@@ -172,6 +177,10 @@ pub struct JobReader {
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
                        outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
 
+/// The size of what a job's worker wrote.
+const BYTES: &str = "coalesce(octet_length(error_sealed), 0) + coalesce(octet_length(result_sealed), 0) \
+                     + coalesce(octet_length(outputs_sealed), 0)";
+
 impl JobReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
@@ -211,7 +220,7 @@ impl JobReader {
         read_row(&row, &keys, now).map(Some)
     }
 
-    /// A user's jobs, newest first, at most `limit`, older than the position `before`.
+    /// A user's jobs, newest first, older than the position `before`: a page of at most `limit`.
     pub async fn list(
         &self,
         user: UserId,
@@ -219,13 +228,21 @@ impl JobReader {
         before: Option<u64>,
         limit: i64,
         now: Timestamp,
-    ) -> Result<Vec<JobRow>, LogError> {
+    ) -> Result<Paged<JobRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM jobs WHERE user_id = $1 AND position < $2 \
+            let sql = PageSql {
+                table: "jobs",
+                columns: COLUMNS,
+                key: "job_id",
+                bytes: BYTES,
+                condition: "user_id = $1 AND position < $2 \
                      AND ($3 = '' OR CASE WHEN status = 'queued' AND run_at > $6 THEN 'delayed' ELSE status END = $3) \
-                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5) ORDER BY position DESC LIMIT $7"
-            );
+                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5)",
+                order: &["position"],
+                descending: true,
+                limit: "$7",
+            }
+            .text(&store);
             let query = sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(before.map_or(i64::MAX, |before| before as i64))
@@ -234,11 +251,11 @@ impl JobReader {
                 .bind(filter.operation.unwrap_or_default())
                 .bind(now.0)
                 .bind(limit);
-            Ok(query.fetch_all(store.reads()).await?)
+            Ok(paged(query.fetch_all(store.reads()).await?)?)
         });
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
-        rows.iter().map(|row| read_row(row, &keys, now)).collect()
+        rows.try_map(|row| read_row(&row, &keys, now))
     }
 
     /// Each queue's count of jobs by state at `now`.

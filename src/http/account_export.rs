@@ -23,7 +23,7 @@ use genie_events::{
     job::{Job, JobEvent},
     user::reveal::RevealRight,
 };
-use genie_log::{LogError, Owner, blobs::Blob};
+use genie_log::{LogError, Owner, blobs::Blob, pages::Paged, read::Shown};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// Rows in memory at once. A row may have a megabyte.
+/// Rows in memory at once. A page of them ends at 1 MiB, too.
 const ROWS: usize = 16;
 const PAGE: i64 = ROWS as i64;
 /// Output is gathered until it has this many bytes.
@@ -138,24 +138,30 @@ struct AccountExport {
 }
 
 /// All rows of a list, read page by page. `page` reads the rows after a place, `place` is the place of a row.
-fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
+fn pages<Row, Place, Rows: Future<Output = Result<Paged<Row>, LogError>>>(
     page: impl Fn(Option<Place>) -> Rows,
     place: impl Fn(&Row) -> Place,
 ) -> impl Stream<Item = Result<Row, ApiError>> {
     try_stream! {
         let mut after = None;
         loop {
-            let rows = page(after).await?;
-            let is_last = rows.len() < ROWS;
+            let Paged { rows, has_more } = page(after).await?;
             after = rows.last().map(&place);
             for row in rows {
                 yield row;
             }
-            if is_last {
+            if !has_more {
                 return;
             }
         }
     }
+}
+
+/// A page of a list whose rows are small.
+async fn cut<Row>(
+    rows: impl Future<Output = Result<Vec<Row>, LogError>>,
+) -> Result<Paged<Row>, LogError> {
+    Ok(Paged::cut(rows.await?, ROWS))
 }
 
 /// The items of one list.
@@ -228,7 +234,7 @@ impl AccountExport {
 
     fn credentials(&self) -> Items<'_> {
         let rows = pages(
-            |after| self.app.reads.credentials.list(self.user, after, PAGE),
+            |after| cut(self.app.reads.credentials.list(self.user, after, PAGE + 1)),
             |row| (row.created_at.0, row.id.clone()),
         );
         Box::pin(rows.and_then(move |row| async move {
@@ -311,7 +317,7 @@ impl AccountExport {
 
     fn chat_rows(&self) -> impl Stream<Item = Result<ChatRow, ApiError>> {
         pages(
-            |before| self.app.reads.chats.sessions(self.user, before, PAGE),
+            |before| cut(self.app.reads.chats.sessions(self.user, before, PAGE + 1)),
             |row| (row.updated_at.0, row.id.clone()),
         )
     }
@@ -329,7 +335,7 @@ impl AccountExport {
                 let after = after.unwrap_or(0);
                 let chats = &self.app.reads.chats;
                 let page = chats.messages(self.user, session.clone(), after, PAGE);
-                page.map_ok(Option::unwrap_or_default)
+                page.map_ok(|page| page.unwrap_or_else(Paged::empty))
             },
             |row| row.position,
         );
@@ -353,11 +359,10 @@ impl AccountExport {
         let rows = pages(
             move |after| async move {
                 let keys = self.app.log.keys().live(self.user).await?;
-                let rows = self.app.log.blobs().of_user(self.user, after, PAGE).await?;
-                let named = |row: Blob| Ok((row.name(&keys)?, row));
-                rows.into_iter()
-                    .map(named)
-                    .collect::<Result<Vec<_>, LogError>>()
+                let blobs = self.app.log.blobs();
+                let rows = cut(blobs.of_user(self.user, after, PAGE + 1)).await?;
+                let named = |row: Blob| Ok::<_, LogError>((row.name(&keys)?, row));
+                rows.try_map(named)
             },
             |(_, row)| row.id,
         );
@@ -375,7 +380,8 @@ impl AccountExport {
             let mut after = 0;
             let last = self.app.log.reader().user_seq(self.user).await?;
             while after < last {
-                let rows = self.app.log.reader().user_page(self.user, after, ROWS).await?;
+                let reader = self.app.log.reader();
+                let rows = reader.user_page(self.user, after, ROWS, Shown::Whole).await?.rows;
                 if rows.is_empty() {
                     Err(ApiError::Internal(format!("facts are missing after the user's event {after}")))?;
                 }

@@ -77,9 +77,11 @@ pub struct RegisteredUserAnswer {
 /// `POST /api/register`
 pub async fn register(
     app: Data<App>,
+    request: HttpRequest,
     Body(body): Body<RegistrationRequest>,
 ) -> Result<Written<RegisteredUserAnswer>, ApiError> {
     check_registration(&body)?;
+    check_invite(&app, &request, &body.invite_code).await?;
     let applicant = Applicant {
         email: body.email,
         password_hash: app.passwords.hash(body.password).await?,
@@ -95,6 +97,22 @@ pub async fn register(
         user: registered.user,
     };
     Ok(Written(user, registered.position))
+}
+
+/// All invites together, as the account that a guesser of codes tries.
+const INVITES: &str = "invites";
+
+/// Refuses an invite that is not good before the password is hashed, which costs far more. Codes that are not good
+/// are counted as guesses.
+async fn check_invite(app: &App, request: &HttpRequest, code: &str) -> Result<(), ApiError> {
+    let guesser = Guesser::new(request::client_address(request), INVITES);
+    check_guesser(app, &guesser).map_err(|DirectusError(error)| error)?;
+    let granted = app.write.invites.grant(code).await;
+    if matches!(granted, Err(WriteError::Refused(_))) {
+        app.login_limiter.count(&guesser, Instant::now());
+    }
+    granted?;
+    Ok(())
 }
 
 /// Checks that need neither the store nor Directus.
@@ -591,9 +609,9 @@ pub async fn show_me(
     let id = user.account.user;
     // The caller's account follows the log. A position is asked of the read side, whose row has the
     // address, too.
-    let account = match min_position.is_asked() {
-        false => user.account,
-        true => {
+    let account = match min_position.asked()? {
+        None => user.account,
+        Some(_) => {
             min_position
                 .wait(&app, "accounts", Some(id))
                 .await

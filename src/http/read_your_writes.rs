@@ -31,11 +31,8 @@ impl FromRequest for MinPosition {
 }
 
 impl MinPosition {
-    pub fn is_asked(&self) -> bool {
-        self.0.headers().contains_key(HEADER)
-    }
-
-    fn asked(&self) -> Result<Option<u64>, ApiError> {
+    /// The position that the header asks for.
+    pub fn asked(&self) -> Result<Option<u64>, ApiError> {
         let Some(asked) = self.0.headers().get(HEADER) else {
             return Ok(None);
         };

@@ -5,6 +5,7 @@ use genie_events::{
     ServiceKeyId, Timestamp,
     service_key::{Scope, ServiceKeyGrant},
 };
+use genie_log::pages::Paged;
 use genie_projections::service_keys::ServiceKeyRow;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, ListPage, PageQuery, Written},
+        response::{ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
@@ -140,14 +141,13 @@ pub async fn list(
     let rows = app
         .reads
         .service_keys
-        .list(page.after_pair()?, limit)
+        .list(page.after_pair()?, limit + 1)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| {
-            format!("{}/{}", row.created_at.0, row.id)
-        }),
-        data: rows.iter().map(ServiceKeyAnswer::from).collect(),
-    })
+    ListPage::of(
+        &Paged::cut(rows, limit as usize),
+        |row| format!("{}/{}", row.created_at.0, row.id),
+        ServiceKeyAnswer::from,
+    )
 }
 
 /// `DELETE /api/admin/service-keys/{id}`

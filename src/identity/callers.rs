@@ -270,11 +270,11 @@ async fn overlay(log: &Log, user: UserId, row: &mut AccountRow) -> Result<bool, 
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Limits, Metadata, account::AccountEvent};
-    use genie_log::{
-        AppendRequest, Group, NewFact,
-        testing::{self, TestStore, appender, both_stores},
+    use genie_events::{
+        Limits, Metadata, UserCommand,
+        account::{AccountSync, LifecycleCommand},
     };
+    use genie_log::testing::{TestStore, appender, both_stores};
 
     use super::*;
 
@@ -309,18 +309,14 @@ mod tests {
 
     /// Another node suspends the user: no actor of this one knows.
     async fn suspend(callers: &Callers, user: UserId) {
-        let fact = NewFact {
-            stream: StreamId::new(StreamKind::Account, user),
-            sequence: 2,
-            event: Event::Account(AccountEvent::Suspended),
-        };
-        let request = AppendRequest {
-            groups: vec![Group::of_user(user, 1, vec![fact])],
-            work: vec![],
-            metadata: Metadata::system(),
-            remember: None,
-        };
-        testing::append(&callers.0.log, request).await.unwrap();
+        let append = appender(&callers.0.log);
+        let others = Users::new(append, Limits::built_in(), vec![arbiter()]);
+        let sync = LifecycleCommand::Sync(AccountSync {
+            active: Some(false),
+            ..AccountSync::default()
+        });
+        let command = UserCommand::account(sync);
+        others.ask(user, Metadata::system(), command).await.unwrap();
     }
 
     async fn status(callers: &Callers, user: UserId) -> String {

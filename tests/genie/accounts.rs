@@ -1046,3 +1046,29 @@ async fn signing_key(genie: &TestGenie) -> Log {
     .unwrap()
     .log
 }
+
+both_stores!(
+    a_user_whose_events_cannot_be_read_can_be_suspended,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        genie.user("admin").await;
+        let ada = genie.user("ada").await;
+        ada.submit_job(&genie).await;
+        genie.settle().await;
+        let sql = "UPDATE events SET event_version = '9' WHERE event_type = 'job.submitted'";
+        genie.store.tamper(sql).await;
+        genie.restart().await;
+        let job = json!({"operation": "thumbnail"});
+        ada.post(&genie, "/api/queue/media", job)
+            .await
+            .refused(500, "internal");
+        let suspend = async || {
+            let body = json!({"userId": ada.id, "status": "suspended"});
+            genie.server("/api/rbac-sync", body).await.ok()["changed"].clone()
+        };
+        assert_eq!(suspend().await, true);
+        assert_eq!(suspend().await, false, "the user is suspended already");
+        genie.settle().await;
+        assert_ne!(ada.get(&genie, "/users/me").await.status, 200);
+    }
+);

@@ -8,6 +8,7 @@ use tracing::{error, warn};
 
 use crate::{
     LogError, LogReader, StoredRow,
+    read::Shown,
     tail_cache::{NextRows, ReadTo},
 };
 
@@ -15,6 +16,9 @@ use crate::{
 const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
+
+mod own;
+pub use own::OwnFollower;
 
 /// Where a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct HeadSeen {
 pub struct Follower {
     log: LogReader,
     after: u64,
+    /// What is read of rows that are older than the cache.
+    shown: Shown,
     state: Following,
     reading: watch::Receiver<ReadTo>,
 }
@@ -46,9 +52,15 @@ pub struct Follower {
 impl LogReader {
     /// A follower that begins after a position.
     pub fn follow(&self, after: u64) -> Follower {
+        self.follow_showing(after, Shown::Whole)
+    }
+
+    /// The same, for a reader that needs no more than `shown`.
+    pub fn follow_showing(&self, after: u64, shown: Shown) -> Follower {
         Follower {
             log: self.clone(),
             after,
+            shown,
             state: Following::CatchingUp,
             reading: self.log().tail().watch_reading(),
         }
@@ -72,7 +84,7 @@ impl Follower {
         self.state
     }
 
-    /// The next rows, at least one and at most `limit`; waits while there are none. Dropping the
+    /// The next rows, at least one, at most `limit` and at most a page in bytes; waits while there are none. Dropping the
     /// wait loses nothing. After a hole each call answers [`LogError::Hole`].
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         loop {
@@ -123,9 +135,9 @@ impl Follower {
     /// From the table, in which there are more rows.
     async fn catch_up(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         self.state = Following::CatchingUp;
-        let missing = match self.log.rows(self.after, limit).await {
-            Ok(rows) if rows.is_empty() => self.after + 1,
-            Ok(rows) => return Ok(rows.into_iter().map(Arc::new).collect()),
+        let missing = match self.log.page(self.after, limit, self.shown).await {
+            Ok(page) if page.rows.is_empty() => self.after + 1,
+            Ok(page) => return Ok(page.rows.into_iter().map(Arc::new).collect()),
             Err(LogError::Hole { missing }) => missing,
             Err(error) => return Err(error),
         };

@@ -13,16 +13,19 @@ use crate::{
     encryption::{Envelope, Place},
     keys::KeyState,
     store::Store,
-    stored_row::COLUMNS,
     tail_cache::ReadTo,
 };
 
 /// Single questions that an index answers.
 mod lookups;
+/// Pages of the log, and of one owner's events.
+mod row_pages;
 /// Streams, backwards from their newest event.
 mod stream_pages;
 
 pub use lookups::Lookups;
+pub use row_pages::Shown;
+pub(crate) use row_pages::read_rows;
 
 pub const PAGE: usize = 1000;
 
@@ -97,32 +100,6 @@ fn below(before: Option<u64>) -> i64 {
         .unwrap_or(i64::MAX)
 }
 
-/// The rows after a position, in order and without a hole.
-pub(crate) async fn read_rows(
-    store: &Store,
-    after: u64,
-    limit: i64,
-) -> Result<Vec<StoredRow>, LogError> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
-    let rows = sqlx::query(&sql)
-        .bind(after as i64)
-        .bind(limit)
-        .fetch_all(store.reads())
-        .await?;
-    let rows = rows
-        .iter()
-        .map(StoredRow::read)
-        .collect::<Result<Vec<_>, _>>()?;
-    match (after + 1..)
-        .zip(&rows)
-        .find(|(expected, row)| row.position != *expected)
-    {
-        Some((missing, _)) => Err(LogError::Hole { missing }),
-        None => Ok(rows),
-    }
-}
-
 /// Reads the log's facts in order: pages of it, a user's events, single streams. See
 /// [`Log::reader`].
 #[derive(Debug, Clone)]
@@ -158,38 +135,6 @@ impl LogReader {
         }
     }
 
-    /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an
-    /// error, not a wait.
-    pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
-        let limit = limit.min(PAGE) as i64;
-        self.0
-            .store()
-            .run(async move |store: Store| read_rows(&store, after, limit).await)
-            .await
-    }
-
-    /// A user's rows after a `user_seq`, in order, at most [`PAGE`].
-    pub async fn user_rows(&self, user: UserId, after: u64) -> Result<Vec<StoredRow>, LogError> {
-        self.user_page(user, after, PAGE).await
-    }
-
-    /// The same, at most `limit`.
-    pub async fn user_page(
-        &self,
-        user: UserId,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
-        self.0.store()
-            .run(async move |store: Store| {
-                let sql = format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT $3");
-                let query = sqlx::query(&sql).bind(user.to_string()).bind(after as i64).bind(limit as i64);
-                let rows = query.fetch_all(store.reads()).await?;
-                Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
-            })
-            .await
-    }
-
     /// The number of a user's events.
     pub async fn user_seq(&self, user: UserId) -> Result<u64, LogError> {
         let read = async move |store: Store| {
@@ -223,7 +168,7 @@ impl LogReader {
                 each(self.open_row(row).await?);
                 after = row.owner_seq;
             }
-            if rows.len() < PAGE {
+            if rows.is_empty() {
                 return Ok(());
             }
         }

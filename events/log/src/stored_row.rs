@@ -50,6 +50,13 @@ pub(crate) const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequen
 pub(crate) const BYTES: &str =
     "octet_length(CAST(payload AS text)) + octet_length(CAST(metadata AS text))";
 
+/// The same columns without the payload, for readers that show only what is clear.
+pub(crate) const CLEAR_COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, \
+     '' AS payload, CAST(metadata AS text) AS metadata, event_id, user_id, user_seq, slice, recorded_at, digest";
+
+/// The size of what is read of a row without its payload.
+pub(crate) const CLEAR_BYTES: &str = "octet_length(CAST(metadata AS text)) + 200";
+
 /// The room for the lengths and all columns except the two long ones, for nearly every row.
 const CANONICAL_REST: usize = 320;
 
@@ -114,7 +121,13 @@ impl StoredRow {
         Ok(stream)
     }
 
-    fn stream(&self) -> Result<StreamId, LogError> {
+    /// False for a row that was read without its payload: then its digest cannot be checked.
+    pub fn is_whole(&self) -> bool {
+        !self.payload.is_empty()
+    }
+
+    /// The stream, if this release knows its kind. The digest is not checked.
+    pub fn stream(&self) -> Result<StreamId, LogError> {
         match StreamKind::parse(&self.kind) {
             Some(kind) => Ok(StreamId::new(kind, &self.id)),
             None => Err(self.damaged("this release does not know its kind of stream")),

@@ -11,6 +11,7 @@ use tracing::{error, warn};
 use crate::{
     LogError, StoredRow,
     follow::HeadSeen,
+    pages::PAGE_BYTES,
     read::{PAGE, read_rows},
     store::{Store, in_time},
 };
@@ -130,14 +131,7 @@ impl Tail {
         let first = kept.end + 1 - kept.rows.len() as u64;
         match (after + 1).checked_sub(first) {
             None => NextRows::Older,
-            Some(skipped) => NextRows::Rows(
-                kept.rows
-                    .iter()
-                    .skip(skipped as usize)
-                    .take(limit)
-                    .cloned()
-                    .collect(),
-            ),
+            Some(skipped) => NextRows::Rows(page(kept.rows.iter().skip(skipped as usize), limit)),
         }
     }
 
@@ -246,6 +240,20 @@ impl RecentRows {
             }
         }
     }
+}
+
+/// The first of these rows: at most `limit`, and at most a page in bytes.
+fn page<'a>(rows: impl Iterator<Item = &'a Arc<StoredRow>>, limit: usize) -> Vec<Arc<StoredRow>> {
+    let mut bytes = 0;
+    let mut page = Vec::new();
+    for row in rows.take(limit) {
+        bytes += size(row);
+        if bytes > PAGE_BYTES as usize && !page.is_empty() {
+            break;
+        }
+        page.push(Arc::clone(row));
+    }
+    page
 }
 
 fn size(row: &StoredRow) -> usize {

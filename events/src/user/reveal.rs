@@ -112,7 +112,7 @@ impl User {
                 version: *version,
                 expires_at: *expires_at,
             }),
-            Some(Credential::Removed { .. }) => refused(RefusedFor::Removed),
+            Some(Credential::Removed) => refused(RefusedFor::Removed),
             Some(Credential::Absent) | None => refused(RefusedFor::NotHeld),
         }
     }
@@ -139,6 +139,7 @@ mod tests {
         event::Change,
         ids::{EmailId, InviteId, UserId},
         tier::Tier,
+        user::Recall,
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);
@@ -222,6 +223,7 @@ mod tests {
     fn each_reason_has_its_word_and_stands_in_the_credentials_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
+        ada.recall_stream(&Recall::Credential(credential(3)), 2);
         let later = Timestamp(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
             let wanted = RevealCriteria {

@@ -4,7 +4,12 @@ use genie_events::{CredentialId, Metadata, StreamId, UserId};
 use sqlx::{Row, any::AnyRow};
 
 use super::{JobStep, PAGE, below};
-use crate::{Log, LogError, StoredRow, store::Store, stored_row::COLUMNS};
+use crate::{
+    Log, LogError, StoredRow,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+    stored_row::{BYTES, COLUMNS},
+};
 
 /// Single questions that an index of the log answers. See [`Log::lookups`].
 #[derive(Debug, Clone)]
@@ -15,6 +20,20 @@ impl Log {
     pub fn lookups(&self) -> Lookups {
         Lookups(self.clone())
     }
+}
+
+fn newest_first(store: &Store, condition: &str, order: &str, limit: &str) -> String {
+    PageSql {
+        table: "events",
+        columns: COLUMNS,
+        key: "position",
+        bytes: BYTES,
+        condition,
+        order: &[order],
+        descending: true,
+        limit,
+    }
+    .text(store)
 }
 
 impl Lookups {
@@ -39,59 +58,46 @@ impl Lookups {
         self.0.store().run(read).await
     }
 
-    /// The rows of one of a user's credentials before a sequence, newest first, at most `limit` and
-    /// [`PAGE`].
+    /// The rows of one of a user's credentials before a sequence, newest first: a page of at most `limit`.
     pub async fn credential_rows(
         &self,
         user: UserId,
         credential: CredentialId,
         before: Option<u64>,
         limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
+    ) -> Result<Paged<StoredRow>, LogError> {
         let read = async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND user_id = $2 \
-                 AND sequence < $3 ORDER BY sequence DESC LIMIT $4"
-            );
+            let condition = "aggregate_type = 'credential' AND aggregate_id = $1 AND user_id = $2 AND sequence < $3";
+            let sql = newest_first(&store, condition, "sequence", "$4");
             let query = sqlx::query(&sql)
                 .bind(credential.to_string())
-                .bind(user.to_string());
-            let rows = query
+                .bind(user.to_string())
                 .bind(below(before))
-                .bind(limit.min(PAGE) as i64)
-                .fetch_all(store.reads())
-                .await?;
-            Ok(rows
-                .iter()
-                .map(StoredRow::read)
-                .collect::<Result<Vec<_>, _>>()?)
+                .bind(limit.min(PAGE) as i64);
+            let page = paged(query.fetch_all(store.reads()).await?)?;
+            Ok(page.try_map(|row| StoredRow::read(&row))?)
         };
         self.0.store().run(read).await
     }
 
-    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first,
-    /// at most `limit` and [`PAGE`].
+    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first: a page of at most
+    /// `limit`.
     pub async fn revealed_rows(
         &self,
         user: UserId,
         before: Option<u64>,
         limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
+    ) -> Result<Paged<StoredRow>, LogError> {
         let read = async move |store: Store| {
             // An index has just these rows.
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq < $2 \
-                 AND event_type IN ('credential.revealed', 'credential.refused') ORDER BY user_seq DESC LIMIT $3"
-            );
-            let query = sqlx::query(&sql).bind(user.to_string()).bind(below(before));
-            let rows = query
-                .bind(limit.min(PAGE) as i64)
-                .fetch_all(store.reads())
-                .await?;
-            Ok(rows
-                .iter()
-                .map(StoredRow::read)
-                .collect::<Result<Vec<_>, _>>()?)
+            let condition = "user_id = $1 AND user_seq < $2 AND event_type IN ('credential.revealed', 'credential.refused')";
+            let sql = newest_first(&store, condition, "user_seq", "$3");
+            let query = sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(below(before))
+                .bind(limit.min(PAGE) as i64);
+            let page = paged(query.fetch_all(store.reads()).await?)?;
+            Ok(page.try_map(|row| StoredRow::read(&row))?)
         };
         self.0.store().run(read).await
     }

@@ -1,6 +1,7 @@
 //! Reads a stream of a user backwards, from its newest event.
 
 use genie_events::{Event, StreamId, UserId};
+use sqlx::Row;
 
 use super::below;
 use crate::{
@@ -44,6 +45,38 @@ impl LogReader {
             events.push((row.sequence, event));
         }
         Ok(events)
+    }
+
+    /// The types of the newest events of a user's stream, newest first; needs no key.
+    pub async fn newest_types(
+        &self,
+        user: UserId,
+        stream: StreamId,
+        limit: usize,
+    ) -> Result<Vec<String>, LogError> {
+        let rows = self.newest_rows(user, stream, None, limit).await?;
+        Ok(rows.into_iter().map(|row| row.event_type).collect())
+    }
+
+    /// The number of events of a user's stream; 0 when the user has no such stream.
+    pub async fn last_sequence(&self, user: UserId, stream: StreamId) -> Result<u64, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT sequence, user_id FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 \
+                       ORDER BY sequence DESC LIMIT 1";
+            let newest = sqlx::query(sql)
+                .bind(stream.kind.as_str())
+                .bind(stream.id)
+                .fetch_optional(store.reads())
+                .await?;
+            let Some(row) = newest else {
+                return Ok(0);
+            };
+            // A stream belongs to one owner.
+            let is_theirs = row.try_get::<String, _>("user_id")? == user.to_string();
+            let sequence = row.try_get::<i64, _>("sequence")? as u64;
+            Ok(if is_theirs { sequence } else { 0 })
+        };
+        self.log().store().run(read).await
     }
 
     async fn newest_rows(
@@ -144,6 +177,8 @@ mod tests {
                 seen.extend(next);
             }
             assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
+            let count = async |user| reader.last_sequence(user, stream.clone()).await.unwrap();
+            assert_eq!((count(ada).await, count(bob).await), (25, 0));
             let others = reader.newest_events(bob, &stream, None, 3);
             assert!(others.await.unwrap().is_empty(), "of another owner");
         }
