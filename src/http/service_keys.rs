@@ -160,6 +160,7 @@ pub async fn revoke(
     let asking = idempotency_key.asking(&app, &caller)?;
     let id: ServiceKeyId = id.parse().map_err(|_| ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
+    app.callers.drop_service_key(&id);
     let key = RevokedServiceKey {
         id: id.to_string(),
         revoked: true,

@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use cqrs_es::{
-    Aggregate,
-    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
-};
+use cqrs_es::{Aggregate, persist::SerializedEvent};
 use genie_events::{JobId, StreamId, StreamKind, UserId, upcast};
-use postgres_es::PostgresEventRepository;
 use serde::Deserialize;
 use serde_json::Value;
-use sqlx::{PgPool, Row, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -19,6 +15,7 @@ use crate::{
     Fact, Log, LogError, Owner, StoredRow,
     encryption::CantOpen,
     keys::KeyState,
+    postgres_streams::PostgresStreams,
     store::Store,
     stored_row::{event_place, stored_stream, uuid_column},
     tail_cache::ReadTo,
@@ -107,19 +104,6 @@ impl TryFrom<SerializedEvent> for StreamEvent {
             event_id: payload.event_id,
             sealed,
         })
-    }
-}
-
-/// An error of postgres-es, which hides what the database said.
-fn unread(error: PersistenceError) -> LogError {
-    let reason = error.to_string();
-    match error {
-        PersistenceError::ConnectionError(_) => LogError::Away(reason),
-        PersistenceError::UnknownError(error) => match error.downcast::<sqlx::Error>() {
-            Ok(error) => (*error).into(),
-            Err(_) => LogError::Statement(reason),
-        },
-        _ => LogError::Statement(reason),
     }
 }
 
@@ -234,8 +218,8 @@ impl LogReader {
             return Ok(vec![]);
         };
         let stream = StreamId::new(kind, id.into());
-        let events = match self.0.store().postgres_reads() {
-            Some(pool) => self.stream_on_postgres::<A>(pool.clone(), &stream).await?,
+        let events = match self.0.store().postgres_streams().cloned() {
+            Some(streams) => self.stream_on_postgres::<A>(streams, &stream).await?,
             None => self.stream_on_sqlite(&stream).await?,
         };
         self.open_events::<A>(owner, &stream, events).await
@@ -243,21 +227,14 @@ impl LogReader {
 
     async fn stream_on_postgres<A>(
         &self,
-        pool: PgPool,
+        streams: PostgresStreams,
         stream: &StreamId,
     ) -> Result<Vec<StreamEvent>, LogError>
     where
         A: Aggregate + 'static,
     {
         let id = stored_stream(stream).to_string();
-        let read = async move |_| {
-            // postgres-es asks for `aggregate_id = $2`, a text. The function looks for the stream's
-            // UUID, which has an index.
-            let repository = PostgresEventRepository::new(pool)
-                .with_tables("events_of_stream($2)", "no_snapshots");
-            let events = repository.get_events::<A>(&id).await;
-            events.map_err(unread)
-        };
+        let read = async move |_| streams.events::<A>(&id).await;
         let events = self.0.store().run(read).await?;
         events.into_iter().map(StreamEvent::try_from).collect()
     }
