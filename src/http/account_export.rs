@@ -18,7 +18,7 @@ use genie_actors::{
     credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, SessionId, UserId,
+    JobId, RefusalKind, UserId,
     credential::CredentialKind,
     job::{Job, JobEvent},
     user::reveal::RevealRight,
@@ -322,7 +322,7 @@ impl AccountExport {
             .app
             .log
             .reader()
-            .stream_events::<Job>(&Owner::User(self.user), &job.to_string())
+            .stream_events::<Job>(&Owner::User(self.user), job)
             .await?;
         Ok(match facts.into_iter().next() {
             Some(JobEvent::Submitted { spec, .. }) => Some(JobRequest {
@@ -356,7 +356,7 @@ impl AccountExport {
     }
 
     fn messages_of(&self, chat: ChatRow) -> impl Stream<Item = Result<Value, ApiError>> {
-        let session = SessionId(chat.id);
+        let session = self.app.log.hashes().session(self.user, &chat.name);
         let rows = pages(
             move |after| {
                 let after = after.unwrap_or(0);

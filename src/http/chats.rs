@@ -169,6 +169,7 @@ pub async fn ask(
     if let Some(next_step) = gate(&app, &user).await? {
         return Ok(RawAnswer::new(gated(&app, next_step)));
     }
+    let open = app.streams.open(user.caller.user_id())?;
     let mut asked = app
         .write
         .chats
@@ -185,7 +186,7 @@ pub async fn ask(
     }
     let position = asked.position;
     let source = Source::Live(asked.progress);
-    let stream = TurnStream::new(app.clone(), request, asked.turn, id, source, 0);
+    let stream = TurnStream::new(app.clone(), request, asked.turn, id, source, 0, open);
     let response = sse::response()
         .insert_header(("Genie-Turn", asked.turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
@@ -293,7 +294,8 @@ pub async fn resume(
             return Ok(RawAnswer::new(HttpResponse::NoContent().finish()));
         }
     }
-    let stream = TurnStream::new(app.clone(), request.clone(), turn, id, source, after);
+    let open = app.streams.open(user.caller.user_id())?;
+    let stream = TurnStream::new(app.clone(), request.clone(), turn, id, source, after, open);
     let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .streaming(in_span(stream.events()));

@@ -35,6 +35,7 @@ use crate::{
         sse,
         words::{ApplicationJson, CloudEvents1, Genie, True},
     },
+    streams::OpenStream,
 };
 
 pub mod cloud_event;
@@ -82,11 +83,18 @@ pub enum LiveFeed {}
 /// A page, or a live stream when the client accepts one.
 type Feed = Either<Answer<FeedPage>, RawAnswer<LiveFeed>>;
 
+/// The caller who reads a feed.
+struct FeedReader {
+    /// `None`: a server or a subscriber.
+    user: Option<UserId>,
+    shown: Shown,
+}
+
 struct Filter {
     /// Exact types, or prefixes that end in a dot.
     types: Vec<String>,
     user: Option<UserId>,
-    slices: std::ops::RangeInclusive<u64>,
+    slices: std::ops::RangeInclusive<u16>,
 }
 
 impl FeedQuery {
@@ -184,8 +192,12 @@ pub async fn all(
     query: Query<FeedQuery>,
 ) -> Result<Feed, ApiError> {
     let filter = query.filter()?;
-    let shows = shows(&app, &operator.caller, query.personal, &filter).await?;
-    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, shows).await
+    let shown = shows(&app, &operator.caller, query.personal, &filter).await?;
+    let reader = FeedReader {
+        user: operator.caller.user_id(),
+        shown,
+    };
+    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, reader).await
 }
 
 /// `GET /api/me/events`: the caller's own facts.
@@ -200,7 +212,11 @@ pub async fn mine(
         user: Some(user.account.user),
         ..query.filter()?
     };
-    answer::<ActingUser>(&app, &request, &min_position, &query, filter, Shown::Clear).await
+    let reader = FeedReader {
+        user: user.caller.user_id(),
+        shown: Shown::Clear,
+    };
+    answer::<ActingUser>(&app, &request, &min_position, &query, filter, reader).await
 }
 
 async fn answer<C: FromRequest + 'static>(
@@ -209,7 +225,7 @@ async fn answer<C: FromRequest + 'static>(
     min_position: &MinPosition,
     query: &FeedQuery,
     filter: Filter,
-    shown: Shown,
+    reader: FeedReader,
 ) -> Result<Feed, ApiError> {
     min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
@@ -219,18 +235,21 @@ async fn answer<C: FromRequest + 'static>(
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or("");
     if accept.contains("text/event-stream") {
+        let open = app.streams.open(reader.user)?;
         let log = app.log.clone();
-        let follower = FeedFollower::begin(&log, filter.user, after, shown).await?;
+        let follower = FeedFollower::begin(&log, filter.user, after, reader.shown).await?;
+        let request = request.clone();
         return Ok(Either::Right(live::<C>(
             log,
-            request.clone(),
+            request,
             follower,
             filter,
-            shown,
+            reader.shown,
+            open,
         )));
     }
     let limit = response::limit(query.limit)? as usize;
-    page(&app.log, after, limit, &filter, shown)
+    page(&app.log, after, limit, &filter, reader.shown)
         .await
         .map(Either::Left)
 }
@@ -364,11 +383,13 @@ fn live<C: FromRequest + 'static>(
     mut follower: FeedFollower,
     filter: Filter,
     shown: Shown,
+    open: OpenStream,
 ) -> RawAnswer<LiveFeed> {
     let opened = Instant::now();
     let mut sent = opened;
     let mut checked = opened;
     let stream = async_stream::stream! {
+        let _open = open;
         yield Ok::<_, actix_web::Error>(sse::retry());
         while opened.elapsed() < LONGEST {
             if checked.elapsed() >= RECHECK {
@@ -438,7 +459,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEv
         slice: row.slice,
         source: Genie,
         specversion: CloudEvents1,
-        subject: format!("{}/{}", row.kind, row.id),
+        subject: row.subject(),
         time: row.recorded_at.into(),
         r#type: row.event_type.clone(),
         userid: None,
@@ -460,7 +481,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEv
             event.callerid = metadata
                 .by
                 .map(|by| by.to_string())
-                .or(metadata.key.map(|key| key.0));
+                .or(metadata.key.map(|key| key.to_string()));
             event.onbehalfof = metadata.on_behalf_of.map(|user| user.to_string());
             event.requestid = Some(metadata.request_id);
             event.data = Some(fields.into_iter().map(shown_time).collect());

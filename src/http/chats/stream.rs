@@ -25,6 +25,7 @@ use super::event::TurnStreamEvent;
 use crate::{
     app::App,
     http::{caller::ActingUser, sse},
+    streams::OpenStream,
 };
 
 /// The pauses between looks at a turn that runs on another node: the first one, the one after new text, and the longest
@@ -56,6 +57,7 @@ pub struct TurnStream {
     /// The reader wants the events after this place.
     after: u64,
     stage_told: Option<TurnStage>,
+    _open: OpenStream,
     opened: Instant,
     /// When the caller was last found good.
     checked: Instant,
@@ -119,6 +121,7 @@ impl TurnStream {
         user: UserId,
         source: Source,
         after: u64,
+        open: OpenStream,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -129,6 +132,7 @@ impl TurnStream {
             source,
             after,
             stage_told: None,
+            _open: open,
             opened: now,
             checked: now,
             sent: now,

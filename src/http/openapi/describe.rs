@@ -21,10 +21,11 @@ use crate::{
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
         },
         error::{ApiError, DirectusError, FailureBody},
-        health::{NotReady, Readiness},
+        health::{Probe, Readiness, ReadyOnly},
         idempotency::IdempotencyKey,
         identity::FieldsQuery,
         read_your_writes::MinPosition,
+        recent::Recent,
         response::{Answer, DirectusData, ListPage, NoContent, Written},
     },
 };
@@ -248,10 +249,17 @@ impl<T: ToSchema> Describe for Written<T> {
     }
 }
 
-impl Describe for NotReady {
+impl<T> Describe for Data<Recent<T>> {
+    fn describe(_: &mut Operation) {}
+}
+
+impl Describe for Probe {
     fn describe(operation: &mut Operation) {
         let failure = operation.reference::<FailureBody>();
-        let fields = operation.reference::<Readiness>();
+        let whole = operation.reference::<Readiness>();
+        let brief = operation.reference::<ReadyOnly>();
+        let fields = json!({"anyOf": [whole, brief]});
+        operation.answers_with_flags(&fields, false);
         let schema = json!({"allOf": [failure, fields]});
         let answer = components::failure(&schema);
         operation.answers.insert("503".to_owned(), answer);
