@@ -461,7 +461,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEv
         specversion: CloudEvents1,
         subject: row.subject(),
         time: row.recorded_at.into(),
-        r#type: row.event_type.clone(),
+        r#type: row.event_type.clone().into_owned(),
         userid: None,
         userseq: None,
     };

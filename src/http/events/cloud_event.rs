@@ -52,8 +52,8 @@ pub struct CloudEvent {
     /// Its number in its stream, from 1.
     #[schema(minimum = 1)]
     pub sequence: u64,
-    #[schema(maximum = 1023)]
-    pub slice: u64,
+    #[schema(value_type = u64, maximum = 1023)]
+    pub slice: u16,
     pub source: Genie,
     pub specversion: CloudEvents1,
     /// The stream: its kind and its id.
