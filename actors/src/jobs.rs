@@ -213,10 +213,7 @@ impl JobBoard {
 
     fn see(&self, rows: &[Arc<StoredRow>]) {
         let mut steps = Vec::new();
-        for row in rows
-            .iter()
-            .filter(|row| row.kind == StreamKind::Job.as_str())
-        {
+        for row in rows.iter().filter(|row| row.kind == StreamKind::Job.code()) {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
                 Err(error) => error!(%error, "job board: skipped a damaged row"),

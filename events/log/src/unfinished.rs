@@ -56,7 +56,7 @@ impl UnfinishedRow {
         let Event::Job(event) = &fact.event else {
             return None;
         };
-        let job: JobId = fact.stream.id.parse().ok()?;
+        let job = JobId(fact.stream.id);
         let state = |due, is_running| UnfinishedState {
             sequence: fact.sequence,
             due,
