@@ -34,7 +34,7 @@ use crate::{
     forgetting::{Eraser, ForgottenLedger},
     housekeeping,
     identity::{
-        account_cache::AccountCache,
+        callers::Callers,
         directus::Directus,
         impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter,
@@ -226,11 +226,7 @@ async fn build(
     let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
-    tokio::spawn(housekeeping::run(
-        log.clone(),
-        election.clone(),
-        config.keep_outcomes,
-    ));
+    start_housekeeping(&config, &log, &election);
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
@@ -240,8 +236,13 @@ async fn build(
         ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
     );
     start_erasing(&eraser, &election, &say).await?;
-    let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
-    tokio::spawn(account_cache.clone().follow());
+    let callers = Callers::new(
+        log.clone(),
+        reads.clone(),
+        write.users.clone(),
+        write.service_keys.clone(),
+    );
+    tokio::spawn(callers.clone().follow());
     let request_limits = start_request_limits(&config);
     let streams = Streams::new(config.streams_per_user, config.streams_in_all);
     let body_bytes = BodyBytes::new(config.body_bytes_in_flight);
@@ -267,7 +268,7 @@ async fn build(
         directus,
         blobs,
         eraser,
-        account_cache,
+        callers,
         request_limits,
         large_answers,
         streams,
@@ -341,6 +342,11 @@ fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs,
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
     Ok(blobs)
+}
+
+fn start_housekeeping(config: &Config, log: &Log, election: &Election) {
+    let tidy = housekeeping::run(log.clone(), election.clone(), config.keep_outcomes);
+    tokio::spawn(tidy);
 }
 
 fn start_request_limits(config: &Config) -> RequestLimits {

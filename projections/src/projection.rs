@@ -11,17 +11,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN};
 use genie_log::{
-    Damaged, Election, Epoch, Fact, FactBody, Log, LogError, StoredRow, UserKeys,
+    Damaged, Election, Epoch, Fact, FactBody, Log, LogError, StoreTransaction, StoredRow, UserKeys,
     forgetting::UserRows,
     store::{Store, in_time},
 };
-use sqlx::{Any, Row, Transaction};
+use sqlx::Row;
 use tracing::{error, info, warn};
 
 use crate::progress::Progress;
 
 /// A transaction on either store.
-pub type Tx = Transaction<'static, Any>;
+pub type Tx = StoreTransaction;
 
 /// At most this many facts go in one transaction.
 const BATCH: usize = 500;

@@ -96,6 +96,16 @@ impl ReadSide {
         Ok(())
     }
 
+    /// Waits a moment for a position, by what the projections announce. The store is not asked.
+    pub async fn wait_briefly(&self, name: &str, position: u64, limit: Duration) -> bool {
+        self.progress.wait_for_told(name, position, limit).await
+    }
+
+    /// The position that one projection has reached, as stored.
+    pub async fn stored_position(&self, name: &str) -> Result<u64, LogError> {
+        self.progress.stored(name).await
+    }
+
     /// Waits until one projection's stored checkpoint has reached a position.
     pub async fn wait_for(
         &self,

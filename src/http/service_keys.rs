@@ -163,6 +163,7 @@ pub async fn revoke(
         .then(|| ServiceKeyId(id.into_inner()))
         .ok_or(ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
+    app.callers.drop_service_key(&id);
     let key = RevokedServiceKey {
         id: id.0,
         revoked: true,

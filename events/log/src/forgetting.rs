@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use genie_events::{Timestamp, UserId, account::FORGOTTEN};
 use serde_json::{Value, json};
-use sqlx::{Any, Row, Transaction, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, append_sqlite::SqliteTx, store::Store};
+use crate::{Log, LogError, StoreTransaction, append_sqlite::SqliteTx, store::Store};
 
 /// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
@@ -75,7 +75,7 @@ impl UserRows {
     /// Deletes at most `most` of a user's rows; answers how many were deleted.
     pub async fn erase(
         &self,
-        tx: &mut Transaction<'_, Any>,
+        tx: &mut StoreTransaction,
         user: UserId,
         most: i64,
     ) -> Result<u64, sqlx::Error> {

@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
-use sqlx::{Any, PgPool, Postgres, Row as _, Transaction};
+use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    LogError, MasterKeys, StoredRow,
+    LogError, MasterKeys, StoreTransaction, StoredRow,
     append_sqlite::insert,
     export::{CARRIED, Export, Row, Table, TransferError},
     log::stored_head,
@@ -185,11 +185,7 @@ async fn begin(
 }
 
 /// Keeps appends out of this transaction, and checks that the head has not moved.
-async fn lock_at(
-    store: &Store,
-    tx: &mut Transaction<'static, Any>,
-    head: u64,
-) -> Result<(), TransferError> {
+async fn lock_at(store: &Store, tx: &mut StoreTransaction, head: u64) -> Result<(), TransferError> {
     if let Writing::Postgres(_) = store.writing {
         // `pg_advisory_xact_lock` answers `void`, which not every driver can read.
         let sql = "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) SELECT count(*) AS n FROM locked";

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use cqrs_es::{
-    Aggregate,
-    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
-};
+use cqrs_es::{Aggregate, persist::SerializedEvent};
 use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
-use postgres_es::PostgresEventRepository;
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
@@ -95,19 +91,6 @@ struct StoredEvent {
     event_type: String,
     version: String,
     payload: String,
-}
-
-/// An error of postgres-es, which hides what the database said.
-fn unread(error: PersistenceError) -> LogError {
-    let reason = error.to_string();
-    match error {
-        PersistenceError::ConnectionError(_) => LogError::Away(reason),
-        PersistenceError::UnknownError(error) => match error.downcast::<sqlx::Error>() {
-            Ok(error) => (*error).into(),
-            Err(_) => LogError::Statement(reason),
-        },
-        _ => LogError::Statement(reason),
-    }
 }
 
 /// An upper bound, as both stores hold it.
@@ -213,16 +196,13 @@ impl LogReader {
             return Ok(vec![]);
         };
         let stream = StreamId::new(kind, id);
-        let events = match self.0.store().postgres_reads() {
-            Some(pool) => {
-                let repository = PostgresEventRepository::new(pool.clone());
+        let events = match self.0.store().postgres_streams().cloned() {
+            Some(streams) => {
                 let id = id.to_owned();
-                let read = self.0.store().run(async move |_| {
-                    match repository.get_events::<A>(&id).await {
-                        Ok(events) => Ok(events),
-                        Err(error) => Err(unread(error)),
-                    }
-                });
+                let read = self
+                    .0
+                    .store()
+                    .run(async move |_| streams.events::<A>(&id).await);
                 let events = read.await?;
                 let stored = |event: SerializedEvent| StoredEvent {
                     sequence: event.sequence as u64,

@@ -3,9 +3,10 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value};
-use sqlx::{Any, Row as _, Transaction, any::AnyArguments, any::AnyRow, query::Query};
+use sqlx::{Any, Row as _, any::AnyArguments, any::AnyRow, query::Query};
 
 use super::TransferError;
+use crate::StoreTransaction;
 
 /// The number of rows that one statement reads.
 const PAGE: usize = 500;
@@ -177,7 +178,7 @@ impl Table {
     /// The rows after one, in the order of the key. The last page has fewer than [`PAGE`] rows.
     pub(super) async fn page(
         &self,
-        tx: &mut Transaction<'_, Any>,
+        tx: &mut StoreTransaction,
         after: Option<&Row>,
     ) -> Result<Vec<Row>, TransferError> {
         let key: Vec<&str> = self.columns[..self.key]
@@ -238,7 +239,7 @@ impl Table {
 
     pub(crate) async fn write(
         &self,
-        tx: &mut Transaction<'_, Any>,
+        tx: &mut StoreTransaction,
         rows: &[Row],
     ) -> Result<(), TransferError> {
         if rows.is_empty() {
@@ -272,7 +273,7 @@ impl Table {
         Ok(())
     }
 
-    pub(crate) async fn empty(&self, tx: &mut Transaction<'_, Any>) -> Result<(), TransferError> {
+    pub(crate) async fn empty(&self, tx: &mut StoreTransaction) -> Result<(), TransferError> {
         sqlx::query(&format!("DELETE FROM {}", self.name))
             .execute(&mut **tx)
             .await?;

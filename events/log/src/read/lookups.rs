@@ -102,6 +102,21 @@ impl Lookups {
         self.0.store().run(read).await
     }
 
+    /// The position of a stream's last event; `None` when there is no such stream.
+    pub async fn last_position(&self, stream: StreamId) -> Result<Option<u64>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT position FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 \
+                 ORDER BY sequence DESC LIMIT 1";
+            let position: Option<i64> = sqlx::query_scalar(sql)
+                .bind(stream.kind.as_str())
+                .bind(stream.id)
+                .fetch_optional(store.reads())
+                .await?;
+            Ok(position.map(|position| position as u64))
+        };
+        self.0.store().run(read).await
+    }
+
     /// The metadata of the last event of this type in a stream; needs no key. `None` without such
     /// an event.
     pub async fn last_asked(

@@ -234,7 +234,7 @@ async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
     };
     let first = first.position;
     let last = last.position;
-    let mut db = store.reads().acquire().await?;
+    let mut db = store.reads().lend().await?;
     let hashes = merkle_tree::read_range(&mut db, first.max(1)..=last).await?;
     let sql = "SELECT size, note FROM tree_heads WHERE size >= $1 AND size <= $2";
     let heads = sqlx::query(sql)
@@ -246,6 +246,7 @@ async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
         .iter()
         .map(|row| Ok((row.try_get::<i64, _>("size")? as u64, stored_note(row)?)));
     let heads = heads.collect::<Result<BTreeMap<_, _>, sqlx::Error>>()?;
+    db.give_back();
     Ok(Page {
         rows,
         hashes,
