@@ -56,7 +56,7 @@ impl ServiceKeys {
         let position = system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
-            &id.0,
+            id,
             metadata.into(),
             create,
         )
@@ -72,7 +72,7 @@ impl ServiceKeys {
     /// The state of a key; `None` when it never existed.
     pub async fn find(&self, id: &ServiceKeyId) -> Result<Option<ServiceKey>, WriteError> {
         let stream: SystemStream<ServiceKey> =
-            SystemStream::load(&self.log, StreamKind::ServiceKey, &id.0).await?;
+            SystemStream::load(&self.log, StreamKind::ServiceKey, id).await?;
         Ok(Some(stream.state).filter(|state| *state != ServiceKey::Absent))
     }
 
@@ -86,7 +86,7 @@ impl ServiceKeys {
         system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
-            &id.0,
+            id,
             context.into(),
             revoke,
         )

@@ -129,14 +129,9 @@ mod tests {
 
     use super::*;
 
-    /// Columns that no projection empties. `events`, `user_keys` and `forgettings` keep the id of a
+    /// Columns that no projection empties. `user_keys` and `forgettings` keep the id of a
     /// forgotten user; the row of a file goes after its bytes.
-    const OTHERWISE: [&str; 4] = [
-        "events.user_id",
-        "user_keys.user_id",
-        "forgettings.user_id",
-        "blobs.user_id",
-    ];
+    const OTHERWISE: [&str; 3] = ["user_keys.user_id", "forgettings.user_id", "blobs.user_id"];
 
     both_stores!(
         every_column_that_names_a_user_is_emptied_when_they_are_forgotten,

@@ -227,12 +227,12 @@ impl Callers {
     }
 
     fn drop_changed(&self, rows: &[Arc<StoredRow>]) {
-        let of_kind = |kind: StreamKind| rows.iter().filter(move |row| row.kind == kind.as_str());
+        let of_kind = |kind: StreamKind| rows.iter().filter(move |row| row.kind == kind.code());
         let users: HashSet<UserId> = of_kind(StreamKind::Account)
             .map(|row| UserId(row.owner))
             .collect();
         let keys: HashSet<ServiceKeyId> = of_kind(StreamKind::ServiceKey)
-            .map(|row| ServiceKeyId(row.id.clone()))
+            .map(|row| ServiceKeyId(row.stream))
             .collect();
         if users.is_empty() && keys.is_empty() {
             return;

@@ -76,6 +76,8 @@ pub mod idempotency;
 pub mod impersonations;
 /// A working table: the leases of running jobs, turns and captions.
 pub mod leases;
+/// A working table: the e-mail addresses that are reserved for registrations.
+pub mod reservations;
 /// A working table: sealed secrets, behind a door that only the write side's vault gets.
 pub mod secrets;
 /// A working table: sessions and their refresh tokens.

@@ -72,7 +72,10 @@ async fn events_from<A: Aggregate>(
     pool: PgPool,
     id: &str,
 ) -> Result<Vec<SerializedEvent>, LogError> {
-    let repository = PostgresEventRepository::new(pool);
+    // postgres-es asks for `aggregate_id = $2`, a text, which has no index. The function looks for
+    // the stream's UUID, which has one.
+    let repository =
+        PostgresEventRepository::new(pool).with_tables("events_of_stream($2)", "no_snapshots");
     match timeout(ANSWER, repository.get_events::<A>(id)).await {
         Ok(Ok(events)) => Ok(events),
         Ok(Err(error)) => Err(unread(error)),

@@ -63,6 +63,30 @@ const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
 
+macro_rules! postgres_columns {
+    ($payload:literal) => {
+        concat!(
+            "position, uuid_send(owner) AS owner, owner_seq, uuid_send(stream) AS stream, sequence, kind, event_type, ",
+            "event_version, uuid_send(event_id) AS event_id, slice, recorded_at, digest, metadata, ",
+            $payload
+        )
+    };
+}
+macro_rules! sqlite_columns {
+    ($payload:literal) => {
+        concat!(
+            "position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, ",
+            "recorded_at, digest, metadata, ",
+            $payload
+        )
+    };
+}
+/// Both stores hand out a UUID as its 16 bytes.
+const POSTGRES_COLUMNS: &str = postgres_columns!("payload");
+const POSTGRES_CLEAR_COLUMNS: &str = postgres_columns!("''::bytea AS payload");
+const SQLITE_COLUMNS: &str = sqlite_columns!("payload");
+const SQLITE_CLEAR_COLUMNS: &str = sqlite_columns!("X'' AS payload");
+
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     Postgres(PgPool),
@@ -243,6 +267,22 @@ impl Store {
 
     pub fn is_postgres(&self) -> bool {
         matches!(self.writing, Writing::Postgres(_))
+    }
+
+    /// The columns that [`StoredRow::read`](crate::StoredRow::read) reads.
+    pub(crate) fn columns(&self) -> &'static str {
+        match self.writing {
+            Writing::Postgres(_) => POSTGRES_COLUMNS,
+            Writing::Sqlite(_) => SQLITE_COLUMNS,
+        }
+    }
+
+    /// The same without the payload, for readers that show only what is clear.
+    pub(crate) fn clear_columns(&self) -> &'static str {
+        match self.writing {
+            Writing::Postgres(_) => POSTGRES_CLEAR_COLUMNS,
+            Writing::Sqlite(_) => SQLITE_CLEAR_COLUMNS,
+        }
     }
 
     pub(crate) fn postgres_streams(&self) -> Option<&PostgresStreams> {

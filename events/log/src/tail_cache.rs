@@ -75,6 +75,11 @@ impl Tail {
         }
     }
 
+    /// The last position that this process knows of. It never falls.
+    pub fn head(&self) -> u64 {
+        *self.head.borrow()
+    }
+
     /// Wakes whenever the head rises.
     pub fn watch_head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()

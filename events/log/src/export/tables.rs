@@ -119,10 +119,16 @@ pub(crate) const CARRIED: &[Table] = &[
             ("key_hash", Text),
             ("user_id", Text),
             ("request_hash", Text),
-            ("event_id", Text),
+            ("user_seq", Number),
             ("sealed", Bytes),
             ("kept_at", Number),
         ],
+        key: 1,
+        only: "",
+    },
+    Table {
+        name: "reservations",
+        columns: &[("email_id", Text)],
         key: 1,
         only: "",
     },
@@ -331,7 +337,8 @@ mod tests {
                 }
                 Some(_) => {
                     "SELECT CAST(table_name AS text) AS name, CAST(column_name AS text) AS col \
-                 FROM information_schema.columns WHERE table_schema = 'public'"
+                 FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name) \
+                 WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
                 }
             };
             let rows = sqlx::query(sql)

@@ -11,7 +11,6 @@ use crate::{
     merkle_tree::{self, Hash},
     signed_heads::{PublicHeadKey, SignedHead, stored_note},
     store::Store,
-    stored_row::COLUMNS,
     verify::{Finding, Kept, Verified, Verifier},
 };
 
@@ -215,8 +214,9 @@ async fn ends(store: Store) -> Result<(u64, u64), LogError> {
 
 /// The rows after a position; holes are no error here.
 async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
+    let columns = store.columns();
     let sql =
-        format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
+        format!("SELECT {columns} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
     let rows = sqlx::query(&sql)
         .bind(after)
         .fetch_all(store.reads())
