@@ -242,7 +242,7 @@ mod tests {
         let job: JobId = uuid::Uuid::from_u128(3).to_string().parse().unwrap();
         for ending in [
             Change::new(ada(), log_out),
-            Change::new(&job, JobEvent::Cancelled),
+            Change::new(job, JobEvent::Cancelled),
         ] {
             assert!(full.check_day(&now(NOON), &me, &[ending]).is_ok());
         }
