@@ -200,7 +200,7 @@ mod tests {
         let others = [
             Metadata::system(),
             Metadata::shared_secret("r"),
-            Metadata::service_key(ServiceKeyId("k".into()), "r"),
+            Metadata::service_key(ServiceKeyId(uuid::Uuid::from_u128(1)), "r"),
             Metadata::user(admin(), "r"),
         ];
         let facts: Vec<_> = others
