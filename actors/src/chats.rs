@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     WriteError,
+    caller::CommandContext,
     supervisor::Supervisor,
     turn_feed::TurnProgress,
     users::{Plan, Planner, Receipt},
@@ -53,6 +54,10 @@ impl Chats {
         let session = log.hashes().session(user, &session_name);
         let progress = supervisor.0.feeds.open(turn, user);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
+        let context = CommandContext {
+            bytes: message.len(),
+            ..metadata.into()
+        };
         let planner = move |state: &User, now| {
             let command = ChatCommand::Ask {
                 turn,
@@ -66,7 +71,7 @@ impl Chats {
                 ..Plan::default()
             })
         };
-        let receipt = self.plan(turn, user, metadata, Arc::new(planner)).await?;
+        let receipt = self.plan(turn, user, context, Arc::new(planner)).await?;
         Ok(StartedTurn {
             turn,
             position: receipt.position,
@@ -79,12 +84,12 @@ impl Chats {
         &self,
         turn: TurnId,
         user: UserId,
-        metadata: Metadata,
+        context: CommandContext,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
         let supervisor = self.supervisor.clone();
         let asking = async move {
-            let asked = supervisor.0.users.plan(user, None, metadata, planner).await;
+            let asked = supervisor.0.users.plan(user, None, context, planner).await;
             if asked.is_err() {
                 supervisor.release_turn(turn);
             }
