@@ -260,6 +260,7 @@ impl TestGenie {
                 // Many tests send crowds from one address. Tests of the rates set their own.
                 ("RATE_LIMIT_USER", "off"),
                 ("RATE_LIMIT_ADDRESS", "off"),
+                ("CONNECTIONS_PER_ADDRESS", "off"),
                 // Tests check that reads wait, not that a busy machine is quick.
                 ("GENIE_READ_WAIT_MS", "15000"),
                 // Tests look at what has just changed.
