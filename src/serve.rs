@@ -228,11 +228,7 @@ async fn build(
     let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
-    tokio::spawn(housekeeping::run(
-        log.clone(),
-        election.clone(),
-        config.keep_outcomes,
-    ));
+    start_housekeeping(&config, &log, &election);
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
@@ -343,6 +339,11 @@ fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs,
     let blobs = Blobs::open(log.clone(), config.blobs())?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
     Ok(blobs)
+}
+
+fn start_housekeeping(config: &Config, log: &Log, election: &Election) {
+    let tidy = housekeeping::run(log.clone(), election.clone(), config.keep_outcomes);
+    tokio::spawn(tidy);
 }
 
 fn start_request_limits(config: &Config) -> RequestLimits {

@@ -370,3 +370,31 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     assert_eq!(facts, expected);
     until_elected(genie).await;
 }
+
+/// Each node has its own copy of the user's state, and both count the same facts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_users_day_is_full_on_both_nodes() {
+    let settings = [("FACTS_PER_USER_DAY", "20".to_owned())];
+    let store = TestStore::new(Kind::Postgres).await;
+    let mut genie = TestGenie::start_with(store, &settings).await;
+    let noon = 12 * 3600;
+    let until_noon = (noon - genie.clock.now().unix_seconds()).rem_euclid(86_400);
+    genie.clock.advance_millis(until_noon * 1000);
+    let ada = genie.user("ada").await;
+    genie.launch_beside().await;
+    let job = json!({"operation": "resize_image"}); // one fact each, since no tier counts it
+    let mut refused = 0;
+    for _ in 0..26 {
+        let answer = ada.post(&genie, "/api/queue/media", job.clone()).await;
+        match answer.status.as_u16() {
+            200 => assert_eq!(refused, 0, "one node still takes what the other refused"),
+            _ => {
+                answer.refused(429, "too_many_facts");
+                refused += 1;
+            }
+        }
+    }
+    let facts = ada.get(&genie, "/api/me/events?limit=500").await.ok()["data"].take();
+    let own = |fact: &&Value| fact["callerid"] == ada.id;
+    assert_eq!(facts.as_array().unwrap().iter().filter(own).count(), 20);
+}

@@ -324,7 +324,9 @@ fn stored_user(row: &AnyRow) -> Result<Option<(UserId, StoredUser)>, sqlx::Error
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+    use genie_events::{
+        Change, Event, Limits, Metadata, Now, StreamId, StreamKind, account::AccountEvent,
+    };
 
     use super::*;
     use crate::{
@@ -333,6 +335,10 @@ mod tests {
     };
 
     async fn sign_in(log: &Log, user: UserId, after: u64, times: u64) {
+        sign_in_by(Metadata::system(), log, user, after, times).await;
+    }
+
+    async fn sign_in_by(metadata: Metadata, log: &Log, user: UserId, after: u64, times: u64) {
         let stream = StreamId::new(StreamKind::Account, user);
         let event = || Event::Account(AccountEvent::SignedIn);
         let facts = (after + 1..=after + times)
@@ -348,7 +354,7 @@ mod tests {
             AppendRequest {
                 groups,
                 work: vec![],
-                metadata: Metadata::system(),
+                metadata,
                 remember: None,
             },
         )
@@ -369,6 +375,30 @@ mod tests {
             tokio::task::yield_now().await;
         }
     }
+
+    both_stores!(
+        a_user_who_wakes_counts_the_facts_of_the_last_day_only,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let own = || Metadata::user(ada, "r");
+            sign_in_by(own(), &log, ada, 1, 3).await;
+            store.clock.advance_millis(86_400_000);
+            sign_in_by(own(), &log, ada, 4, 2).await;
+            sign_in(&log, ada, 6, 5).await;
+            let one_more = [Change::new(ada, AccountEvent::SignedIn)];
+            for from_snapshot in [false, true] {
+                let awake = awake(&log, ada).await;
+                let now = |facts| Now {
+                    moment: store.clock.now(),
+                    limits: Limits::built_in().with_facts_per_day(facts),
+                };
+                let check = |facts| awake.user.check_day(&now(facts), &own(), &one_more);
+                assert!(check(2).is_err() && check(3).is_ok(), "{from_snapshot}");
+                keep_snapshot(&log, &awake).await;
+            }
+        }
+    );
 
     both_stores!(
         a_snapshot_with_its_tail_equals_the_whole_log,

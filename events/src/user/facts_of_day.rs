@@ -170,6 +170,7 @@ mod tests {
     fn the_day_is_full_after_its_facts_and_empty_again_at_midnight() {
         let me = Metadata::user(ada(), "r");
         let user = with_facts(&[own(NOON), own(NOON), own(NOON + 1)]);
+        let user = User::from_snapshot(&user.to_snapshot()).unwrap();
         let refusal = user
             .check_day(&now(NOON + 2), &me, &[signed_in()])
             .unwrap_err();

@@ -479,6 +479,54 @@ both_stores!(
 );
 
 both_stores!(
+    a_head_that_the_store_deleted_is_still_proven,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 300).await;
+        let early = node.signed(300).await;
+        facts(&log, 200).await;
+        let newest = node.signed(500).await;
+        let epoch = log.elections().elected().await.unwrap().unwrap().epoch;
+        let in_two_days = store.clock.now().plus_seconds(2 * 86_400);
+        log.retention()
+            .thin_heads(epoch, in_two_days)
+            .await
+            .unwrap();
+        assert_eq!(
+            store
+                .try_sql("UPDATE tree_heads SET signed_at = signed_at")
+                .await
+                .unwrap(),
+            1,
+            "both were signed in the same hour, and the later one is left"
+        );
+
+        let verified = verify(&log, &[&early, &newest]).await.unwrap();
+        assert_eq!(
+            (verified.facts, verified.pinned, verified.heads),
+            (500, 2, 1)
+        );
+        let proof = log.proofs().prove(10, Some(early.size)).await.unwrap();
+        let growth = proof.growth.unwrap();
+        assert_eq!((growth.root, proof.head.size), (early.root, 500));
+        assert!(merkle_tree::is_consistent(
+            &growth.proof,
+            (early.size, early.root),
+            (newest.size, newest.root),
+        ));
+        // Other facts under the deleted head would show.
+        store
+            .tamper("UPDATE events SET recorded_at = 1 WHERE position = 200")
+            .await;
+        is_at(200, found(&log, &[&early]).await);
+        // The next head grows out of the one that is left.
+        facts(&log, 1).await;
+        node.signed(501).await;
+    }
+);
+
+both_stores!(
     tampering_is_found_at_its_position,
     async |store: TestStore| {
         let mut node = Node::start(&store).await;
