@@ -14,7 +14,7 @@ use crate::{
     exports::Exports,
     forgetting::Eraser,
     identity::{
-        account_cache::AccountCache, directus::Directus, impersonation::ImpersonationTokens,
+        callers::Callers, directus::Directus, impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter, password::Passwords, refresh::RefreshTokens,
         secret_limiter::SecretLimiter, token::Tokens,
     },
@@ -46,7 +46,7 @@ pub struct App {
     pub blobs: Blobs,
     pub uploads: Uploads,
     pub eraser: Eraser,
-    pub account_cache: AccountCache,
+    pub callers: Callers,
     pub request_limits: RequestLimits,
     /// The large answers that clients have not read yet.
     pub large_answers: ByteBudget,

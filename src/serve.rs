@@ -35,7 +35,7 @@ use crate::{
     forgetting::{Eraser, ForgottenLedger},
     housekeeping,
     identity::{
-        account_cache::AccountCache,
+        callers::Callers,
         directus::Directus,
         impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter,
@@ -238,8 +238,13 @@ async fn build(
         ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
     );
     start_erasing(&eraser, &election, &say).await?;
-    let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
-    tokio::spawn(account_cache.clone().follow());
+    let callers = Callers::new(
+        log.clone(),
+        reads.clone(),
+        write.users.clone(),
+        write.service_keys.clone(),
+    );
+    tokio::spawn(callers.clone().follow());
     let request_limits = start_request_limits(&config);
     let streams = Streams::new(config.streams_per_user, config.streams_in_all);
     let body_bytes = BodyBytes::new(config.body_bytes_in_flight);
@@ -265,7 +270,7 @@ async fn build(
         directus,
         blobs,
         eraser,
-        account_cache,
+        callers,
         request_limits,
         large_answers,
         streams,

@@ -217,10 +217,26 @@ impl Accounts {
         Ok(self.log.sessions().refresh(refresh).await?)
     }
 
-    /// Ends the login of a refresh token.
-    pub async fn log_out(&self, family: Uuid) -> Result<(), WriteError> {
-        self.log.sessions().end(&family.to_string(), None).await?;
-        Ok(())
+    /// Ends the login of a refresh token. A fact says so, because every server must hear of it. Answers its position;
+    /// `None` when the login was over already.
+    pub async fn log_out(&self, family: Uuid, request_id: &str) -> Result<Option<u64>, WriteError> {
+        let family = family.to_string();
+        let Some(user) = self.log.sessions().user_of(&family).await? else {
+            return Ok(None);
+        };
+        let work = vec![Work::Session(SessionRow::End {
+            family: family.clone(),
+        })];
+        let end = ProfileCommand::EndSession { family };
+        match self
+            .account(user, end, work, Metadata::user(user, request_id))
+            .await
+        {
+            Ok(receipt) => Ok(Some(receipt.position)),
+            // A user who may not act has no logins left.
+            Err(WriteError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Records that everything held about a user is about to be handed out.

@@ -426,7 +426,7 @@ impl CommandRun {
         let reader = self.log.reader();
         if let Recall::Job(job) = recall {
             let owner = Owner::User(self.id);
-            if let Some((found, sequence)) = reader.stream::<Job>(&owner, &job.to_string()).await? {
+            if let Some((found, sequence)) = reader.stream::<Job>(&owner, job).await? {
                 state.user.recall_job(*job, found, sequence);
             }
             return Ok(());

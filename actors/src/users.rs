@@ -11,7 +11,9 @@ use std::{
 };
 
 use actix::{Actor, Addr, ArbiterHandle};
-use genie_events::{JobId, Limits, Metadata, User, UserCommand, UserId, user::Recall};
+use genie_events::{
+    Change, JobId, Limits, Metadata, StreamKind, User, UserCommand, UserId, user::Recall,
+};
 use genie_log::{Append, Log};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
@@ -64,9 +66,28 @@ struct Inner {
 struct Live {
     actor: Addr<UserActor>,
     waiting: Arc<Mutex<WaitingCommands>>,
-    /// The position of the user's latest write, so that the user's own reads wait for it.
-    written: Arc<AtomicU64>,
+    written: Arc<LastWrites>,
     used: Instant,
+}
+
+/// The positions of a user's latest writes on this node.
+#[derive(Default)]
+struct LastWrites {
+    /// So that the user's own reads wait for it.
+    any: AtomicU64,
+    /// The latest one that may have changed the account.
+    account: AtomicU64,
+}
+
+impl LastWrites {
+    fn note(&self, receipt: &Receipt) {
+        self.any.fetch_max(receipt.position, Ordering::Relaxed);
+        let is_of_account = |change: &Change| change.stream.kind == StreamKind::Account;
+        // Without a change it was so already, perhaps since a moment ago.
+        if receipt.changes.is_empty() || receipt.changes.iter().any(is_of_account) {
+            self.account.fetch_max(receipt.position, Ordering::SeqCst);
+        }
+    }
 }
 
 impl std::fmt::Debug for Users {
@@ -125,7 +146,15 @@ impl Users {
     pub fn last_written(&self, user: UserId) -> Option<u64> {
         self.lock()
             .get(&user)
-            .map(|entry| entry.written.load(Ordering::Relaxed))
+            .map(|entry| entry.written.any.load(Ordering::Relaxed))
+            .filter(|position| *position > 0)
+    }
+
+    /// The same, of the latest write that may have changed the account.
+    pub fn account_written(&self, user: UserId) -> Option<u64> {
+        self.lock()
+            .get(&user)
+            .map(|entry| entry.written.account.load(Ordering::SeqCst))
             .filter(|position| *position > 0)
     }
 
@@ -201,7 +230,7 @@ impl Users {
                 Ok(answer) => {
                     let done = answer?;
                     // Also when it was so already: perhaps by an earlier try whose answer got lost.
-                    written.fetch_max(done.position, Ordering::Relaxed);
+                    written.note(&done);
                     return Ok(done);
                 }
                 // The actor died in the middle. Nobody can say whether it appended anything.
@@ -230,7 +259,7 @@ impl Users {
         user: UserId,
         bytes: usize,
         ask: impl FnOnce(WaitingPlace) -> CommandMessage,
-    ) -> Result<Arc<AtomicU64>, WriteError> {
+    ) -> Result<Arc<LastWrites>, WriteError> {
         let mut live = self.lock();
         let entry = live.entry(user).or_insert_with(|| self.start(user));
         if !entry.actor.connected() {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     Now,
@@ -237,33 +238,25 @@ impl User {
     }
 
     /// Folds one stored event of this user, as [`User::evolve_counted`] does, without counting it for
-    /// its day. `id` is the stream's id as stored. An event whose id
-    /// does not fit its kind is ignored.
+    /// its day.
     pub fn evolve(&mut self, stream: &StreamId, sequence: u64, event: Event) {
         self.seq += 1;
-        self.sequences.insert(stream.clone(), sequence);
+        self.sequences.insert(*stream, sequence);
         match event {
             Event::Account(event) => self.account.evolve(event),
             Event::Usage(event) => self.usage.evolve(event),
             Event::Credential(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.evolve_credential(stream, sequence, id, event);
-                }
+                self.evolve_credential(stream, sequence, CredentialId(stream.id), event);
             }
-            Event::Job(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.evolve_job(stream, id, event);
-                }
-            }
+            Event::Job(event) => self.evolve_job(stream, JobId(stream.id), event),
             Event::Chat(event) => {
                 self.sessions += u32::from(sequence == 1);
-                let session = SessionId(stream.id.clone());
+                let session = SessionId(stream.id);
                 self.chats.entry(session).or_default().evolve(event);
             }
             Event::Caption(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.captions.entry(id).or_default().evolve(event);
-                }
+                let caption = CaptionId(stream.id);
+                self.captions.entry(caption).or_default().evolve(event);
             }
             Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
@@ -271,10 +264,11 @@ impl User {
     }
 }
 
-fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {
+fn changes<E: Into<Event>>(id: impl Into<Uuid>, events: Vec<E>) -> Vec<Change> {
+    let id = id.into();
     events
         .into_iter()
-        .map(|event| Change::new(id.to_string(), event))
+        .map(|event| Change::new(id, event))
         .collect()
 }
 

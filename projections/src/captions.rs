@@ -38,7 +38,7 @@ impl Projection for Projector {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Caption(event) = seen.event else { return Ok(()) };
-            let id = seen.fact.stream.id.as_str();
+            let id = &seen.fact.stream.id.to_string();
             let query = match event {
                 CaptionEvent::Requested { brief, .. } => sqlx::query(
                     "INSERT INTO captions (caption_id, user_id, status, platform, created_at, position) VALUES ($1, $2, 'writing', $3, $4, $5)",

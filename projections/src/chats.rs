@@ -60,7 +60,7 @@ impl Projection for Projector {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Chat(event) = seen.event else { return Ok(()) };
-            let session = seen.fact.stream.id.as_str();
+            let session = &seen.fact.stream.id.to_string();
             match event {
                 ChatEvent::Asked { turn, session: title, message } => {
                     sqlx::query(
@@ -115,7 +115,7 @@ async fn message_row(
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(seen.fact.event_id.to_string())
-    .bind(seen.fact.stream.id.as_str())
+    .bind(seen.fact.stream.id.to_string())
     .bind(seen.user())
     .bind(turn.to_string())
     .bind(role)

@@ -35,7 +35,7 @@ impl Projection for Projector {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Credential(event) = seen.event else { return Ok(()) };
-            let id = seen.fact.stream.id.as_str();
+            let id = &seen.fact.stream.id.to_string();
             let query = match event {
                 CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed } => sqlx::query(
                     "INSERT INTO credentials (credential_id, user_id, kind, platform, username_sealed, version, created_at, \

@@ -37,7 +37,7 @@ impl Projection for Projector {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::Invite(event) = seen.event else { return Ok(()) };
-            let id = seen.fact.stream.id.as_str();
+            let id = &seen.fact.stream.id.to_string();
             let query = match event {
                 InviteEvent::Created { grant, sealed_code } => sqlx::query(
                     "INSERT INTO invites (invite_id, code_sealed, tier, role, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6)",

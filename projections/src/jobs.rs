@@ -56,11 +56,11 @@ impl Projection for Projector {
 }
 
 fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArguments<'a>> {
-    let id = seen.fact.stream.id.as_str();
+    let id = seen.fact.stream.id.to_string();
     let at = seen.at().0;
     let failed = |error: &str| {
         sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
-            .bind(id)
+            .bind(id.clone())
             .bind(seen.seal("jobs.error", error))
             .bind(at)
     };
@@ -70,7 +70,7 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
                                created_at, run_at, position, name_sealed) \
              VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9, $10)",
         )
-        .bind(id)
+        .bind(id.clone())
         .bind(seen.user())
         .bind(&spec.queue)
         .bind(&spec.operation)
@@ -83,16 +83,16 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
         JobEvent::Claimed { attempt, .. } => sqlx::query(
             "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
         )
-        .bind(id)
+        .bind(id.clone())
         .bind(i64::from(*attempt))
         .bind(at),
         JobEvent::Lapsed { retry_at: Some(retry_at), .. } => {
-            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id).bind(retry_at.0)
+            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id.clone()).bind(retry_at.0)
         }
         JobEvent::Lapsed { retry_at: None, .. } => failed("The worker's lease ran out on the last attempt"),
         JobEvent::Failed { error, retry_at: Some(retry_at), .. } => {
             sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2, error_sealed = $3 WHERE job_id = $1")
-                .bind(id)
+                .bind(id.clone())
                 .bind(retry_at.0)
                 .bind(seen.seal("jobs.error", error))
         }
@@ -101,17 +101,17 @@ fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArgum
             "UPDATE jobs SET status = 'completed', error_sealed = NULL, result_sealed = $2, outputs_sealed = $3, \
                              finished_at = $4 WHERE job_id = $1",
         )
-        .bind(id)
+        .bind(id.clone())
         .bind(seen.seal("jobs.result", &result.to_string()))
         .bind(seen.seal("jobs.outputs", &outputs.to_string()))
         .bind(at),
         JobEvent::Retried { priority, .. } => sqlx::query(
             "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
         )
-        .bind(id)
+        .bind(id.clone())
         .bind(*priority),
         JobEvent::Cancelled => {
-            sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id).bind(at)
+            sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id.clone()).bind(at)
         }
     }
 }

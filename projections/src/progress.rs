@@ -119,6 +119,20 @@ impl Progress {
         }
     }
 
+    /// The same without a look into the store, for a reader that accepts to be a little behind: after
+    /// a crash of the database the store may be behind what was announced. Answers whether the
+    /// position was reached.
+    pub async fn wait_for_told(&self, name: &str, position: u64, limit: Duration) -> bool {
+        let is_reached =
+            |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);
+        if is_reached(&self.0.told.borrow()) {
+            return true;
+        }
+        let mut told = self.0.told.subscribe();
+        self.0.waiting.notify_one();
+        timeout(limit, told.wait_for(is_reached)).await.is_ok()
+    }
+
     /// Polls the checkpoints while somebody waits for what another node does. Runs for ever; spawn
     /// it.
     pub async fn look(self) {
@@ -140,7 +154,7 @@ impl Progress {
     }
 
     /// The position of a projection's checkpoint in the store.
-    async fn stored(&self, name: &str) -> Result<u64, LogError> {
+    pub async fn stored(&self, name: &str) -> Result<u64, LogError> {
         let checkpoint = self
             .0
             .names

@@ -11,17 +11,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use genie_events::{Event, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN};
 use genie_log::{
-    Damaged, Election, Epoch, Fact, FactBody, Log, LogError, StoredRow, UserKeys,
+    Damaged, Election, Epoch, Fact, FactBody, Log, LogError, StoreTransaction, StoredRow, UserKeys,
     forgetting::UserRows,
     store::{Store, in_time},
 };
-use sqlx::{Any, Row, Transaction};
+use sqlx::Row;
 use tracing::{error, info, warn};
 
 use crate::progress::Progress;
 
 /// A transaction on either store.
-pub type Tx = Transaction<'static, Any>;
+pub type Tx = StoreTransaction;
 
 /// At most this many facts go in one transaction.
 const BATCH: usize = 500;
@@ -203,7 +203,8 @@ impl Runner {
                 Ok(None) => {}
                 Err(LogError::Damaged(damaged)) => {
                     error!(projection = self.projection.name(), %damaged, "projection: left a stream behind at a damaged event");
-                    newly_damaged.push((row.kind.clone(), row.id.clone(), damaged));
+                    let (kind, id) = row.stream_words();
+                    newly_damaged.push((kind, id, damaged));
                 }
                 Err(error) => return Err(error),
             }
@@ -227,7 +228,8 @@ impl Runner {
             if let Some(user) = forgotten(std::slice::from_ref(fact)).next() {
                 self.erase(&mut tx, user).await?;
             }
-            let damaged_at = left_behind.get(&(stream.kind.as_str(), stream.id.as_str()));
+            let id = stream.id.to_string();
+            let damaged_at = left_behind.get(&(stream.kind.as_str(), id.as_str()));
             if self.damaged.contains_key(stream)
                 || damaged_at.is_some_and(|damaged| fact.position > *damaged)
             {
@@ -306,7 +308,7 @@ impl Runner {
     /// The fact in a row; `None` when it is of no concern here. A row of an unknown kind counts as
     /// damaged.
     async fn open(&self, row: &StoredRow) -> Result<Option<Fact>, LogError> {
-        match StreamKind::parse(&row.kind) {
+        match StreamKind::of_code(row.kind) {
             Some(kind) if !self.projection.wants(kind) && !row.is_forgotten() => Ok(None),
             _ => self.log.reader().open_row(row).await.map(Some),
         }
@@ -362,7 +364,7 @@ impl Runner {
     }
 
     fn leave_behind(&mut self, kind: &str, id: String, position: u64) {
-        if let Some(kind) = StreamKind::parse(kind) {
+        if let (Some(kind), Ok(id)) = (StreamKind::parse(kind), id.parse::<uuid::Uuid>()) {
             self.damaged
                 .entry(StreamId::new(kind, id))
                 .or_insert(position);

@@ -36,7 +36,7 @@ impl Projection for Projector {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let Event::ServiceKey(event) = seen.event else { return Ok(()) };
-            let id = seen.fact.stream.id.as_str();
+            let id = &seen.fact.stream.id.to_string();
             let query = match event {
                 ServiceKeyEvent::Created(key) => sqlx::query(
                     "INSERT INTO service_keys (key_id, name_sealed, scopes, expires_at, created_at, created_by) \

@@ -66,7 +66,7 @@ impl MinPosition {
         }
         let _ = app
             .reads
-            .wait_for(
+            .wait_briefly(
                 projection,
                 app.log.reader().head(),
                 app.config.own_writes_wait,
@@ -98,7 +98,7 @@ impl MinPosition {
             // Not reached: the read is a little old, which a caller without the header accepts.
             let _ = app
                 .reads
-                .wait_for(projection, written, app.config.own_writes_wait)
+                .wait_briefly(projection, written, app.config.own_writes_wait)
                 .await;
         }
         Ok(())

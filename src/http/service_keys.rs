@@ -117,7 +117,7 @@ pub async fn create(
         .make(wanted.clone(), caller.metadata())
         .await?;
     let about = ServiceKeyAnswer {
-        id: made.id.0,
+        id: made.id.to_string(),
         name: wanted.name,
         scopes: wanted.scopes.iter().map(Scope::to_string).collect(),
         expires_at: wanted.expires_at.map(Time::from),
@@ -158,13 +158,11 @@ pub async fn revoke(
     id: Path<String>,
 ) -> Result<Written<RevokedServiceKey>, ApiError> {
     let asking = idempotency_key.asking(&app, &caller)?;
-    let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    let id = is_id
-        .then(|| ServiceKeyId(id.into_inner()))
-        .ok_or(ApiError::NotFound("service key"))?;
+    let id: ServiceKeyId = id.parse().map_err(|_| ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
+    app.callers.drop_service_key(&id);
     let key = RevokedServiceKey {
-        id: id.0,
+        id: id.to_string(),
         revoked: true,
     };
     Ok(Written(key, position))

@@ -250,7 +250,7 @@ both_stores!(
         genie
             .store
             .tamper(&format!(
-                "UPDATE events SET metadata = '{{}}' WHERE aggregate_id = '{job}'"
+                "UPDATE events SET metadata = '{{}}' WHERE stream = unhex('{job}', '-')"
             ))
             .await;
         genie.launch_again().await;

@@ -105,7 +105,7 @@ both_stores!(
         genie
             .store
             .tamper(&format!(
-                "UPDATE events SET payload = '{{\"v\":1}}' WHERE aggregate_id = '{job}'"
+                "UPDATE events SET payload = digest WHERE stream = unhex('{job}', '-')"
             ))
             .await;
         genie.store.tamper("DELETE FROM jobs").await;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use genie_events::{
-    Metadata, SessionId, TurnId, UserId,
+    CaptionId, Metadata, SessionId, StreamId, StreamKind, TurnId, UserId,
     account::FORGOTTEN,
     caption::{Brief, CaptionEvent},
     chat::ChatEvent,
@@ -32,7 +32,7 @@ impl Supervisor {
     }
 
     async fn see(&self, row: &StoredRow) {
-        match row.event_type.as_str() {
+        match row.event_type.as_ref() {
             "chat.asked" | "caption.requested" => self.start_with_retry(row).await,
             FORGOTTEN => self.drop_user(UserId(row.owner)),
             _ => {}
@@ -53,7 +53,7 @@ impl Supervisor {
                 Err(error) => {
                     error!(%error, position = row.position, "supervisor: a question can't be read; it is not answered");
                     let clear = row.metadata().map(|metadata| metadata.clear);
-                    return self.release(&clear.unwrap_or_default(), &row.id);
+                    return self.release(&clear.unwrap_or_default(), row.stream_id());
                 }
             }
             tokio::time::sleep(AWAY).await;
@@ -72,7 +72,7 @@ impl Supervisor {
             }
             FactBody::Open(..) => Ok(()),
             _ => {
-                self.release(&fact.metadata.clear, &fact.stream.id);
+                self.release(&fact.metadata.clear, Ok(fact.stream));
                 Ok(())
             }
         }
@@ -80,7 +80,7 @@ impl Supervisor {
 
     async fn start_turn(&self, turn: TurnId, user: UserId, fact: &Fact) -> Result<(), LogError> {
         if self.holds_lease(LeaseKind::Turn, &turn.to_string()).await? {
-            let session = SessionId(fact.stream.id.clone());
+            let session = SessionId(fact.stream.id);
             chats::turn::start(self, turn, user, session, cause(fact));
         } else {
             self.release_turn(turn);
@@ -94,11 +94,9 @@ impl Supervisor {
         brief: &Brief,
         fact: &Fact,
     ) -> Result<(), LogError> {
-        let Ok(caption) = fact.stream.id.parse() else {
-            return Ok(());
-        };
+        let caption = CaptionId(fact.stream.id);
         if self
-            .holds_lease(LeaseKind::Caption, &fact.stream.id)
+            .holds_lease(LeaseKind::Caption, &caption.to_string())
             .await?
         {
             captions::task::start(self, caption, user, brief.clone(), cause(fact));
@@ -110,12 +108,14 @@ impl Supervisor {
 
     /// Gives back what was opened for an answer that does not start: its user was forgotten, or its question can't be
     /// read.
-    fn release(&self, clear: &BTreeMap<String, Value>, stream: &str) {
+    fn release(&self, clear: &BTreeMap<String, Value>, stream: Result<StreamId, LogError>) {
         let turn = clear.get("turn");
         if let Some(turn) = turn.and_then(|turn| serde_json::from_value(turn.clone()).ok()) {
             self.release_turn(turn);
-        } else if let Ok(caption) = stream.parse() {
-            self.release_caption(caption);
+        } else if let Ok(stream) = stream
+            && stream.kind == StreamKind::Caption
+        {
+            self.release_caption(CaptionId(stream.id));
         }
     }
 

@@ -153,10 +153,9 @@ impl Supervisor {
     /// Takes over a turn. One that has shown nothing starts anew; one that has ends as interrupted, with the text
     /// that was shown.
     async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), WriteError> {
-        let Ok(turn) = lease.id.parse::<TurnId>() else {
+        let (Ok(turn), Ok(session)) = (lease.id.parse::<TurnId>(), lease.stream_id.parse()) else {
             return Ok(());
         };
-        let session = SessionId(lease.stream_id);
         if !self.is_unanswered(turn, lease.user, &session).await? {
             let leases = self.0.log.leases();
             return Ok(leases

@@ -1,5 +1,5 @@
 use genie_events::{
-    CaptionId, Change, Event, Metadata, RefusalKind, SessionId, TurnId,
+    CaptionId, Change, Event, Metadata, RefusalKind, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
     chat::{ChatCommand, TurnAnswer, TurnMetrics, TurnOutcome},
@@ -126,7 +126,7 @@ both_stores!(
             "not a stale lease"
         );
 
-        let session = SessionId("s".into());
+        let session = opened.log.hashes().session(ada, "s");
         let turn = TurnId(opened.log.clock().new_uuid());
         let begin = |turn| {
             UserCommand::Chat(
@@ -336,7 +336,7 @@ both_stores!(
         let log = &opened.log;
         let ada = store.register(log, "ada").await;
         let (one, two) = (node(log), node(log));
-        let session = SessionId(log.hashes().session(ada, "s").0);
+        let session = log.hashes().session(ada, "s");
         for n in 0..6 {
             let users = if n % 2 == 0 { &one } else { &two };
             let turn = TurnId(log.clock().new_uuid());

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
@@ -31,6 +31,14 @@ pub enum Following {
     Stopped { missing: u64 },
 }
 
+/// A look at the store's head. A follower that has come so far had seen everything at that moment.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadSeen {
+    pub head: u64,
+    /// When the look began.
+    pub at: Instant,
+}
+
 #[derive(Debug)]
 pub struct Follower {
     log: LogReader,
@@ -56,6 +64,13 @@ impl LogReader {
             state: Following::CatchingUp,
             reading: self.log().tail().watch_reading(),
         }
+    }
+}
+
+impl LogReader {
+    /// Wakes at each look at the store's head, several times a second.
+    pub fn watch_head_seen(&self) -> watch::Receiver<HeadSeen> {
+        self.log().tail().watch_head_seen()
     }
 }
 

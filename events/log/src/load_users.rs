@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use genie_events::{User, UserId, user::facts_of_day::day_of};
 use sqlx::{Row, any::AnyRow};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::{
     Log, LogError, StoredRow,
@@ -15,7 +16,6 @@ use crate::{
     read_batcher::{BatchBounds, ReadBatcher, padded_size},
     snapshots::StoredSnapshot,
     store::Store,
-    stored_row::COLUMNS,
 };
 
 /// The users that may wait to be read. Beyond that a caller is told that the store is busy.
@@ -227,7 +227,7 @@ fn padded(users: &[UserId]) -> impl Iterator<Item = Option<&UserId>> {
 }
 
 fn id_or_nobody(user: Option<&UserId>) -> String {
-    user.map_or_else(String::new, UserId::to_string)
+    user.map_or_else(|| UserId(Uuid::nil()).to_string(), UserId::to_string)
 }
 
 async fn read_snapshots(
@@ -239,7 +239,7 @@ async fn read_snapshots(
         .collect();
     let sql = format!(
         "SELECT k.user_id, k.key_id, k.master_id, k.wrapped, k.state, s.version, s.user_seq, s.position, s.sealed, \
-             (SELECT coalesce(max(e.user_seq), 0) FROM events e WHERE e.user_id = k.user_id) AS seq \
+             (SELECT coalesce(max(e.owner_seq), 0) FROM events e WHERE e.owner = unhex(k.user_id, '-')) AS seq \
          FROM user_keys k LEFT JOIN snapshots s ON s.user_id = k.user_id WHERE k.user_id IN ({})",
         places.join(", ")
     );
@@ -270,9 +270,11 @@ async fn read_tails(
         })
         .collect();
     let sql = format!(
-        "WITH wanted (wanted_user, after) AS (VALUES {}) SELECT {COLUMNS} FROM wanted \
-         JOIN events ON user_id = wanted_user AND user_seq > after AND user_seq <= after + {TAIL} ORDER BY user_id, user_seq",
-        places.join(", ")
+        "WITH wanted (wanted_user, after) AS (VALUES {}) SELECT {} FROM wanted \
+         JOIN events ON owner = unhex(wanted_user, '-') AND owner_seq > after AND owner_seq <= after + {TAIL} \
+         ORDER BY owner, owner_seq",
+        places.join(", "),
+        store.columns()
     );
     let after = |user: Option<&UserId>| {
         let snapshot = user
@@ -478,7 +480,7 @@ mod tests {
             sign_in(&log, ada, 1, 3).await;
             store
                 .tamper(
-                    "DELETE FROM events WHERE user_seq = 2 AND event_type = 'account.signed_in'",
+                    "DELETE FROM events WHERE owner_seq = 2 AND event_type = 'account.signed_in'",
                 )
                 .await;
             assert!(

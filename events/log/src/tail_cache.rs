@@ -5,11 +5,12 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
     LogError, StoredRow,
+    follow::HeadSeen,
     pages::PAGE_BYTES,
     read::{PAGE, read_rows},
     store::{Store, in_time},
@@ -43,6 +44,8 @@ pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,
     reading: watch::Sender<ReadTo>,
+    /// The last look at the store's head.
+    seen: watch::Sender<HeadSeen>,
     kept: Mutex<RecentRows>,
 }
 
@@ -64,8 +67,17 @@ impl Tail {
         Self {
             head: watch::Sender::new(head),
             reading: watch::Sender::new(ReadTo::UpTo(head)),
+            seen: watch::Sender::new(HeadSeen {
+                head,
+                at: Instant::now(),
+            }),
             kept: Mutex::new(kept),
         }
+    }
+
+    /// The last position that this process knows of. It never falls.
+    pub fn head(&self) -> u64 {
+        *self.head.borrow()
     }
 
     /// Wakes whenever the head rises.
@@ -76,6 +88,17 @@ impl Tail {
     /// Wakes whenever there are more rows to be found.
     pub fn watch_reading(&self) -> watch::Receiver<ReadTo> {
         self.reading.subscribe()
+    }
+
+    /// Wakes at each look at the store's head.
+    pub fn watch_head_seen(&self) -> watch::Receiver<HeadSeen> {
+        self.seen.subscribe()
+    }
+
+    /// Takes a look at the store's head, which began at `at`.
+    pub fn see_head(&self, head: u64, at: Instant) {
+        self.raise_head(head);
+        self.seen.send_replace(HeadSeen { head, at });
     }
 
     /// Notes that everything up to this position is committed.

@@ -236,7 +236,9 @@ impl Task {
     async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Verdict>, sqlx::Error> {
         match &self.store {
             Writing::Postgres(pool) => {
-                append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await
+                let known = self.tail.head();
+                append_postgres::append(pool, &mut self.held_postgres, requests, known, STATEMENT)
+                    .await
             }
             Writing::Sqlite(pool) => {
                 append_sqlite::append(pool, &mut self.held_sqlite, requests).await
@@ -381,7 +383,7 @@ mod tests {
     async fn append_to(log: &Log, request: &Request) -> Vec<Verdict> {
         match &store_of(log).writing {
             Writing::Postgres(pool) => {
-                append_postgres::append(pool, &mut None, &[request], STATEMENT)
+                append_postgres::append(pool, &mut None, &[request], 0, STATEMENT)
                     .await
                     .unwrap()
             }

@@ -7,7 +7,7 @@ use super::User;
 use crate::{
     caption::Caption,
     credential::{Credential, CredentialEvent},
-    ids::{CredentialId, JobId, SessionId, StreamId, StreamKind},
+    ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind},
     job::{Job, JobEvent},
 };
 
@@ -94,23 +94,22 @@ impl User {
     /// Removes from the state what has ended. Its stream stays.
     pub(super) fn leave_out_the_finished(&mut self, stream: &StreamId) {
         let finished = match stream.kind {
-            StreamKind::Job => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.jobs, &id, |job| {
-                    matches!(job, Job::Finished { .. })
-                })
+            StreamKind::Job => remove_if(&mut self.jobs, &JobId(stream.id), |job| {
+                matches!(job, Job::Finished { .. })
             }),
-            StreamKind::Caption => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.captions, &id, |caption| {
+            StreamKind::Caption => {
+                remove_if(&mut self.captions, &CaptionId(stream.id), |caption| {
                     *caption == Caption::Ended
                 })
-            }),
-            StreamKind::Credential => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.credentials, &id, |credential| {
+            }
+            StreamKind::Credential => {
+                let credential = CredentialId(stream.id);
+                remove_if(&mut self.credentials, &credential, |credential| {
                     *credential == Credential::Removed
                 })
-            }),
+            }
             StreamKind::Chat => {
-                let session = SessionId(stream.id.clone());
+                let session = SessionId(stream.id);
                 remove_if(&mut self.chats, &session, |chat| chat.running().is_none())
             }
             _ => false,

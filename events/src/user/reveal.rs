@@ -145,12 +145,12 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000);
 
     fn ada() -> User {
-        let mut user = User::new(UserId(Uuid::from_u128(1)));
+        let mut user = User::new(UserId(uuid::Uuid::from_u128(1)));
         let registration = Registration {
             email: "ada@example.com".into(),
-            email_id: EmailId("e".into()),
+            email_id: EmailId(uuid::Uuid::from_u128(1)),
             first_name: None,
-            invite: InviteId("i".into()),
+            invite: InviteId(uuid::Uuid::from_u128(1)),
             tier: Tier::Pro,
             role: "creator".into(),
             admin: false,
@@ -184,7 +184,7 @@ mod tests {
         CredentialId(Uuid::from_u128(n))
     }
 
-    fn happen(user: &mut User, id: impl ToString, event: impl Into<crate::Event>) {
+    fn happen(user: &mut User, id: impl Into<uuid::Uuid>, event: impl Into<crate::Event>) {
         let change = Change::new(id, event);
         let sequence = user.sequence(&change.stream) + 1;
         user.evolve(&change.stream, sequence, change.event);

@@ -38,9 +38,9 @@ fn ada() -> User {
 fn on_tier(tier: Tier) -> User {
     let registration = Registration {
         email: "ada@example.com".into(),
-        email_id: EmailId("e".into()),
+        email_id: EmailId(Uuid::from_u128(1)),
         first_name: None,
-        invite: InviteId("i".into()),
+        invite: InviteId(Uuid::from_u128(1)),
         tier,
         role: "creator".into(),
         admin: false,
@@ -236,7 +236,7 @@ fn stop(turn: u128) -> ChatCommand {
 fn a_chat_is_in_the_state_only_while_a_turn_runs() {
     let mut ada = ada();
     let before = ada.to_snapshot().len();
-    let session = SessionId("s".into());
+    let session = SessionId(Uuid::from_u128(1));
     let recall = Recall::Session(session.clone());
     let chat = |command| UserCommand::Chat(session.clone(), command);
     assert_eq!(ask(&mut ada, chat(question(1))), Ok(1));
@@ -259,7 +259,7 @@ fn a_chat_is_in_the_state_only_while_a_turn_runs() {
 #[test]
 fn a_user_has_at_most_so_many_sessions_and_goes_on_in_each() {
     let mut ada = ada();
-    let session = |n: u32| SessionId(format!("s{n}"));
+    let session = |n: u32| SessionId(Uuid::from_u128(u128::from(n)));
     for n in 0..MAX_SESSIONS {
         ask(&mut ada, UserCommand::Chat(session(n), question(1))).unwrap();
         ask(&mut ada, UserCommand::Chat(session(n), stop(1))).unwrap();
@@ -552,7 +552,7 @@ fn busy_ada() -> User {
     };
     ask(
         &mut user,
-        UserCommand::Chat(SessionId("session".into()), question),
+        UserCommand::Chat(SessionId(Uuid::from_u128(1)), question),
     )
     .unwrap();
     let brief = Brief {

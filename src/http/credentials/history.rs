@@ -150,7 +150,7 @@ pub struct CredentialFact {
 impl CredentialFact {
     fn damaged(row: &StoredRow) -> Self {
         Self {
-            id: row.id.clone(),
+            id: row.stream.to_string(),
             event: "damaged".to_owned(),
             at: row.recorded_at.into(),
             by: None,
@@ -165,9 +165,9 @@ impl CredentialFact {
 
     fn new(fact: &Fact, event: &CredentialEvent) -> Self {
         let metadata = &fact.metadata;
-        let key = metadata.key.as_ref().map(|key| key.0.clone());
+        let key = metadata.key.map(|key| key.to_string());
         let mut told = Self {
-            id: fact.stream.id.clone(),
+            id: fact.stream.id.to_string(),
             event: fact.event_type.trim_start_matches("credential.").to_owned(),
             at: fact.recorded_at.into(),
             by: Some(metadata.caller.as_str()),

@@ -8,7 +8,7 @@ use crate::{
     LogError, LogReader, StoredRow,
     pages::{PageSql, Paged, paged},
     store::Store,
-    stored_row::{BYTES, CLEAR_BYTES, CLEAR_COLUMNS, COLUMNS},
+    stored_row::{BYTES, CLEAR_BYTES},
 };
 
 /// The part of the rows that a reader needs.
@@ -20,10 +20,10 @@ pub enum Shown {
 }
 
 impl Shown {
-    fn columns(self) -> &'static str {
+    fn columns(self, store: &Store) -> &'static str {
         match self {
-            Self::Clear => CLEAR_COLUMNS,
-            Self::Whole => COLUMNS,
+            Self::Clear => store.clear_columns(),
+            Self::Whole => store.columns(),
         }
     }
 
@@ -52,7 +52,7 @@ async fn read_page(
 ) -> Result<Paged<StoredRow>, LogError> {
     let sql = PageSql {
         table: "events",
-        columns: shown.columns(),
+        columns: shown.columns(store),
         key: "position",
         bytes: shown.bytes(),
         condition: "position > $1",
@@ -82,11 +82,11 @@ async fn read_user_page(
 ) -> Result<Paged<StoredRow>, LogError> {
     let sql = PageSql {
         table: "events",
-        columns: shown.columns(),
+        columns: shown.columns(store),
         key: "position",
         bytes: shown.bytes(),
-        condition: "user_id = $1 AND user_seq > $2",
-        order: &["user_seq"],
+        condition: "owner = unhex($1, '-') AND owner_seq > $2",
+        order: &["owner_seq"],
         descending: false,
         limit: "$3",
     }
@@ -146,17 +146,16 @@ impl LogReader {
         }
         let read = async move |store: Store| {
             let owner = user.to_string();
-            let sql = "SELECT user_id, user_seq FROM events WHERE position = $1";
+            let sql = "SELECT owner_seq FROM events WHERE position = $1 AND owner = unhex($2, '-')";
             let there = sqlx::query(sql)
                 .bind(position as i64)
+                .bind(&owner)
                 .fetch_optional(store.reads())
                 .await?;
-            if let Some(row) = there
-                && row.try_get::<String, _>("user_id")? == owner
-            {
-                return Ok(row.try_get::<i64, _>("user_seq")? as u64);
+            if let Some(row) = there {
+                return Ok(row.try_get::<i64, _>("owner_seq")? as u64);
             }
-            let newest = "SELECT user_seq, position FROM events WHERE user_id = $1 ORDER BY user_seq DESC LIMIT 1";
+            let newest = "SELECT owner_seq, position FROM events WHERE owner = unhex($1, '-') ORDER BY owner_seq DESC LIMIT 1";
             let newest = sqlx::query(newest)
                 .bind(&owner)
                 .fetch_optional(store.reads())
@@ -164,7 +163,7 @@ impl LogReader {
             let Some(newest) = newest else {
                 return Ok(0);
             };
-            let last = newest.try_get::<i64, _>("user_seq")?;
+            let last = newest.try_get::<i64, _>("owner_seq")?;
             if newest.try_get::<i64, _>("position")? <= position as i64 {
                 return Ok(last as u64);
             }
@@ -172,7 +171,8 @@ impl LogReader {
             let (mut low, mut high) = (0, last);
             while low + 1 < high {
                 let middle = low + (high - low) / 2;
-                let sql = "SELECT position FROM events WHERE user_id = $1 AND user_seq = $2";
+                let sql =
+                    "SELECT position FROM events WHERE owner = unhex($1, '-') AND owner_seq = $2";
                 let at: i64 = sqlx::query_scalar(sql)
                     .bind(&owner)
                     .bind(middle)

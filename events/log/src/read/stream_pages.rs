@@ -1,14 +1,13 @@
 //! Reads a stream of a user backwards, from its newest event.
 
 use genie_events::{Event, StreamId, UserId};
-use sqlx::Row;
 
 use super::below;
 use crate::{
     LogError, LogReader, StoredRow,
     pages::{PageSql, paged},
     store::Store,
-    stored_row::{BYTES, COLUMNS},
+    stored_row::{BYTES, stored_stream},
 };
 
 impl LogReader {
@@ -21,9 +20,7 @@ impl LogReader {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, Event)>, LogError> {
-        let rows = self
-            .newest_rows(user, stream.clone(), before, limit)
-            .await?;
+        let rows = self.newest_rows(user, *stream, before, limit).await?;
         if rows.is_empty() {
             return match before {
                 Some(before @ 2..) => {
@@ -55,26 +52,24 @@ impl LogReader {
         limit: usize,
     ) -> Result<Vec<String>, LogError> {
         let rows = self.newest_rows(user, stream, None, limit).await?;
-        Ok(rows.into_iter().map(|row| row.event_type).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| row.event_type.into_owned())
+            .collect())
     }
 
     /// The number of events of a user's stream; 0 when the user has no such stream.
     pub async fn last_sequence(&self, user: UserId, stream: StreamId) -> Result<u64, LogError> {
         let read = async move |store: Store| {
-            let sql = "SELECT sequence, user_id FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 \
-                       ORDER BY sequence DESC LIMIT 1";
-            let newest = sqlx::query(sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
+            // A stream belongs to one owner.
+            let sql = "SELECT CASE WHEN owner = unhex($2, '-') THEN sequence ELSE 0 END AS sequence FROM events \
+                       WHERE stream = unhex($1, '-') ORDER BY events.sequence DESC LIMIT 1";
+            let newest = sqlx::query_scalar::<_, i64>(sql)
+                .bind(stored_stream(&stream).to_string())
+                .bind(user.to_string())
                 .fetch_optional(store.reads())
                 .await?;
-            let Some(row) = newest else {
-                return Ok(0);
-            };
-            // A stream belongs to one owner.
-            let is_theirs = row.try_get::<String, _>("user_id")? == user.to_string();
-            let sequence = row.try_get::<i64, _>("sequence")? as u64;
-            Ok(if is_theirs { sequence } else { 0 })
+            Ok(newest.unwrap_or(0) as u64)
         };
         self.log().store().run(read).await
     }
@@ -89,18 +84,17 @@ impl LogReader {
         let read = async move |store: Store| {
             let sql = PageSql {
                 table: "events",
-                columns: COLUMNS,
+                columns: store.columns(),
                 key: "position",
                 bytes: BYTES,
-                condition: "aggregate_type = $1 AND aggregate_id = $2 AND sequence < $3",
+                condition: "stream = unhex($1, '-') AND sequence < $2",
                 order: &["sequence"],
                 descending: true,
-                limit: "$4",
+                limit: "$3",
             }
             .text(&store);
             let query = sqlx::query(&sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
+                .bind(stored_stream(&stream).to_string())
                 .bind(below(before))
                 .bind(limit as i64);
             let page = paged(query.fetch_all(store.reads()).await?)?;

@@ -95,10 +95,7 @@ impl Node {
 /// Appends `count` facts of the system's streams at once.
 async fn facts(log: &Log, count: usize) {
     let groups = (0..count).map(|_| {
-        let stream = StreamId::new(
-            StreamKind::Email,
-            EmailId(log.clock().new_uuid().to_string()),
-        );
+        let stream = StreamId::new(StreamKind::Email, EmailId(log.clock().new_uuid()));
         Group::of_system(
             &stream,
             0,
@@ -371,7 +368,7 @@ both_stores!(
             .await;
         let mut node = Node::start(&store).await;
         let reason = node.stopped().await;
-        let stream = row_at(&node.log, 4).await.id;
+        let stream = row_at(&node.log, 4).await.stream_id().unwrap().to_string();
         assert!(
             reason.contains("position 4") && reason.contains(&stream) && reason.contains("digest"),
             "{reason}"
@@ -712,7 +709,7 @@ both_stores!(
         let digest = bytes(store.kind, &row.computed_digest());
         store
             .tamper(&format!(
-                "UPDATE events SET user_seq = 2, digest = {digest} WHERE position = 3"
+                "UPDATE events SET owner_seq = 2, digest = {digest} WHERE position = 3"
             ))
             .await;
         is_at(3, found(&log, &[]).await);
