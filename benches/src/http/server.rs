@@ -42,6 +42,9 @@ impl BenchServer {
             // The rate is never reached, but requests are counted.
             .env("RATE_LIMIT_USER", "1000000/1s")
             .env("RATE_LIMIT_ADDRESS", "1000000/1s")
+            .env("CONNECTIONS_PER_ADDRESS", "off")
+            .env("STREAMS_PER_USER", "1000000")
+            .env("STREAMS_IN_ALL", "1000000")
             .env("FACTS_PER_USER_DAY", "1000000000")
             .env("GENIE_LOG", "error");
         if let Some(url) = store.database_url() {

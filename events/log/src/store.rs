@@ -157,7 +157,7 @@ impl Store {
                 .map_err(migration)?;
         }
         let any = AnyConnectOptions::from_str(url).map_err(hide_url)?;
-        let pool = |most, begin, setting: &str| {
+        let pool = |most, setting: &str| {
             Connections::new(ConnectionSettings {
                 options: any.clone(),
                 first: [
