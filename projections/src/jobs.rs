@@ -1,20 +1,21 @@
-//! `jobs`: every job, its state, and each queue's count of jobs by state.
+//! `jobs`: every job and its state. `job_counts`: each queue's count of jobs by state.
 
 use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{
-    Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent, job_operation::QUEUES,
-};
+use genie_events::{JobId, StreamKind, Timestamp, UserId, job_operation::QUEUES};
 use genie_log::{Log, LogError, UserKeys, forgetting::Rows, store::Store};
 use serde_json::Value;
 use sqlx::{
-    Any, Row,
+    Any, AnyPool, Row,
     any::{AnyArguments, AnyRow},
     query::Query,
 };
 
 use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
+
+mod counts;
+mod write;
 
 pub(crate) struct Projector;
 
@@ -37,76 +38,35 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
-        async move {
-            let Event::Job(event) = seen.event else {
-                return Ok(());
-            };
-            statement(seen, event).execute(&mut **tx).await.map(drop)
-        }
-        .boxed()
+        write::apply(facts, tx).boxed()
     }
-}
 
-fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArguments<'a>> {
-    let id = seen.fact.stream.id.as_str();
-    let at = seen.at().0;
-    let failed = |error: &str| {
-        sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
-            .bind(id)
-            .bind(seen.seal("jobs.error", error))
-            .bind(at)
-    };
-    match event {
-        JobEvent::Submitted { spec, .. } => sqlx::query(
-            "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
-                               created_at, run_at, position) \
-             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9)",
-        )
-        .bind(id)
-        .bind(seen.user())
-        .bind(&spec.queue)
-        .bind(&spec.operation)
-        .bind(spec.priority)
-        .bind(i64::from(spec.max_attempts))
-        .bind(at)
-        .bind(spec.run_at.map(|at| at.0))
-        .bind(seen.fact.position as i64),
-        JobEvent::Claimed { attempt, .. } => sqlx::query(
-            "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
-        )
-        .bind(id)
-        .bind(i64::from(*attempt))
-        .bind(at),
-        JobEvent::Lapsed { retry_at: Some(retry_at), .. } => {
-            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id).bind(retry_at.0)
-        }
-        JobEvent::Lapsed { retry_at: None, .. } => failed("The worker's lease ran out on the last attempt"),
-        JobEvent::Failed { error, retry_at: Some(retry_at), .. } => {
-            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2, error_sealed = $3 WHERE job_id = $1")
-                .bind(id)
-                .bind(retry_at.0)
-                .bind(seen.seal("jobs.error", error))
-        }
-        JobEvent::Failed { error, retry_at: None, .. } => failed(error),
-        JobEvent::Completed { result, outputs, .. } => sqlx::query(
-            "UPDATE jobs SET status = 'completed', error_sealed = NULL, result_sealed = $2, outputs_sealed = $3, \
-                             finished_at = $4 WHERE job_id = $1",
-        )
-        .bind(id)
-        .bind(seen.seal("jobs.result", &result.to_string()))
-        .bind(seen.seal("jobs.outputs", &outputs.to_string()))
-        .bind(at),
-        JobEvent::Retried { priority, .. } => sqlx::query(
-            "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
-        )
-        .bind(id)
-        .bind(*priority),
-        JobEvent::Cancelled => {
-            sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id).bind(at)
-        }
+    fn erase<'a>(
+        &'a self,
+        user: UserId,
+        most: i64,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<u64, sqlx::Error>> {
+        counts::erase(user, most, tx).boxed()
+    }
+
+    fn is_due<'a>(
+        &'a self,
+        now: Timestamp,
+        reads: &'a AnyPool,
+    ) -> BoxFuture<'a, Result<bool, sqlx::Error>> {
+        counts::is_due(now, reads).boxed()
+    }
+
+    fn pass_time<'a>(
+        &'a self,
+        now: Timestamp,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        counts::pass_time(now, tx).boxed()
     }
 }
 
@@ -153,12 +113,114 @@ pub struct QueueStats {
     pub delayed: u64,
 }
 
+impl QueueStats {
+    fn add(&mut self, status: &str, n: i64) {
+        let (count, n) = match status {
+            "queued" => (&mut self.waiting, n),
+            "delayed" => (&mut self.delayed, n),
+            "processing" => (&mut self.active, n),
+            "completed" => (&mut self.completed, n),
+            "failed" => (&mut self.failed, n),
+            "due" => {
+                self.add("delayed", -n);
+                (&mut self.waiting, n)
+            }
+            "not_due" => {
+                self.add("delayed", n);
+                (&mut self.waiting, -n)
+            }
+            _ => return,
+        };
+        *count = count.saturating_add_signed(n);
+    }
+}
+
 /// An absent field matches every job.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     pub status: Option<String>,
     pub queue: Option<String>,
     pub operation: Option<String>,
+}
+
+/// A page looks at no more jobs than this. One whose filter passes over many jobs ends there.
+const LOOKED_AT: i64 = 2000;
+
+impl JobFilter {
+    /// True when an index alone does not find the jobs that match.
+    fn passes_over_rows(&self) -> bool {
+        let waits = matches!(self.status.as_deref(), Some("queued" | "delayed"));
+        waits || self.queue.is_some() || self.operation.is_some()
+    }
+
+    /// `$1` is the user, `$2` the position before which to look, `$3` the position down to which to
+    /// look, `$4` the number of jobs. The rest is what [`Self::bind`] binds.
+    fn sql(&self) -> String {
+        let status = self.status_sql();
+        let mut sql = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE user_id = $1 AND position < $2 AND position >= $3{status}"
+        );
+        let conditions = [
+            self.waits("queued", " AND (run_at IS NULL OR run_at <= $)"),
+            self.waits("delayed", " AND run_at > $"),
+            self.queue.as_ref().map(|_| " AND queue = $"),
+            self.operation.as_ref().map(|_| " AND operation = $"),
+        ];
+        for (n, condition) in (5..).zip(conditions.into_iter().flatten()) {
+            sql += &condition.replace('$', &format!("${n}"));
+        }
+        sql + " ORDER BY position DESC LIMIT $4"
+    }
+
+    fn waits(&self, status: &str, condition: &'static str) -> Option<&'static str> {
+        (self.status.as_deref() == Some(status)).then_some(condition)
+    }
+
+    /// The position of the last job that a page looks at, when there are as many.
+    fn floor_sql(&self) -> String {
+        format!(
+            "SELECT position FROM jobs WHERE user_id = $1 AND position < $2{} \
+             ORDER BY position DESC LIMIT 1 OFFSET {}",
+            self.status_sql(),
+            LOOKED_AT - 1
+        )
+    }
+
+    /// The statuses that jobs are stored with are few words, so they need no placeholder.
+    fn status_sql(&self) -> &'static str {
+        match self.status.as_deref() {
+            None => "",
+            Some("queued" | "delayed") => " AND status = 'queued'",
+            Some("processing") => " AND status = 'processing'",
+            Some("completed") => " AND status = 'completed'",
+            Some("failed") => " AND status = 'failed'",
+            Some("cancelled") => " AND status = 'cancelled'",
+            Some(_) => " AND status = ''",
+        }
+    }
+
+    fn bind<'q>(
+        &self,
+        mut query: Query<'q, Any, AnyArguments<'q>>,
+        now: Timestamp,
+    ) -> Query<'q, Any, AnyArguments<'q>> {
+        if let Some("queued" | "delayed") = self.status.as_deref() {
+            query = query.bind(now.0);
+        }
+        for word in [&self.queue, &self.operation].into_iter().flatten() {
+            query = query.bind(word.clone());
+        }
+        query
+    }
+}
+
+/// A page of a user's jobs.
+#[derive(Debug, Clone)]
+pub struct JobsPage {
+    pub rows: Vec<JobRow>,
+    /// The position before which the next page looks; `None` when there is nothing left. A page may
+    /// hold few jobs, or none, and have a next one.
+    pub next: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -216,26 +278,37 @@ impl Jobs {
         before: Option<u64>,
         limit: i64,
         now: Timestamp,
-    ) -> Result<Vec<JobRow>, LogError> {
-        let rows = read(&self.log, async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM jobs WHERE user_id = $1 AND position < $2 \
-                     AND ($3 = '' OR CASE WHEN status = 'queued' AND run_at > $6 THEN 'delayed' ELSE status END = $3) \
-                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5) ORDER BY position DESC LIMIT $7"
-            );
-            let query = sqlx::query(&sql)
-                .bind(user.to_string())
-                .bind(before.map_or(i64::MAX, |before| before as i64))
-                .bind(filter.status.unwrap_or_default())
-                .bind(filter.queue.unwrap_or_default())
-                .bind(filter.operation.unwrap_or_default())
-                .bind(now.0)
-                .bind(limit);
-            Ok(query.fetch_all(store.reads()).await?)
-        });
-        let rows = rows.await?;
+    ) -> Result<JobsPage, LogError> {
+        let (rows, floor): (Vec<AnyRow>, Option<i64>) =
+            read(&self.log, async move |store: Store| {
+                let before = before.map_or(i64::MAX, |before| before as i64);
+                let mut floor = None;
+                if filter.passes_over_rows() {
+                    let sql = filter.floor_sql();
+                    let query = sqlx::query_scalar(&sql).bind(user.to_string()).bind(before);
+                    floor = query.fetch_optional(store.reads()).await?;
+                }
+                let sql = filter.sql();
+                let query = sqlx::query(&sql)
+                    .bind(user.to_string())
+                    .bind(before)
+                    .bind(floor.unwrap_or(0))
+                    .bind(limit);
+                Ok((
+                    filter.bind(query, now).fetch_all(store.reads()).await?,
+                    floor,
+                ))
+            })
+            .await?;
         let keys = self.log.keys().live(user).await?;
-        rows.iter().map(|row| read_row(row, &keys, now)).collect()
+        let rows: Result<Vec<JobRow>, LogError> =
+            rows.iter().map(|row| read_row(row, &keys, now)).collect();
+        let rows = rows?;
+        let next = match rows.last() {
+            Some(last) if rows.len() as i64 >= limit => Some(last.position),
+            _ => floor.map(|floor| floor as u64),
+        };
+        Ok(JobsPage { rows, next })
     }
 
     /// Each queue's count of jobs by state at `now`.
@@ -244,12 +317,8 @@ impl Jobs {
         now: Timestamp,
     ) -> Result<BTreeMap<&'static str, QueueStats>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = "SELECT queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END AS later, count(*) AS n \
-                       FROM jobs GROUP BY queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END";
-            Ok(sqlx::query(sql)
-                .bind(now.0)
-                .fetch_all(store.reads())
-                .await?)
+            let query = sqlx::query(counts::STATS).bind(now.0);
+            Ok(query.fetch_all(store.reads()).await?)
         });
         let mut stats: BTreeMap<&'static str, QueueStats> = QUEUES
             .into_iter()
@@ -258,23 +327,10 @@ impl Jobs {
         for row in rows.await? {
             let queue: String = row.try_get("queue")?;
             let status: String = row.try_get("status")?;
-            let n = row.try_get::<i64, _>("n")? as u64;
-            let later = row
-                .try_get::<i64, _>("later")
-                .or_else(|_| row.try_get::<i32, _>("later").map(i64::from))?
-                != 0;
-            let Some(stats) =
-                genie_events::job_operation::queue(&queue).and_then(|queue| stats.get_mut(queue))
-            else {
-                continue;
-            };
-            match status.as_str() {
-                "queued" if later => stats.delayed += n,
-                "queued" => stats.waiting += n,
-                "processing" => stats.active += n,
-                "completed" => stats.completed += n,
-                "failed" => stats.failed += n,
-                _ => {}
+            let n: i64 = row.try_get("n")?;
+            let queue = genie_events::job_operation::queue(&queue);
+            if let Some(stats) = queue.and_then(|queue| stats.get_mut(queue)) {
+                stats.add(&status, n);
             }
         }
         Ok(stats)

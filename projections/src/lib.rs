@@ -4,10 +4,13 @@
 
 /// How far the projections have come, whichever node moves them.
 pub mod progress;
-/// The trait of every projection, and the task that drives one.
+/// The trait of every projection.
 pub mod projection;
 /// Starts all projections, and serves the reads that wait for them.
 pub mod read_side;
+mod rows;
+/// The task that moves all projections.
+mod runner;
 
 /// The registered users.
 pub mod accounts;

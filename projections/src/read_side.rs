@@ -12,7 +12,8 @@ use crate::{
     invites::Invites,
     jobs::Jobs,
     progress::{Progress, Status},
-    projection::{Projection, Runner, checkpoint_name},
+    projection::Projection,
+    runner::{Runner, stored_name},
     service_keys::ServiceKeys,
     usage::UsageCounts,
 };
@@ -41,8 +42,8 @@ pub struct ReadSide {
     pub service_keys: ServiceKeys,
 }
 
-fn all() -> [Box<dyn Projection>; 8] {
-    [
+fn all() -> Vec<Box<dyn Projection>> {
+    vec![
         Box::new(crate::accounts::Projector),
         Box::new(crate::usage::Projector),
         Box::new(crate::credentials::Projector),
@@ -61,14 +62,11 @@ impl ReadSide {
         let projections = all();
         let names = projections
             .iter()
-            .map(|one| (checkpoint_name(one.as_ref()), one.name()))
+            .map(|one| (stored_name(one.as_ref()), one.name()))
             .collect();
         let progress = Progress::new(log.clone(), election.clone(), names);
-        for projection in projections {
-            tokio::spawn(
-                Runner::new(projection, log.clone(), election.clone(), progress.clone()).run(),
-            );
-        }
+        let runner = Runner::new(projections, log.clone(), election, progress.clone());
+        tokio::spawn(runner.run());
         tokio::spawn(progress.clone().look());
         Self {
             progress,
@@ -90,10 +88,8 @@ impl ReadSide {
 
     /// Waits until every projection's stored checkpoint has reached a position.
     pub async fn wait_for_all(&self, position: u64, limit: Duration) -> Result<(), ReadError> {
-        for name in self.progress.names() {
-            self.progress.wait_for(name, position, limit).await?;
-        }
-        Ok(())
+        let names: Vec<&str> = self.progress.names().collect();
+        self.progress.wait_for(&names, position, limit).await
     }
 
     /// Waits until one projection's stored checkpoint has reached a position.
@@ -103,7 +99,17 @@ impl ReadSide {
         position: u64,
         limit: Duration,
     ) -> Result<(), ReadError> {
-        self.progress.wait_for(name, position, limit).await
+        self.progress.wait_for(&[name], position, limit).await
+    }
+
+    /// Waits until the stored checkpoints of these projections have reached a position.
+    pub async fn wait_for_each(
+        &self,
+        names: &[&str],
+        position: u64,
+        limit: Duration,
+    ) -> Result<(), ReadError> {
+        self.progress.wait_for(names, position, limit).await
     }
 }
 

@@ -274,7 +274,8 @@ impl Export {
             |before| {
                 let now = self.app.log.clock().now();
                 let any = Default::default();
-                self.app.reads.jobs.list(self.user, any, before, PAGE, now)
+                let page = self.app.reads.jobs.list(self.user, any, before, PAGE, now);
+                async { Ok(page.await?.rows) }
             },
             |row| row.position,
         );

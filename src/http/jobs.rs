@@ -460,14 +460,16 @@ pub async fn list(
     let filter = query.into_inner().filter()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
     let now = app.log.clock().now();
-    let rows = app
+    let page = app
         .reads
         .jobs
         .list(id, filter, page.after_number()?, limit, now)
         .await?;
     Ok(Page {
-        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
-        data: rows.iter().map(|row| Job::new(row, None)).collect(),
+        next_cursor: page
+            .next
+            .map(|position| response::cursor(&position.to_string())),
+        data: page.rows.iter().map(|row| Job::new(row, None)).collect(),
     })
 }
 

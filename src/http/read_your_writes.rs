@@ -81,10 +81,20 @@ impl MinPosition {
         projection: &'static str,
         user: Option<UserId>,
     ) -> Result<(), ApiError> {
+        self.wait_for_each(app, &[projection], user).await
+    }
+
+    /// Call this before a read of several projections.
+    pub async fn wait_for_each(
+        &self,
+        app: &App,
+        projections: &[&'static str],
+        user: Option<UserId>,
+    ) -> Result<(), ApiError> {
         if let Some(wanted) = self.asked()? {
             return Ok(app
                 .reads
-                .wait_for(projection, wanted, app.config.read_wait)
+                .wait_for_each(projections, wanted, app.config.read_wait)
                 .await?);
         }
         if let Some(user) = user {
@@ -97,7 +107,7 @@ impl MinPosition {
             // Not reached: the read is a little old, which a caller without the header accepts.
             let _ = app
                 .reads
-                .wait_for(projection, written, app.config.own_writes_wait)
+                .wait_for_each(projections, written, app.config.own_writes_wait)
                 .await;
         }
         Ok(())

@@ -234,7 +234,12 @@ pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
 pub fn next_cursor<T>(page: &[T], limit: i64, key: impl Fn(&T) -> String) -> Option<String> {
     page.last()
         .filter(|_| page.len() as i64 >= limit)
-        .map(|last| BASE64.encode(format!("c1:{}", key(last))))
+        .map(|last| cursor(&key(last)))
+}
+
+/// The cursor after the row with this key.
+pub fn cursor(key: &str) -> String {
+    BASE64.encode(format!("c1:{key}"))
 }
 
 fn bad_cursor() -> ApiError {
