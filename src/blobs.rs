@@ -2,7 +2,7 @@
 //! `<user>/<file>/<part>`, encrypted under the user's key before it is sent.
 //!
 //! A file is not one multipart upload. Stores hide unfinished multipart uploads, while the parts
-//! that a crash leaves can be listed and swept.
+//! that a crash leaves can be swept.
 //!
 //! Invariant: all work on the store runs on the runtime that owns all I/O, and finishes even when
 //! the caller goes away.
@@ -13,11 +13,12 @@ use std::{
 };
 
 use actix_web::web::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use genie_events::{BlobId, Timestamp, UserId};
+use futures_util::{Stream, StreamExt, stream};
+use genie_events::{BlobId, UserId};
 use genie_log::{
-    Election, Log, LogError, UserKeys,
-    blobs::{Blob, PART, ROWS_AT_ONCE, open_part, parts_of},
+    Log, LogError, UserKeys,
+    blobs::{Blob, PART, open_part, parts_of},
+    store::in_time_or,
 };
 use object_store::{
     ObjectStore, ObjectStoreExt, RetryConfig,
@@ -26,23 +27,19 @@ use object_store::{
     path::Path,
 };
 use secrecy::{ExposeSecret, SecretString};
-use tracing::{Instrument, info, warn};
+use tracing::Instrument;
 use zeroize::Zeroizing;
 
 /// Reads a file at any offset.
 mod reader;
-/// Sweeps the parts that a crash left in the local folder.
-mod temporary_parts;
+/// Deletes bytes that belong to nobody any more.
+mod sweep;
 mod upload;
 pub use reader::BlobReader;
 pub use upload::Upload;
 
 /// The longest time for one part.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How often the sweep looks for parts without a file.
-const SWEEP: Duration = Duration::from_secs(15 * 60);
-/// Parts of this age without a row belong to no file, because no upload lasts this long.
-const ORPHANED_AFTER: Duration = Duration::from_secs(3600);
 
 pub enum BlobLocation {
     /// Created when it is absent.
@@ -85,7 +82,7 @@ pub enum BlobError {
 
 /// The values that reading a file needs.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
+struct BlobRef {
     user: UserId,
     id: BlobId,
     size: u64,
@@ -171,7 +168,7 @@ impl Blobs {
     /// Reads and decrypts a part of a file.
     async fn part(
         &self,
-        blob: Bounds,
+        blob: BlobRef,
         keys: &UserKeys,
         number: u64,
     ) -> Result<Zeroizing<Vec<u8>>, BlobError> {
@@ -222,7 +219,7 @@ impl Blobs {
         keys: Arc<UserKeys>,
     ) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
         let blobs = self.clone();
-        let bounds = Bounds {
+        let bounds = BlobRef {
             user: blob.user,
             id: blob.id,
             size: blob.size,
@@ -237,99 +234,6 @@ impl Blobs {
             }
         })
     }
-
-    /// Deletes the bytes and rows of all files of a forgotten user, with those that are being
-    /// uploaded. May be called again. After a crash the sweep finishes it.
-    pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
-        self.0.log.blobs().doom_of_user(user).await?;
-        let objects = Arc::clone(&self.0.objects);
-        let prefix = self.0.root.clone().join(user.to_string());
-        self.run(async move {
-            let paths = objects.list(Some(&prefix)).map_ok(|object| object.location);
-            delete(&*objects, paths.boxed()).await
-        })
-        .await?;
-        Ok(self.0.log.blobs().drop_doomed(user).await?)
-    }
-
-    /// Deletes parts without a file whenever this node leads. Runs for ever; spawn it.
-    pub async fn sweep(self, mut election: Election) {
-        loop {
-            election.elected().await;
-            let before = self
-                .0
-                .log
-                .clock()
-                .now()
-                .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
-            match self.sweep_older(before).await {
-                Ok(0) => {}
-                Ok(count) => info!(count, "uploads: deleted the parts of unfinished uploads"),
-                Err(error) => {
-                    warn!(%error, "uploads: sweeping the blob store failed; trying again later")
-                }
-            }
-            self.0.log.clock().pause(SWEEP).await;
-        }
-    }
-
-    /// Returns the number of deleted parts.
-    async fn sweep_older(&self, before: Timestamp) -> Result<usize, BlobError> {
-        for user in self.0.log.blobs().doomed_owners().await? {
-            self.delete_of(user).await?;
-        }
-        if let Some(folder) = self.0.folder.clone() {
-            let swept =
-                tokio::task::spawn_blocking(move || temporary_parts::sweep(&folder, before)).await;
-            swept
-                .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
-                .map_err(|error| BlobError::Away(error.to_string()))?;
-        }
-        let old =
-            |object: &object_store::ObjectMeta| object.last_modified.timestamp_micros() <= before.0;
-        let found = self
-            .0
-            .objects
-            .list((!self.0.root.as_ref().is_empty()).then_some(&self.0.root));
-        let found = found
-            .try_filter(|object| std::future::ready(old(object)))
-            .map_ok(|object| object.location);
-        // An object whose name is not a part's belongs to somebody else.
-        let parts = found.try_filter_map(|path| {
-            std::future::ready(Ok(file_of(&self.0.root, &path).map(|file| (file, path))))
-        });
-        let mut batches = parts.try_chunks(ROWS_AT_ONCE);
-        let mut count = 0;
-        while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(|broken| broken.1)?;
-            let mut files: Vec<BlobId> = batch.iter().map(|(file, _)| *file).collect();
-            files.sort_unstable();
-            files.dedup();
-            let known = self.0.log.blobs().known(files).await?;
-            let orphans: Vec<Path> = batch
-                .into_iter()
-                .filter(|(file, _)| !known.contains(file))
-                .map(|(_, path)| path)
-                .collect();
-            count += orphans.len();
-            delete(
-                &*self.0.objects,
-                stream::iter(orphans.into_iter().map(Ok)).boxed(),
-            )
-            .await?;
-        }
-        Ok(count)
-    }
-}
-
-/// The file of a part, by the part's path.
-fn file_of(root: &Path, path: &Path) -> Option<BlobId> {
-    let names: Vec<_> = path.prefix_match(root)?.collect();
-    let [user, file, number] = names.as_slice() else {
-        return None;
-    };
-    let _: (UserId, u64) = (user.as_ref().parse().ok()?, number.as_ref().parse().ok()?);
-    file.as_ref().parse().ok()
 }
 
 type Paths = stream::BoxStream<'static, Result<Path, object_store::Error>>;
@@ -347,9 +251,8 @@ async fn delete(objects: &dyn ObjectStore, paths: Paths) -> Result<(), BlobError
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
-    tokio::time::timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(|_| Err(BlobError::Away("it did not answer in time".into())))
+    let late = || BlobError::Away("it did not answer in time".into());
+    in_time_or(LONGEST, work, late).await
 }
 
 #[cfg(test)]

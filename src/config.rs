@@ -57,11 +57,15 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     pub rate_limit_user: Option<Rate>,
     pub rate_limit_address: Option<Rate>,
+    /// The most facts that a user's own commands may add in a day.
+    pub facts_per_user_day: u64,
     pub trusted_proxies: Vec<IpNet>,
     pub job_lease: Duration,
     pub read_wait: Duration,
     /// How long a read without `Genie-Min-Position` waits for its caller's last write.
     pub own_writes_wait: Duration,
+    /// How long the outcome of a request with an `Idempotency-Key` is kept.
+    pub keep_outcomes: Duration,
     pub login_stall: Duration,
     pub seal_every: Duration,
     pub heads_file: Option<PathBuf>,
@@ -141,10 +145,12 @@ impl Config {
             cors_origins: read.origins(settings::CORS_ORIGINS),
             rate_limit_user: read.rate(settings::RATE_LIMIT_USER),
             rate_limit_address: read.rate(settings::RATE_LIMIT_ADDRESS),
+            facts_per_user_day: read.number(settings::FACTS_PER_USER_DAY),
             trusted_proxies: read.networks(settings::TRUSTED_PROXIES),
             job_lease: read.millis(settings::GENIE_JOB_LEASE_MS),
             read_wait: read.millis(settings::GENIE_READ_WAIT_MS),
             own_writes_wait: read.millis(settings::GENIE_OWN_WRITES_WAIT_MS),
+            keep_outcomes: read.days(settings::GENIE_IDEMPOTENCY_DAYS),
             login_stall: read.millis(settings::GENIE_LOGIN_STALL_MS),
             seal_every: read.seconds(settings::GENIE_SEAL_SECONDS),
             heads_file: read.path(settings::GENIE_HEADS_FILE),

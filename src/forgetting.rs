@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     blobs::{BlobError, Blobs},
-    identity::directus::{Directus, Trouble},
+    identity::directus::{Directus, DirectusTrouble},
 };
 
 /// The signed note about what forgetting reached.
@@ -84,8 +84,8 @@ impl From<BlobError> for Unfinished {
     }
 }
 
-impl From<Trouble> for Unfinished {
-    fn from(trouble: Trouble) -> Self {
+impl From<DirectusTrouble> for Unfinished {
+    fn from(trouble: DirectusTrouble) -> Self {
         Self::Failed(trouble.to_string())
     }
 }

@@ -9,7 +9,7 @@ use genie_log::{
     Clock, Log, MasterKeys, Opened,
     keys::{
         masters::is_id,
-        rotation::{Place, Step},
+        rotation::{RotationCursor, RotationStep},
     },
 };
 use serde::de::DeserializeOwned;
@@ -247,13 +247,13 @@ async fn wrap_all(
     mut remain: u64,
 ) -> Result<BTreeSet<String>, String> {
     let mut unreadable = BTreeSet::new();
-    let mut from = Some(Place::default());
+    let mut from = Some(RotationCursor::default());
     while let Some(place) = from {
         let request = KeyRequest::Step {
             to: to.to_owned(),
             from: place,
         };
-        let step: Step = keeper.ask(request).await?;
+        let step: RotationStep = keeper.ask(request).await?;
         remain = remain.saturating_sub(step.wrapped);
         say(&format!("{} wrapped anew, {remain} remain", step.wrapped));
         unreadable.extend(step.unreadable);

@@ -17,6 +17,8 @@ mod credential_import;
 mod exports;
 /// Erases forgotten users; `genie forget`, `genie restore-check`.
 mod forgetting;
+/// Deletes old outcomes of requests and old signed heads.
+mod housekeeping;
 /// Routes, requests and answers.
 pub mod http;
 /// Logins, passwords and tokens, by genie itself or by Directus.

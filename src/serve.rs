@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     exports::Exports,
     forgetting::{Eraser, ForgottenLedger},
-    http,
+    housekeeping, http,
     identity::{
         account_cache::AccountCache,
         directus::Directus,
@@ -222,13 +222,18 @@ async fn build(
     let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
+    tokio::spawn(housekeeping::run(
+        log.clone(),
+        election.clone(),
+        config.keep_outcomes,
+    ));
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
         reads.clone(),
         blobs.clone(),
         directus.clone(),
-        ForgottenLedger::open(&config.forgotten_file)?,
+        ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
     );
     start_erasing(&eraser, &election, &say).await?;
     let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());

@@ -6,8 +6,12 @@ use genie_events::Limits;
 
 use crate::config::Config;
 
-/// Reads the limits. A file replaces all built-in limits.
+/// Reads the limits. A file replaces all built-in limits of tiers.
 pub fn read(config: &Config) -> Result<Limits, String> {
+    Ok(of_tiers(config)?.with_facts_per_day(config.facts_per_user_day))
+}
+
+fn of_tiers(config: &Config) -> Result<Limits, String> {
     let Some(path) = &config.tiers_file else {
         return Ok(Limits::built_in());
     };

@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub(crate) mod conversation;
+mod history;
 mod relay;
 pub(crate) mod turn;
 

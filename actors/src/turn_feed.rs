@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use genie_events::{TurnId, UserId, chat::Answer};
+use genie_events::{TurnId, UserId, chat::TurnAnswer};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -33,7 +33,7 @@ pub enum TurnStage {
 
 #[derive(Debug, Clone)]
 pub struct TurnEnd {
-    pub answer: Answer,
+    pub answer: TurnAnswer,
     /// The position of the turn's last fact.
     pub position: u64,
 }

@@ -242,7 +242,12 @@ impl CommandRun {
             moment: self.log.clock().now(),
             limits: self.limits.clone(),
         };
-        match (message.planner)(&state.user, now) {
+        let metadata = &message.context.metadata;
+        let decided = (message.planner)(&state.user, now.clone()).and_then(|plan| {
+            state.user.check_day(&now, metadata, &plan.changes)?;
+            Ok(plan)
+        });
+        match decided {
             Ok(plan) if !plan.changes.is_empty() => self.write(state, plan, message).await,
             // A "no" is only as good as the state it was decided on, and no append will fence it.
             _ if is_warm && self.is_stale(&state).await? => Ok(None),
@@ -303,8 +308,8 @@ impl CommandRun {
             metadata: message.context.metadata.clone(),
             remember,
         };
-        let at = match self.append.append(request).await {
-            Ok(at) => at,
+        let (at, recorded_at) = match self.append.append_timed(request).await {
+            Ok(written) => written,
             Err(AppendError::Stale | AppendError::KeyUsed) => {
                 tokio::time::sleep(STALE_PAUSE.mul_f64(clock::chance())).await;
                 return Ok(None);
@@ -312,9 +317,13 @@ impl CommandRun {
             Err(error) => return Err(error.into()),
         };
         for (change, sequence) in plan.changes.iter().zip(numbered) {
-            state
-                .user
-                .evolve(&change.stream, sequence, change.event.clone());
+            state.user.evolve_counted(
+                &change.stream,
+                sequence,
+                change.event.clone(),
+                &message.context.metadata,
+                recorded_at,
+            );
         }
         state.position = at.last;
         self.state = Some(state);

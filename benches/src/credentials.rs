@@ -20,7 +20,7 @@ use genie_log::{
     MasterKeys,
     clock::random_bytes,
     encryption::{self, SealingKey},
-    keys::rotation::Place,
+    keys::rotation::RotationCursor,
 };
 use serde_json::json;
 use tokio::time::{Duration, Instant};
@@ -240,7 +240,7 @@ async fn rotate(ground: &Ground) -> Measured<Row> {
         let began = Instant::now();
         let to = log.keys().rotation().begin().await?;
         let mut wrapped = 0;
-        let mut from = Some(Place::default());
+        let mut from = Some(RotationCursor::default());
         while let Some(place) = from {
             let step = log.keys().rotation().rotate(&to, place).await?;
             wrapped += step.wrapped;

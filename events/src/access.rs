@@ -184,7 +184,9 @@ mod tests {
             stopped: 1,
             ..RefusedCounts::default()
         };
-        let (reason, credential, user) = (MissingOwner::Unknown, None, None);
+        let reason = MissingOwner::Unknown;
+        let credential = None;
+        let user = None;
         for (ask, noted) in [
             (
                 AccessCommand::ReadPersonal { user: None },

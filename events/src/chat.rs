@@ -66,13 +66,13 @@ pub enum ChatCommand {
     },
     Answer {
         turn: TurnId,
-        answer: Answer,
+        answer: TurnAnswer,
     },
 }
 
 /// The answer of a turn and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct TurnAnswer {
     /// The text as far as it came; personal.
     pub content: String,
     pub outcome: TurnOutcome,
@@ -105,7 +105,7 @@ pub enum ChatEvent {
     Answered {
         turn: TurnId,
         #[serde(flatten)]
-        answer: Answer,
+        answer: TurnAnswer,
     },
 }
 
@@ -207,8 +207,8 @@ mod tests {
             message: "hello".into(),
         }
     }
-    fn answer() -> Answer {
-        Answer {
+    fn answer() -> TurnAnswer {
+        TurnAnswer {
             content: "hi".into(),
             outcome: TurnOutcome::Completed,
             failure: None,

@@ -387,7 +387,8 @@ mod tests {
         }
     }
     fn stored() -> CredentialEvent {
-        let (kind, platform) = (CredentialKind::Profile, "x".into());
+        let kind = CredentialKind::Profile;
+        let platform = "x".into();
         CredentialEvent::Stored {
             kind,
             platform,
@@ -397,7 +398,8 @@ mod tests {
         }
     }
     fn store(version: u32) -> CredentialCommand {
-        let (kind, platform) = (CredentialKind::Profile, "x".into());
+        let kind = CredentialKind::Profile;
+        let platform = "x".into();
         CredentialCommand::Store {
             kind,
             platform,
@@ -438,7 +440,8 @@ mod tests {
             (CredentialKind::Session, "x", "other_kind"),
             (CredentialKind::Profile, "reddit", "other_platform"),
         ] {
-            let (platform_username, sealed) = (platform_username.clone(), sealed.clone());
+            let platform_username = platform_username.clone();
+            let sealed = sealed.clone();
             let command = CredentialCommand::Store {
                 kind,
                 platform: platform.into(),

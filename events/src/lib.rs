@@ -9,6 +9,8 @@ pub mod ids;
 pub mod job_operation;
 /// The caller and the reason of each event.
 pub mod metadata;
+/// Positions in the shards of the log.
+pub mod positions;
 /// Refusals, in kinds that the HTTP layer maps to statuses.
 pub mod refusal;
 /// Text that never prints itself.
@@ -56,6 +58,7 @@ pub use ids::{
     TurnId, UserId,
 };
 pub use metadata::{CallerKind, Metadata};
+pub use positions::{Positions, Shard};
 pub use refusal::{Refusal, RefusalKind};
 pub use secret_text::SecretText;
 pub use tier_limits::{Limits, Now};

@@ -16,6 +16,11 @@ pub enum RefusalKind {
     Conflict,
     /// The idempotency key was used for another request.
     KeyReused,
+    /// The user's bound for the day is used up.
+    TooMany {
+        /// When the same command may succeed.
+        retry_seconds: u64,
+    },
     Quota {
         counter: Counter,
         /// True when the limit is used up; false when it is zero.
@@ -73,6 +78,16 @@ impl Refusal {
 
     pub fn key_reused(sentence: impl Into<String>) -> Self {
         Self::new(RefusalKind::KeyReused, "idempotency_key_reused", sentence)
+    }
+
+    pub fn too_many_facts(most: u64, retry_seconds: u64) -> Self {
+        Self::new(
+            RefusalKind::TooMany { retry_seconds },
+            "too_many_facts",
+            format!(
+                "You made {most} changes today, the most in a day; the next day begins at 00:00 UTC"
+            ),
+        )
     }
 
     pub fn quota(counter: Counter, in_tier: bool, tier: &str) -> Self {

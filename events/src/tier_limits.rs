@@ -11,9 +11,16 @@ use crate::{
 
 const BUILT_IN: &str = include_str!("../tiers.toml");
 
-/// The limit of each counter in each tier.
+/// The limit of each counter in each tier, and the bound on everybody's facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits(Arc<[[Option<u64>; Counter::ALL.len()]; Tier::ALL.len()]>);
+pub struct Limits {
+    counters: Arc<[[Option<u64>; Counter::ALL.len()]; Tier::ALL.len()]>,
+    facts_per_day: u64,
+}
+
+/// A program that changes something each second all day long stays below it. A person makes a few
+/// hundred changes. At a kilobyte a fact, a user adds at most about 100 MB a day to the log.
+const FACTS_PER_DAY: u64 = 100_000;
 
 /// Everything besides the state that a rule decides on.
 #[derive(Debug, Clone)]
@@ -71,15 +78,31 @@ impl Limits {
             }
         }
         if wrong.is_empty() {
-            Ok(Self(Arc::new(limits)))
+            Ok(Self {
+                counters: Arc::new(limits),
+                facts_per_day: FACTS_PER_DAY,
+            })
         } else {
             Err(wrong)
         }
     }
 
+    /// The same limits with another bound on a user's facts of a day.
+    pub fn with_facts_per_day(self, facts_per_day: u64) -> Self {
+        Self {
+            facts_per_day,
+            ..self
+        }
+    }
+
+    /// The most facts that a user's own commands may add in a day.
+    pub fn facts_per_day(&self) -> u64 {
+        self.facts_per_day
+    }
+
     /// The limit of a tier. `None` is unlimited, and `Some(0)` means that the tier never has it.
     pub fn of(&self, tier: Tier, counter: Counter) -> Option<u64> {
-        self.0[tier as usize][counter as usize]
+        self.counters[tier as usize][counter as usize]
     }
 
     /// The same limit, ready for checks.

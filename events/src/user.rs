@@ -25,6 +25,8 @@ mod captions;
 mod command;
 /// Decisions about credentials that need more than the credential's own state.
 mod credentials;
+/// The bound on a user's facts of a day.
+pub mod facts_of_day;
 /// Decisions about jobs that need more than the job's own state.
 mod jobs;
 /// Onboarding and the job that does it.
@@ -40,6 +42,8 @@ pub use command::UserCommand;
 pub use credentials::MAX_LOGINS;
 pub use jobs::MAX_UNFINISHED_JOBS;
 
+use facts_of_day::FactsOfDay;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
     id: UserId,
@@ -52,6 +56,7 @@ pub struct User {
     captions: HashMap<CaptionId, Caption>,
     #[serde(with = "snapshot::sequences")]
     sequences: HashMap<StreamId, u64>,
+    today: FactsOfDay,
 }
 
 impl User {
@@ -67,6 +72,7 @@ impl User {
             chats: HashMap::new(),
             captions: HashMap::new(),
             sequences: HashMap::new(),
+            today: FactsOfDay::default(),
         }
     }
 
@@ -213,7 +219,8 @@ impl User {
         Ok(changes(session, chat.decide(command)?))
     }
 
-    /// Folds one stored event of this user. `id` is the stream's id as stored. An event whose id
+    /// Folds one stored event of this user, as [`User::evolve_counted`] does, without counting it for
+    /// its day. `id` is the stream's id as stored. An event whose id
     /// does not fit its kind is ignored.
     pub fn evolve(&mut self, stream: &StreamId, sequence: u64, event: Event) {
         self.seq += 1;

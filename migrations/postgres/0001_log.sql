@@ -76,15 +76,18 @@ CREATE TABLE journal (
     PRIMARY KEY (turn_id, upto)
 );
 
--- The outcome of each request that carried an Idempotency-Key, written with its facts.
+-- The outcome of each request that carried an Idempotency-Key, written with its facts. The leader
+-- deletes old ones.
 CREATE TABLE idempotency (
-    key_hash     text  COLLATE "C" PRIMARY KEY,
-    user_id      text  COLLATE "C" NOT NULL,
-    request_hash text  COLLATE "C" NOT NULL,
-    event_id     text  COLLATE "C" NOT NULL,
-    sealed       bytea NOT NULL
+    key_hash     text   COLLATE "C" PRIMARY KEY,
+    user_id      text   COLLATE "C" NOT NULL,
+    request_hash text   COLLATE "C" NOT NULL,
+    event_id     text   COLLATE "C" NOT NULL,
+    sealed       bytea  NOT NULL,
+    kept_at      bigint NOT NULL
 );
 CREATE INDEX idempotency_of_user ON idempotency (user_id);
+CREATE INDEX idempotency_by_age ON idempotency (kept_at);
 
 -- A snapshot of each user's state, so that loading a user reads few facts. Never the truth: a row
 -- may be deleted at any time.
@@ -305,8 +308,9 @@ BEGIN
             WHEN 'cancel_lease' THEN
                 UPDATE leases SET cancelled = 1 WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'remember' THEN
-                INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed)
-                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', w ->> 'event_id', decode(w ->> 'sealed', 'base64'));
+                INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at)
+                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', w ->> 'event_id', decode(w ->> 'sealed', 'base64'),
+                        (w ->> 'kept_at')::bigint);
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
             WHEN 'only_if_lapsed' THEN

@@ -7,7 +7,7 @@ use genie_events::{
     Event, StreamKind, Timestamp, UserId,
     account::{AccountEvent, ExternalAccount},
 };
-use genie_log::{Log, LogError, forgetting::Rows, keys::KeyState, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, keys::KeyState, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -26,8 +26,8 @@ impl Projection for Projector {
         kind == StreamKind::Account
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "accounts",
             user: "user_id",
             key: "user_id",
@@ -48,7 +48,7 @@ impl Projection for Projector {
             };
             let mut accounts = BTreeMap::new();
             for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
-                accounts.insert(row.try_get("user_id")?, Standing::read(&row)?);
+                accounts.insert(row.try_get("user_id")?, AccountColumns::read(&row)?);
             }
             for seen in facts {
                 if let Event::Account(event) = seen.event {
@@ -66,7 +66,7 @@ impl Projection for Projector {
 }
 
 /// The columns of an account's row.
-struct Standing {
+struct AccountColumns {
     status: String,
     role: String,
     admin: bool,
@@ -104,7 +104,7 @@ const UPSERT: Upsert = Upsert {
                   email_sealed = excluded.email_sealed",
 };
 
-impl Standing {
+impl AccountColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             status: row.try_get("status")?,
@@ -197,7 +197,7 @@ impl Standing {
     }
 }
 
-fn fold(accounts: &mut BTreeMap<String, Standing>, seen: &Seen<'_>, event: &AccountEvent) {
+fn fold(accounts: &mut BTreeMap<String, AccountColumns>, seen: &Seen<'_>, event: &AccountEvent) {
     let account = match event {
         AccountEvent::Registered(registration) => registration.clone().into(),
         AccountEvent::Met(acquaintance) => acquaintance.clone(),
@@ -208,7 +208,7 @@ fn fold(accounts: &mut BTreeMap<String, Standing>, seen: &Seen<'_>, event: &Acco
             return;
         }
     };
-    accounts.insert(seen.user(), Standing::new(seen, account));
+    accounts.insert(seen.user(), AccountColumns::new(seen, account));
 }
 
 #[derive(Debug, Clone)]
@@ -229,11 +229,11 @@ pub struct AccountRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Accounts {
+pub struct AccountReader {
     log: Log,
 }
 
-impl Accounts {
+impl AccountReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

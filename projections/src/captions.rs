@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -23,8 +23,8 @@ impl Projection for Projector {
         kind == StreamKind::Caption
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "captions",
             user: "user_id",
             key: "caption_id",
@@ -41,7 +41,7 @@ impl Projection for Projector {
                 |event: &Event| matches!(event, Event::Caption(CaptionEvent::Requested { .. }));
             let mut captions = BTreeMap::new();
             for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
-                captions.insert(row.try_get("caption_id")?, Standing::read(&row)?);
+                captions.insert(row.try_get("caption_id")?, CaptionColumns::read(&row)?);
             }
             for seen in facts {
                 if let Event::Caption(event) = seen.event {
@@ -56,7 +56,7 @@ impl Projection for Projector {
 }
 
 /// The columns of a caption's row. A caption is written at most once, so its text is not read back.
-struct Standing {
+struct CaptionColumns {
     user: String,
     status: &'static str,
     platform: String,
@@ -88,7 +88,7 @@ const UPSERT: Upsert = Upsert {
                   truncated = excluded.truncated, caption_sealed = excluded.caption_sealed",
 };
 
-impl Standing {
+impl CaptionColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             user: row.try_get("user_id")?,
@@ -117,11 +117,11 @@ impl Standing {
     }
 }
 
-fn fold(captions: &mut BTreeMap<String, Standing>, seen: &Seen<'_>, event: &CaptionEvent) {
+fn fold(captions: &mut BTreeMap<String, CaptionColumns>, seen: &Seen<'_>, event: &CaptionEvent) {
     let ended = captions.get_mut(&seen.id());
     match (event, ended) {
         (CaptionEvent::Requested { brief, .. }, _) => {
-            let requested = Standing {
+            let requested = CaptionColumns {
                 user: seen.user(),
                 status: "writing",
                 platform: brief.platform.as_str().into(),
@@ -164,11 +164,11 @@ const LIST: &str = "SELECT caption_id, status, platform, caption_sealed, model, 
                     WHERE user_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3";
 
 #[derive(Debug, Clone)]
-pub struct Captions {
+pub struct CaptionReader {
     log: Log,
 }
 
-impl Captions {
+impl CaptionReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

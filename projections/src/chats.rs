@@ -7,7 +7,7 @@ use genie_events::{
     Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
     chat::{ChatEvent, Failure, TurnMetrics},
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 
@@ -38,14 +38,14 @@ impl Projection for Projector {
         kind == StreamKind::Chat
     }
 
-    fn rows(&self) -> &'static [Rows] {
+    fn rows(&self) -> &'static [UserRows] {
         &[
-            Rows {
+            UserRows {
                 table: "chats",
                 user: "user_id",
                 key: "session_id",
             },
-            Rows {
+            UserRows {
                 table: "messages",
                 user: "user_id",
                 key: "message_id",
@@ -61,7 +61,7 @@ impl Projection for Projector {
         async move {
             let mut chats = BTreeMap::new();
             for row in BY_ID.run(tx, &begun_before(facts, |_| false)).await? {
-                chats.insert(row.try_get("session_id")?, Standing::read(&row)?);
+                chats.insert(row.try_get("session_id")?, ChatColumns::read(&row)?);
             }
             let mut messages = Vec::with_capacity(facts.len());
             for seen in facts {
@@ -79,7 +79,7 @@ impl Projection for Projector {
 }
 
 /// The columns of a chat session's row.
-struct Standing {
+struct ChatColumns {
     user: String,
     message_count: i64,
     running_turn: Option<String>,
@@ -125,7 +125,7 @@ const MESSAGES: Upsert = Upsert {
     on_conflict: "(message_id) DO NOTHING",
 };
 
-impl Standing {
+impl ChatColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             user: row.try_get("user_id")?,
@@ -161,11 +161,11 @@ impl Standing {
     }
 }
 
-fn fold(chats: &mut BTreeMap<String, Standing>, seen: &Seen<'_>, event: &ChatEvent) {
+fn fold(chats: &mut BTreeMap<String, ChatColumns>, seen: &Seen<'_>, event: &ChatEvent) {
     let (chat, running_turn) = match event {
         ChatEvent::Asked { turn, session, .. } => {
             let chat = chats.entry(seen.id());
-            let chat = chat.or_insert_with(|| Standing::new(seen, session));
+            let chat = chat.or_insert_with(|| ChatColumns::new(seen, session));
             (Some(chat), Some(turn.to_string()))
         }
         ChatEvent::Answered { .. } => (chats.get_mut(&seen.id()), None),
@@ -253,11 +253,11 @@ const MESSAGES_OF_TURN: &str = "SELECT message_id, turn_id, role, content_sealed
                                 FROM messages WHERE turn_id = $1 AND user_id = $2 ORDER BY position";
 
 #[derive(Debug, Clone)]
-pub struct Chats {
+pub struct ChatReader {
     log: Log,
 }
 
-impl Chats {
+impl ChatReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

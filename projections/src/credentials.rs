@@ -8,7 +8,7 @@ use genie_events::{
     credential::{CredentialEvent, CredentialKind},
     tier::Counter,
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -28,8 +28,8 @@ impl Projection for Projector {
         kind == StreamKind::Credential
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "credentials",
             user: "user_id",
             key: "credential_id",
@@ -44,10 +44,10 @@ impl Projection for Projector {
         async move {
             let begins =
                 |event: &Event| matches!(event, Event::Credential(CredentialEvent::Stored { .. }));
-            let mut batch = Batch::default();
+            let mut batch = CredentialChanges::default();
             for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
                 let id = row.try_get("credential_id")?;
-                batch.credentials.insert(id, Standing::read(&row)?);
+                batch.credentials.insert(id, CredentialColumns::read(&row)?);
             }
             for seen in facts {
                 if let Event::Credential(event) = seen.event {
@@ -66,7 +66,7 @@ impl Projection for Projector {
 }
 
 /// The columns of a credential's row.
-struct Standing {
+struct CredentialColumns {
     user: String,
     kind: String,
     platform: String,
@@ -81,11 +81,11 @@ struct Standing {
 
 /// The rows that a batch changes.
 #[derive(Default)]
-struct Batch {
-    credentials: BTreeMap<String, Standing>,
+struct CredentialChanges {
+    credentials: BTreeMap<String, CredentialColumns>,
     removed: BTreeSet<String>,
     /// The changes of the users' counts of connected platforms.
-    connected: usage::Changes,
+    connected: usage::UsageChanges,
 }
 
 const BY_ID: ByKey = ByKey(
@@ -114,7 +114,7 @@ const UPSERT: Upsert = Upsert {
                   last_revealed_by = excluded.last_revealed_by, username_sealed = excluded.username_sealed",
 };
 
-impl Standing {
+impl CredentialColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             user: row.try_get("user_id")?,
@@ -147,7 +147,7 @@ impl Standing {
     }
 }
 
-impl Batch {
+impl CredentialChanges {
     fn take(&mut self, seen: &Seen<'_>, event: &CredentialEvent) {
         let id = seen.id();
         match (event, self.credentials.get_mut(&id)) {
@@ -161,7 +161,7 @@ impl Batch {
                 },
                 _,
             ) => {
-                let stored = Standing {
+                let stored = CredentialColumns {
                     user: seen.user(),
                     kind: kind.as_str().into(),
                     platform: platform.clone(),
@@ -234,13 +234,13 @@ pub struct CredentialRow {
 }
 
 #[derive(Debug, Clone)]
-pub struct Credentials {
+pub struct CredentialReader {
     log: Log,
 }
 
 const COLUMNS: &str = "credential_id, kind, platform, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
 
-impl Credentials {
+impl CredentialReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -8,7 +8,7 @@ use genie_events::{
     Event, StreamKind, Timestamp,
     invite::{CODE_COLUMN, Grant, InviteEvent},
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -27,7 +27,7 @@ impl Projection for Projector {
         kind == StreamKind::Invite
     }
 
-    fn rows(&self) -> &'static [Rows] {
+    fn rows(&self) -> &'static [UserRows] {
         &[]
     }
 
@@ -45,7 +45,7 @@ impl Projection for Projector {
                 |event: &Event| matches!(event, Event::Invite(InviteEvent::Created { .. }));
             let mut invites = BTreeMap::new();
             for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
-                invites.insert(row.try_get("invite_id")?, Standing::read(&row)?);
+                invites.insert(row.try_get("invite_id")?, InviteColumns::read(&row)?);
             }
             let mut revoked = BTreeSet::new();
             for seen in facts {
@@ -55,7 +55,7 @@ impl Projection for Projector {
                 let id = seen.id();
                 match (event, invites.get_mut(&id)) {
                     (InviteEvent::Created { grant, sealed_code }, _) => {
-                        invites.insert(id, Standing::new(seen, grant, sealed_code.clone()));
+                        invites.insert(id, InviteColumns::new(seen, grant, sealed_code.clone()));
                     }
                     (InviteEvent::Spent { user }, Some(invite)) => {
                         invite.used_by = Some(user.to_string());
@@ -78,7 +78,7 @@ impl Projection for Projector {
 }
 
 /// The columns of an invite's row.
-struct Standing {
+struct InviteColumns {
     code_sealed: Option<String>,
     tier: String,
     role: String,
@@ -109,7 +109,7 @@ const UPSERT: Upsert = Upsert {
     on_conflict: "(invite_id) DO UPDATE SET used_by = excluded.used_by, used_at = excluded.used_at",
 };
 
-impl Standing {
+impl InviteColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             code_sealed: row.try_get("code_sealed")?,
@@ -168,11 +168,11 @@ const LIST: &str = "SELECT invite_id, code_sealed, tier, role, expires_at, creat
                     WHERE (created_at, invite_id) > ($1, $2) ORDER BY created_at, invite_id LIMIT $3";
 
 #[derive(Debug, Clone)]
-pub struct Invites {
+pub struct InviteReader {
     log: Log,
 }
 
-impl Invites {
+impl InviteReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{JobId, StreamKind, Timestamp, UserId, job_operation::QUEUES};
-use genie_log::{Log, LogError, UserKeys, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, UserKeys, forgetting::UserRows, store::Store};
 use serde_json::Value;
 use sqlx::{
     Any, AnyPool, Row,
@@ -28,8 +28,8 @@ impl Projection for Projector {
         kind == StreamKind::Job
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "jobs",
             user: "user_id",
             key: "job_id",
@@ -224,14 +224,14 @@ pub struct JobsPage {
 }
 
 #[derive(Debug, Clone)]
-pub struct Jobs {
+pub struct JobReader {
     log: Log,
 }
 
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
                        outputs_sealed, created_at, run_at, started_at, finished_at, position";
 
-impl Jobs {
+impl JobReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -30,7 +30,7 @@ const NAMED_DAMAGE: i64 = 20;
 
 /// The state of a projection, whichever node moves it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct ProjectionStatus {
     /// The stored checkpoint.
     pub position: u64,
     /// The error that stopped the projection.
@@ -222,7 +222,7 @@ impl Progress {
     }
 
     /// The state of each projection, as stored.
-    pub async fn statuses(&self) -> Result<BTreeMap<&'static str, Status>, LogError> {
+    pub async fn statuses(&self) -> Result<BTreeMap<&'static str, ProjectionStatus>, LogError> {
         let (checkpoints, damage) = read(&self.0.log, async |store: Store| {
             let checkpoints = sqlx::query(STATUSES)
                 .bind(CHECKPOINT)
@@ -236,11 +236,11 @@ impl Progress {
             Ok((checkpoints, sqlx::query(sql).bind(NAMED_DAMAGE).fetch_all(store.reads()).await?))
         })
         .await?;
-        let mut statuses: BTreeMap<_, Status> = self
+        let mut statuses: BTreeMap<_, ProjectionStatus> = self
             .0
             .names
             .values()
-            .map(|name| (*name, Status::default()))
+            .map(|name| (*name, ProjectionStatus::default()))
             .collect();
         for row in checkpoints {
             if let Some(status) = self.status_of(row.try_get("name")?, &mut statuses) {
@@ -263,8 +263,8 @@ impl Progress {
     fn status_of<'a>(
         &self,
         checkpoint: &str,
-        all: &'a mut BTreeMap<&'static str, Status>,
-    ) -> Option<&'a mut Status> {
+        all: &'a mut BTreeMap<&'static str, ProjectionStatus>,
+    ) -> Option<&'a mut ProjectionStatus> {
         all.get_mut(self.0.names.get(checkpoint)?)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId};
-use genie_log::{Fact, Log, LogError, UserKeys, forgetting::Rows, store::Store};
+use genie_log::{Fact, Log, LogError, UserKeys, forgetting::UserRows, store::Store};
 use sqlx::{Any, AnyPool, Transaction};
 
 /// A transaction on either store.
@@ -18,7 +18,7 @@ pub trait Projection: Send + Sync + 'static {
     fn wants(&self, kind: StreamKind) -> bool;
 
     /// Where a user's rows stand. They are deleted when the user is forgotten.
-    fn rows(&self) -> &'static [Rows];
+    fn rows(&self) -> &'static [UserRows];
 
     /// Columns, as table and column, that name a user in rows that are not the user's. They are
     /// emptied when that user is forgotten.

@@ -5,17 +5,17 @@ use std::{collections::BTreeMap, time::Duration};
 use genie_log::{Election, Log, LogError};
 
 use crate::{
-    accounts::Accounts,
-    captions::Captions,
-    chats::Chats,
-    credentials::Credentials,
-    invites::Invites,
-    jobs::Jobs,
-    progress::{Progress, Status},
+    accounts::AccountReader,
+    captions::CaptionReader,
+    chats::ChatReader,
+    credentials::CredentialReader,
+    invites::InviteReader,
+    jobs::JobReader,
+    progress::{Progress, ProjectionStatus},
     projection::Projection,
     runner::{Runner, stored_name},
-    service_keys::ServiceKeys,
-    usage::UsageCounts,
+    service_keys::ServiceKeyReader,
+    usage::UsageReader,
 };
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -32,14 +32,14 @@ pub enum ReadError {
 #[derive(Debug, Clone)]
 pub struct ReadSide {
     progress: Progress,
-    pub accounts: Accounts,
-    pub usage: UsageCounts,
-    pub credentials: Credentials,
-    pub jobs: Jobs,
-    pub chats: Chats,
-    pub captions: Captions,
-    pub invites: Invites,
-    pub service_keys: ServiceKeys,
+    pub accounts: AccountReader,
+    pub usage: UsageReader,
+    pub credentials: CredentialReader,
+    pub jobs: JobReader,
+    pub chats: ChatReader,
+    pub captions: CaptionReader,
+    pub invites: InviteReader,
+    pub service_keys: ServiceKeyReader,
 }
 
 fn all() -> Vec<Box<dyn Projection>> {
@@ -70,19 +70,19 @@ impl ReadSide {
         tokio::spawn(progress.clone().look());
         Self {
             progress,
-            accounts: Accounts::new(log.clone()),
-            usage: UsageCounts::new(log.clone()),
-            credentials: Credentials::new(log.clone()),
-            jobs: Jobs::new(log.clone()),
-            chats: Chats::new(log.clone()),
-            captions: Captions::new(log.clone()),
-            invites: Invites::new(log.clone()),
-            service_keys: ServiceKeys::new(log),
+            accounts: AccountReader::new(log.clone()),
+            usage: UsageReader::new(log.clone()),
+            credentials: CredentialReader::new(log.clone()),
+            jobs: JobReader::new(log.clone()),
+            chats: ChatReader::new(log.clone()),
+            captions: CaptionReader::new(log.clone()),
+            invites: InviteReader::new(log.clone()),
+            service_keys: ServiceKeyReader::new(log),
         }
     }
 
     /// The state of each projection, as stored: the same on every node.
-    pub async fn statuses(&self) -> Result<BTreeMap<&'static str, Status>, LogError> {
+    pub async fn statuses(&self) -> Result<BTreeMap<&'static str, ProjectionStatus>, LogError> {
         self.progress.statuses().await
     }
 

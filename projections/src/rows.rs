@@ -31,7 +31,7 @@ impl Cell {
         }
     }
 
-    fn bind<'q>(self, query: Asked<'q>) -> Asked<'q> {
+    fn bind<'q>(self, query: RowQuery<'q>) -> RowQuery<'q> {
         match self {
             Self::Integer(number) => query.bind(number),
             Self::Text(text) => query.bind(text),
@@ -40,7 +40,7 @@ impl Cell {
     }
 }
 
-type Asked<'q> = Query<'q, Any, AnyArguments<'q>>;
+type RowQuery<'q> = Query<'q, Any, AnyArguments<'q>>;
 
 impl From<i64> for Cell {
     fn from(number: i64) -> Self {

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use genie_events::{StreamKind, UserId, account::FORGOTTEN};
 use genie_log::{
-    Body, Election, Epoch, Fact, Log, LogError, StoredRow, follow::Follower, store::in_time,
+    Election, Epoch, Fact, FactBody, Log, LogError, StoredRow, follow::Follower, store::in_time,
 };
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -29,8 +29,8 @@ use crate::{
 mod member;
 mod stored;
 
-use member::{Damage, Member};
-use stored::{Standings, Step};
+use member::{DamagedRow, ProjectionMember};
+use stored::{BatchStep, StoredPositions};
 
 pub(crate) use member::stored_name;
 pub(crate) use stored::CHECKPOINT;
@@ -50,22 +50,22 @@ pub(crate) struct Runner {
     log: Log,
     election: Election,
     progress: Progress,
-    members: Vec<Member>,
+    members: Vec<ProjectionMember>,
 }
 
 /// The outcome of a transaction.
-enum Outcome {
+enum BatchOutcome {
     Written,
     /// Another node moved the checkpoint.
     Overtaken,
 }
 
 /// Facts in order, opened once for all projections.
-struct Batch {
+struct FactBatch {
     from: u64,
     to: u64,
     facts: Vec<Fact>,
-    damage: Vec<Damage>,
+    damage: Vec<DamagedRow>,
     forgotten: Vec<UserId>,
 }
 
@@ -76,7 +76,7 @@ impl Runner {
         election: Election,
         progress: Progress,
     ) -> Self {
-        let members = projections.into_iter().map(Member::new).collect();
+        let members = projections.into_iter().map(ProjectionMember::new).collect();
         Self {
             log,
             election,
@@ -117,9 +117,9 @@ impl Runner {
 
     /// Follows from the stored checkpoint until another node moves it.
     async fn follow(&mut self, epoch: Epoch) -> Result<(), LogError> {
-        let mut standings = in_time(self.load(epoch)).await?;
-        self.tell(standings.checkpoint);
-        let mut follower = self.log.reader().follow(standings.checkpoint);
+        let mut stored = in_time(self.load(epoch)).await?;
+        self.tell(stored.checkpoint);
+        let mut follower = self.log.reader().follow(stored.checkpoint);
         let mut waiting: Vec<Arc<StoredRow>> = Vec::new();
         let mut checked = Instant::now();
         loop {
@@ -129,23 +129,23 @@ impl Runner {
             let rows = first_rows(&mut waiting);
             if let Some(last) = rows.last() {
                 let to = last.position;
-                let batch = self.open(standings.checkpoint, to, &rows).await?;
-                match self.apply(epoch, &mut standings, batch).await? {
-                    Outcome::Written => self.tell(to),
-                    Outcome::Overtaken => return Ok(()),
+                let batch = self.open(stored.checkpoint, to, &rows).await?;
+                match self.apply(epoch, &mut stored, batch).await? {
+                    BatchOutcome::Written => self.tell(to),
+                    BatchOutcome::Overtaken => return Ok(()),
                 }
             }
-            if let Outcome::Overtaken = self.catch_up(epoch, &standings).await? {
+            if let BatchOutcome::Overtaken = self.catch_up(epoch, &stored).await? {
                 return Ok(());
             }
             if checked.elapsed() >= RECHECK {
                 checked = Instant::now();
-                if !in_time(self.is_unchanged(epoch, &mut standings)).await? {
+                if !in_time(self.is_unchanged(epoch, &mut stored)).await? {
                     return Ok(());
                 }
                 self.pass_time(epoch).await?;
                 // A reader may have found it behind and lowered the announced position.
-                self.tell(standings.checkpoint);
+                self.tell(stored.checkpoint);
             }
         }
     }
@@ -167,8 +167,13 @@ impl Runner {
     }
 
     /// Opens the rows that some projection wants.
-    async fn open(&self, from: u64, to: u64, rows: &[Arc<StoredRow>]) -> Result<Batch, LogError> {
-        let mut batch = Batch {
+    async fn open(
+        &self,
+        from: u64,
+        to: u64,
+        rows: &[Arc<StoredRow>],
+    ) -> Result<FactBatch, LogError> {
+        let mut batch = FactBatch {
             from,
             to,
             facts: Vec::with_capacity(rows.len()),
@@ -188,7 +193,7 @@ impl Runner {
                     batch.forgotten.extend(fact.user.filter(|_| is_forgotten));
                     batch.facts.push(fact);
                 }
-                Err(LogError::Damaged(damaged)) => batch.damage.push(Damage {
+                Err(LogError::Damaged(damaged)) => batch.damage.push(DamagedRow {
                     kind: row.kind.clone(),
                     id: row.id.clone(),
                     position: damaged.position,
@@ -204,41 +209,41 @@ impl Runner {
     async fn apply(
         &mut self,
         epoch: Epoch,
-        standings: &mut Standings,
-        batch: Batch,
-    ) -> Result<Outcome, LogError> {
+        stored: &mut StoredPositions,
+        batch: FactBatch,
+    ) -> Result<BatchOutcome, LogError> {
         let together: Vec<usize> = (0..self.members.len())
             .filter(|n| self.members[*n].is_with_others(batch.from))
             .collect();
-        let step = Step::Together {
-            clear_stops: standings.some_stopped,
+        let step = BatchStep::Together {
+            clear_stops: stored.some_stopped,
         };
         match in_time(self.write(epoch, &together, &step, &batch)).await {
-            Ok(Outcome::Written) => {
-                standings.some_stopped = false;
+            Ok(BatchOutcome::Written) => {
+                stored.some_stopped = false;
             }
-            Ok(Outcome::Overtaken) => return Ok(Outcome::Overtaken),
+            Ok(BatchOutcome::Overtaken) => return Ok(BatchOutcome::Overtaken),
             Err(error @ (LogError::Away(_) | LogError::Deposed)) => return Err(error),
             Err(error) => {
                 warn!(%error, position = batch.from, "projections: a batch failed; each projection takes it alone");
                 for n in &together {
-                    if let Outcome::Overtaken = self.apply_alone(epoch, *n, &batch).await? {
-                        return Ok(Outcome::Overtaken);
+                    if let BatchOutcome::Overtaken = self.apply_alone(epoch, *n, &batch).await? {
+                        return Ok(BatchOutcome::Overtaken);
                     }
                 }
-                let moved = in_time(self.write(epoch, &[], &Step::Checkpoint, &batch)).await?;
-                if let Outcome::Overtaken = moved {
-                    return Ok(Outcome::Overtaken);
+                let moved = in_time(self.write(epoch, &[], &BatchStep::Checkpoint, &batch)).await?;
+                if let BatchOutcome::Overtaken = moved {
+                    return Ok(BatchOutcome::Overtaken);
                 }
             }
         }
-        standings.checkpoint = batch.to;
+        stored.checkpoint = batch.to;
         for member in &mut self.members {
             if member.joins(batch.from, batch.to) {
                 member.own = None;
             }
         }
-        Ok(Outcome::Written)
+        Ok(BatchOutcome::Written)
     }
 
     /// Writes a batch for one projection, with a position of its own. A projection that cannot take
@@ -247,13 +252,13 @@ impl Runner {
         &mut self,
         epoch: Epoch,
         n: usize,
-        batch: &Batch,
-    ) -> Result<Outcome, LogError> {
+        batch: &FactBatch,
+    ) -> Result<BatchOutcome, LogError> {
         let from = self.members[n].own;
-        match in_time(self.write(epoch, &[n], &Step::Alone { from }, batch)).await {
-            Ok(Outcome::Written) => {
+        match in_time(self.write(epoch, &[n], &BatchStep::Alone { from }, batch)).await {
+            Ok(BatchOutcome::Written) => {
                 self.members[n].own = Some(batch.to.max(from.unwrap_or(0)));
-                Ok(Outcome::Written)
+                Ok(BatchOutcome::Written)
             }
             Err(error) if !matches!(error, LogError::Away(_) | LogError::Deposed) => {
                 let projection = self.members[n].projection.name();
@@ -263,33 +268,37 @@ impl Runner {
                     .await;
                 self.members[n].stop(at);
                 self.progress.tell(projection, at);
-                Ok(Outcome::Written)
+                Ok(BatchOutcome::Written)
             }
             other => other,
         }
     }
 
     /// Lets each projection that is behind take one batch, up to the checkpoint at most.
-    async fn catch_up(&mut self, epoch: Epoch, standings: &Standings) -> Result<Outcome, LogError> {
+    async fn catch_up(
+        &mut self,
+        epoch: Epoch,
+        stored: &StoredPositions,
+    ) -> Result<BatchOutcome, LogError> {
         for n in 0..self.members.len() {
-            if !self.members[n].is_behind(standings.checkpoint) {
+            if !self.members[n].is_behind(stored.checkpoint) {
                 continue;
             }
             let from = self.members[n].own.unwrap_or(0);
             let mut rows = self.log.reader().follow(from).next(BATCH).await?;
-            rows.retain(|row| row.position <= standings.checkpoint);
+            rows.retain(|row| row.position <= stored.checkpoint);
             let rows = first_rows(&mut rows);
             let to = rows.last().map_or(from, |last| last.position);
             let batch = self.open(from, to, &rows).await?;
-            if let Outcome::Overtaken = self.apply_alone(epoch, n, &batch).await? {
-                return Ok(Outcome::Overtaken);
+            if let BatchOutcome::Overtaken = self.apply_alone(epoch, n, &batch).await? {
+                return Ok(BatchOutcome::Overtaken);
             }
             let member = &self.members[n];
             if let (Some(at), false) = (member.own, member.is_stopped) {
                 self.progress.tell(member.projection.name(), at);
             }
         }
-        Ok(Outcome::Written)
+        Ok(BatchOutcome::Written)
     }
 
     /// Writes the rows of a batch for these projections, and where they stand then.
@@ -297,9 +306,9 @@ impl Runner {
         &mut self,
         epoch: Epoch,
         members: &[usize],
-        step: &Step,
-        batch: &Batch,
-    ) -> Result<Outcome, LogError> {
+        step: &BatchStep,
+        batch: &FactBatch,
+    ) -> Result<BatchOutcome, LogError> {
         for user in &batch.forgotten {
             for n in members {
                 self.erase_most(epoch, *n, *user).await?;
@@ -307,7 +316,7 @@ impl Runner {
         }
         let mut tx = self.log.store().relaxed_in(epoch).await?;
         if !self.move_to(&mut tx, epoch, members, step, batch).await? {
-            return Ok(Outcome::Overtaken);
+            return Ok(BatchOutcome::Overtaken);
         }
         for n in members {
             let member = &self.members[*n];
@@ -324,7 +333,7 @@ impl Runner {
         for n in members {
             self.members[*n].leave_behind(&batch.damage);
         }
-        Ok(Outcome::Written)
+        Ok(BatchOutcome::Written)
     }
 
     /// Deletes a forgotten user's rows, some at a time: there may be more than one transaction
@@ -403,11 +412,11 @@ fn first_rows(rows: &mut Vec<Arc<StoredRow>>) -> Vec<Arc<StoredRow>> {
     std::mem::replace(rows, rest)
 }
 
-impl Batch {
+impl FactBatch {
     fn seen(fact: &Fact) -> Option<Seen<'_>> {
         match &fact.body {
-            Body::Open(event, keys) => Some(Seen { fact, event, keys }),
-            Body::Forgotten => None,
+            FactBody::Open(event, keys) => Some(Seen { fact, event, keys }),
+            FactBody::Forgotten => None,
         }
     }
 }

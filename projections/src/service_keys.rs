@@ -8,7 +8,7 @@ use genie_events::{
     Event, StreamKind, Timestamp,
     service_key::{ServiceKeyEvent, ServiceKeyGrant},
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -29,7 +29,7 @@ impl Projection for Projector {
         kind == StreamKind::ServiceKey
     }
 
-    fn rows(&self) -> &'static [Rows] {
+    fn rows(&self) -> &'static [UserRows] {
         &[]
     }
 
@@ -115,11 +115,11 @@ const LIST: &str = "SELECT key_id, name_sealed, scopes, expires_at, created_at, 
                     WHERE (created_at, key_id) > ($1, $2) ORDER BY created_at, key_id LIMIT $3";
 
 #[derive(Debug, Clone)]
-pub struct ServiceKeys {
+pub struct ServiceKeyReader {
     log: Log,
 }
 
-impl ServiceKeys {
+impl ServiceKeyReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId, tier::Counter, timestamp::Month, usage::UsageEvent,
 };
-use genie_log::{Log, LogError, forgetting::Rows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::Row;
 
 use crate::{
@@ -26,8 +26,8 @@ impl Projection for Projector {
         kind == StreamKind::Usage
     }
 
-    fn rows(&self) -> &'static [Rows] {
-        &[Rows {
+    fn rows(&self) -> &'static [UserRows] {
+        &[UserRows {
             table: "usage",
             user: "user_id",
             key: "user_id, month, counter",
@@ -40,7 +40,7 @@ impl Projection for Projector {
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let mut changes = Changes::new();
+            let mut changes = UsageChanges::new();
             for seen in facts {
                 let Event::Usage(event) = seen.event else {
                     continue;
@@ -68,8 +68,8 @@ impl Projection for Projector {
 /// Under this month stand the counts of what exists now.
 pub(crate) const PRESENT: Month = Month(0);
 
-/// Changes by user, month and counter.
-pub(crate) type Changes = BTreeMap<(String, Month, Counter), i64>;
+/// UsageChanges by user, month and counter.
+pub(crate) type UsageChanges = BTreeMap<(String, Month, Counter), i64>;
 
 const ADD: Upsert = Upsert {
     table: "usage",
@@ -78,7 +78,7 @@ const ADD: Upsert = Upsert {
 };
 
 /// Adds the changes to the counts.
-pub(crate) async fn add(tx: &mut Tx, changes: Changes) -> Result<(), sqlx::Error> {
+pub(crate) async fn add(tx: &mut Tx, changes: UsageChanges) -> Result<(), sqlx::Error> {
     let changes = changes.into_iter().filter(|(_, change)| *change != 0);
     let rows = changes.map(|((user, month, counter), change)| {
         vec![
@@ -101,11 +101,11 @@ const OF: &str = "SELECT counter, counted FROM usage WHERE user_id = $1 AND mont
          AND run_at > $3 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1)";
 
 #[derive(Debug, Clone)]
-pub struct UsageCounts {
+pub struct UsageReader {
     log: Log,
 }
 
-impl UsageCounts {
+impl UsageReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
     }

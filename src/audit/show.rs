@@ -4,7 +4,7 @@
 use std::io::{BufWriter, Write};
 
 use genie_events::UserId;
-use genie_log::{Body, Fact, Log};
+use genie_log::{Fact, FactBody, Log};
 use serde_json::{Value, json};
 
 /// Prints the facts to standard output.
@@ -37,8 +37,8 @@ pub async fn print(log: Log, user: UserId, as_json: bool) -> Result<(), String> 
 
 fn fields(fact: &Fact) -> Value {
     match &fact.body {
-        Body::Forgotten => Value::Null,
-        Body::Open(event, _) => {
+        FactBody::Forgotten => Value::Null,
+        FactBody::Open(event, _) => {
             let mut json = event.to_json();
             if let Some(map) = json.as_object_mut() {
                 map.remove("event");

@@ -8,12 +8,12 @@ use rawzip::ReaderAt;
 use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
-use super::{BlobError, Blobs, Bounds};
+use super::{BlobError, BlobRef, Blobs};
 
 /// Reads one part at a time, and keeps the last one. Use it on a thread for blocking work.
 pub struct BlobReader {
     blobs: Blobs,
-    bounds: Bounds,
+    bounds: BlobRef,
     keys: Arc<UserKeys>,
     io: Handle,
     seen: Mutex<ReadState>,
@@ -26,7 +26,7 @@ struct ReadState {
 }
 
 impl BlobReader {
-    pub(super) fn new(blobs: Blobs, bounds: Bounds, keys: Arc<UserKeys>) -> Self {
+    pub(super) fn new(blobs: Blobs, bounds: BlobRef, keys: Arc<UserKeys>) -> Self {
         let io = blobs.0.log.store().io().clone();
         Self {
             blobs,

@@ -1,6 +1,5 @@
-use std::{fs::File, time::SystemTime};
-
-use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+use futures_util::TryStreamExt;
+use genie_events::{Event, Metadata, StreamId, StreamKind, Timestamp, account::AccountEvent};
 use genie_log::{
     AppendRequest, Group, NewFact,
     testing::{TestStore, both_stores},
@@ -80,13 +79,27 @@ impl Site {
         Ok(parts.concat())
     }
 
+    /// True while the store knows of the upload that it has begun and is no file.
+    async fn begun(&self, upload: &Upload) -> bool {
+        let uploads = self.log.blobs().uploads_of(self.ada, None).await.unwrap();
+        uploads.iter().any(|begun| begun.file == upload.id())
+    }
+
+    async fn sweep(&self) -> usize {
+        let before = self
+            .store
+            .clock
+            .now()
+            .plus_millis(-(sweep::ORPHANED_AFTER.as_millis() as i64));
+        self.blobs.sweep_older(before).await.unwrap()
+    }
+
     /// The paths of all files in the folder, sorted.
     fn objects(&self) -> Vec<PathBuf> {
         let root = self.store.folder().join("blobs");
         let under = |folder: PathBuf| {
-            fs::read_dir(folder)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
+            let entries = fs::read_dir(folder).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path())
         };
         let mut found: Vec<_> = under(root).flat_map(under).flat_map(under).collect();
         found.sort();
@@ -96,16 +109,6 @@ impl Site {
 
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n % 251) as u8).collect()
-}
-
-fn set_age(path: &std::path::Path, age: Duration, now: Timestamp) {
-    let written = SystemTime::UNIX_EPOCH + Duration::from_micros(now.0 as u64) - age;
-    File::options()
-        .write(true)
-        .open(path)
-        .unwrap()
-        .set_modified(written)
-        .unwrap();
 }
 
 both_stores!(
@@ -128,8 +131,8 @@ both_stores!(
                     PART,
                     0,
                 ] {
-                    let (mut buffer, rest) =
-                        (vec![0; 100], wanted_here.get(offset..).unwrap_or_default());
+                    let mut buffer = vec![0; 100];
+                    let rest = wanted_here.get(offset..).unwrap_or_default();
                     let read = reader.read_at(&mut buffer, offset as u64).unwrap();
                     assert!(read > 0 || rest.is_empty(), "{offset} of {length}");
                     assert_eq!(buffer[..read], rest[..read], "{offset} of {length}");
@@ -208,6 +211,7 @@ both_stores!(
         site.blobs.delete_of(site.ada).await.unwrap();
         assert_eq!(site.objects().len(), 1);
         assert_eq!(site.log.blobs().get(blob.id).await.unwrap(), None);
+        assert!(site.begun(&under_way).await, "the sweep looks once more");
         under_way.discard().await;
         his.keep();
 
@@ -228,41 +232,74 @@ both_stores!(
 );
 
 both_stores!(
-    the_sweep_deletes_old_parts_without_a_file,
+    the_sweep_deletes_uploads_that_broke_off_and_nothing_else,
     async |store: TestStore| {
         let site = Site::new(store).await;
-        let now = site.store.clock.now();
         let kept = site.keep(site.write(&bytes(PART + 5)).await, 2).await;
-        let old = site.write(&bytes(PART + 5)).await;
-        let fresh = site.write(&bytes(5)).await;
-        let staged = site
-            .store
-            .folder()
-            .join(format!("blobs/{}/{}/00000009#1", site.ada, kept.id));
+        let discarded = site.write(&bytes(5)).await;
+        discarded.discard().await;
+        let broken = site.write(&bytes(PART + 5)).await;
+        site.store.clock.advance_millis(2 * 3600 * 1000);
+        let under_way = site.write(&bytes(5)).await;
+        let root = site.store.folder().join("blobs");
+        let staged = root.join(format!("{}/{}/00000009#1", site.ada, broken.id()));
         fs::write(&staged, b"half a part").unwrap();
-        let stranger = site.store.folder().join("blobs/not/ours/readme");
+        // Another installation keeps a file of the same user, whom one Directus gave to both.
+        let others = BlobId(site.store.clock.new_uuid());
+        let others = root.join(format!("{}/{others}/00000000", site.ada));
+        fs::create_dir_all(others.parent().unwrap()).unwrap();
+        fs::write(&others, b"of another installation").unwrap();
+        let stranger = root.join("not/ours/readme");
         fs::create_dir_all(stranger.parent().unwrap()).unwrap();
         fs::write(&stranger, b"x").unwrap();
-        for object in site.objects() {
-            let is_fresh = object.to_string_lossy().contains(&fresh.id().to_string());
-            set_age(
-                &object,
-                Duration::from_secs(if is_fresh { 60 } else { 7200 }),
-                now,
-            );
-        }
-        let before = now.plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
-        assert_eq!(
-            site.blobs.sweep_older(before).await.unwrap(),
-            2,
-            "both parts of the old one"
-        );
-        assert!(!staged.exists());
-        assert!(stranger.exists());
-        assert_eq!(site.objects().len(), 4, "{:?}", site.objects());
+
+        assert_eq!(site.sweep().await, 1);
+        assert!(!staged.exists() && stranger.exists() && others.exists());
+        assert_eq!(site.objects().len(), 5, "{:?}", site.objects());
         assert!(site.read(&kept).await.is_ok());
-        for upload in [old, fresh] {
+        assert!(!site.begun(&broken).await && site.begun(&under_way).await);
+        assert_eq!(site.sweep().await, 0);
+        site.blobs.delete_of(site.ada).await.unwrap();
+        assert!(
+            others.exists(),
+            "forgetting deletes only what this log wrote"
+        );
+        for upload in [broken, under_way] {
             upload.keep();
         }
+    }
+);
+
+both_stores!(
+    nothing_is_swept_in_the_blob_store_of_another_log,
+    async |store: TestStore| {
+        let site = Site::new(store).await;
+        let marker = site.store.folder().join("blobs/.genie-log");
+        assert_eq!(
+            site.blobs.owner().await.unwrap(),
+            sweep::StoreOwner::ThisLog
+        );
+        let mine = fs::read_to_string(&marker).unwrap();
+        assert_eq!(mine, site.log.hashes().log_name());
+        let broken = site.write(&bytes(5)).await;
+        site.store.clock.advance_millis(2 * 3600 * 1000);
+        for other in [
+            "genie/00112233445566778899aabbccddeeff",
+            "",
+            &"x".repeat(5000),
+        ] {
+            fs::write(&marker, other).unwrap();
+            assert_eq!(site.sweep().await, 0);
+            assert_eq!(site.objects().len(), 1);
+            assert_eq!(
+                fs::read_to_string(&marker).unwrap(),
+                other,
+                "it is left alone"
+            );
+        }
+        fs::write(&marker, mine).unwrap();
+        assert_eq!(site.sweep().await, 1);
+        assert_eq!(site.objects().len(), 0);
+        broken.keep();
     }
 );

@@ -7,13 +7,13 @@ use futures_util::{StreamExt, stream};
 use genie_events::{BlobId, Timestamp, UserId};
 use genie_log::{
     UserKeys, Work,
-    blobs::{NewBlob, PART, seal_part},
+    blobs::{BegunUpload, NewBlob, PART, seal_part},
 };
 use object_store::ObjectStoreExt;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, warn};
 
-use super::{BlobError, BlobReader, Blobs, Bounds, delete, in_time};
+use super::{BlobError, BlobReader, BlobRef, Blobs, delete, in_time};
 
 pub struct Upload {
     blobs: Blobs,
@@ -90,8 +90,16 @@ impl Upload {
         self.written().await?;
         let objects = Arc::clone(&self.blobs.0.objects);
         let path = self.blobs.path(self.user, self.id, self.parts);
+        let table = self.blobs.0.log.blobs();
+        let begun = (self.parts == 0).then_some(BegunUpload {
+            file: self.id,
+            user: self.user,
+        });
         self.parts += 1;
         let write = async move {
+            if let Some(begun) = begun {
+                table.begin_upload(begun).await?;
+            }
             in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await
         };
         self.writing = Some(self.blobs.0.log.store().io().spawn(write.in_current_span()));
@@ -111,7 +119,7 @@ impl Upload {
 
     /// A reader of the finished file.
     pub fn reader(&self) -> BlobReader {
-        let bounds = Bounds {
+        let bounds = BlobRef {
             user: self.user,
             id: self.id,
             size: self.size,
@@ -161,7 +169,11 @@ impl Upload {
             let paths: Vec<_> = (0..parts)
                 .map(|number| Ok(blobs.path(user, id, number)))
                 .collect();
-            if let Err(error) = delete(&*blobs.0.objects, stream::iter(paths).boxed()).await {
+            let deleted = async {
+                delete(&*blobs.0.objects, stream::iter(paths).boxed()).await?;
+                Ok::<_, BlobError>(blobs.0.log.blobs().end_upload(id).await?)
+            };
+            if let Err(error) = deleted.await {
                 warn!(%error, file.id = %id, "uploads: deleting an unfinished upload failed; the sweep deletes it");
             }
         })

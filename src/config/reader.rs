@@ -102,6 +102,10 @@ impl Reader<'_> {
         Duration::from_secs(self.number(setting))
     }
 
+    pub(super) fn days(&mut self, setting: Setting) -> Duration {
+        Duration::from_secs(self.number(setting) * 86_400)
+    }
+
     /// `0`, or a whole number of seconds, minutes, hours or days, up to ten years.
     pub(super) fn duration(&mut self, setting: Setting) -> Duration {
         let text = self.text(setting);

@@ -123,10 +123,12 @@ settings! {
     CORS_ORIGINS = text("*", "`*`, or origins separated by commas", "the origins that browsers may call from");
     RATE_LIMIT_USER = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one user");
     RATE_LIMIT_ADDRESS = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one address without a proven caller");
+    FACTS_PER_USER_DAY = number("100000", (1, 1 << 40), "facts", "the most facts that a user's own commands add in a day (UTC); one more is 429");
     TRUSTED_PROXIES = text("", "networks such as `10.0.0.0/8`, separated by commas", "the proxies whose X-Forwarded-For is believed");
     GENIE_JOB_LEASE_MS = number("30000", (100, 3_600_000), "milliseconds", "how long a worker holds a job without a heartbeat");
     GENIE_READ_WAIT_MS = number("5000", (0, 60_000), "milliseconds", "how long a read waits for the position in Genie-Min-Position");
     GENIE_OWN_WRITES_WAIT_MS = number("1000", (0, 60_000), "milliseconds", "how long a read without Genie-Min-Position waits for its caller's last write");
+    GENIE_IDEMPOTENCY_DAYS = number("30", (1, 3650), "days", "how long a request with an Idempotency-Key is answered as the first time; a later one is a new request");
     GENIE_LOGIN_STALL_MS = number("500", (0, 10_000), "milliseconds", "how long a login takes at least, so that its time gives nothing away");
     GENIE_SEAL_SECONDS = number("10", (1, 86_400), "seconds", "the time between two signed heads of the log while there are new facts");
     GENIE_HEADS_FILE = text("", "file", "the file that signed heads are appended to; one for each server, best on another machine");

@@ -147,7 +147,7 @@ impl ForgettingNode {
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
         let blobs = Blobs::open(log.clone(), config.blobs())?;
         let forget = Forgetter::new(append, None);
-        let ledger = ForgottenLedger::open(&config.forgotten_file)?;
+        let ledger = ForgottenLedger::open(&config.forgotten_file, log.hashes())?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);
         tokio::spawn(eraser.clone().run(election.clone()));
         Ok(Self {

@@ -1,5 +1,9 @@
 //! The ledger: ids of forgotten users, outside the store. A backup of the store holds the keys of
 //! users who were forgotten after it was made. When it is restored, the ledger forgets them again.
+//!
+//! Invariant: only a line that a server of this log wrote is believed. Each line names the log and
+//! carries a MAC under a key of the system, so that whoever can write the file cannot have users
+//! forgotten.
 
 use std::{
     collections::HashSet,
@@ -11,14 +15,19 @@ use std::{
 };
 
 use genie_events::{Timestamp, UserId};
-use genie_log::forgetting::Forgetting;
+use genie_log::{forgetting::Forgetting, keys::SystemHashes};
+use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::{Mutex, MutexGuard};
+use sha2::Sha256;
+use zeroize::Zeroizing;
 
-/// One line for each user: id, time and position, separated by spaces. Several servers may share a
-/// file, so every change happens under the file's lock.
+/// One line for each user: id, time, position, the log's name and a MAC over these, separated by
+/// spaces. Several servers of one log may share a file, so every change happens under the file's
+/// lock.
 #[derive(Clone)]
 pub struct ForgottenLedger {
     path: PathBuf,
+    seal: LineSeal,
     /// Users whom this process has seen in the file; they cost no look into it.
     known: Arc<Mutex<HashSet<UserId>>>,
 }
@@ -26,7 +35,7 @@ pub struct ForgottenLedger {
 impl ForgottenLedger {
     /// Opens the ledger, and creates it when it is absent. An unreadable ledger is an error,
     /// because a user in it might come back.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub fn open(path: &Path, hashes: &SystemHashes) -> Result<Self, String> {
         let failed = |error: std::io::Error| {
             format!(
                 "{}: {error}; GENIE_FORGOTTEN_FILE names another place",
@@ -44,6 +53,7 @@ impl ForgottenLedger {
             .map_err(failed)?;
         let ledger = Self {
             path: path.to_owned(),
+            seal: LineSeal::of(hashes),
             known: Arc::default(),
         };
         ledger.read()?;
@@ -63,12 +73,11 @@ impl ForgottenLedger {
         })?;
         let mut known = HashSet::new();
         for (n, line) in text.lines().enumerate() {
-            known.insert(user_of(line).ok_or_else(|| {
-                format!(
-                    "{shown}: line {} does not begin with a user's id; correct it",
-                    n + 1
-                )
-            })?);
+            let user = self
+                .seal
+                .open(line)
+                .map_err(|bad| format!("{shown}: line {} {bad}", n + 1))?;
+            known.insert(user);
         }
         let users = known.iter().copied().collect();
         *self.lock() = known;
@@ -88,13 +97,14 @@ impl ForgottenLedger {
             return Ok(());
         }
         let this = self.clone();
-        let line = format!("{user} {} {position}\n", at.rfc3339());
+        let line = self.seal.line(user, at, position);
         let written = tokio::task::spawn_blocking(move || {
             let mut file = open_to_append(&this.path)?;
             file.lock()?;
             // Another process may have written the user meanwhile, so this looks under the lock.
             let text = whole_lines(&mut file)?;
-            if !text.lines().any(|known| user_of(known) == Some(user)) {
+            let mut known = text.lines().filter_map(|line| this.seal.open(line).ok());
+            if !known.any(|known| known == user) {
                 file.write_all(line.as_bytes())?;
             }
             file.sync_all()?;
@@ -112,8 +122,64 @@ impl ForgottenLedger {
     }
 }
 
-fn user_of(line: &str) -> Option<UserId> {
-    line.split(' ').next()?.parse().ok()
+/// Makes lines, and tells whether a line was made for this log.
+#[derive(Clone)]
+struct LineSeal {
+    log: String,
+    key: Zeroizing<[u8; 32]>,
+}
+
+/// Why a line is not believed, as the end of a sentence that names it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum BadLine {
+    #[error(
+        "has no MAC: this release did not write it. Remove it, and run `genie forget` for its user"
+    )]
+    Form,
+    #[error("belongs to another log, `{0}`; each log needs a GENIE_FORGOTTEN_FILE of its own")]
+    OtherLog(String),
+    #[error(
+        "was changed after it was written. Restore the file from a copy; or remove the line, and run `genie forget` for its user"
+    )]
+    Changed,
+}
+
+impl LineSeal {
+    fn of(hashes: &SystemHashes) -> Self {
+        Self {
+            log: hashes.log_name().to_owned(),
+            key: Zeroizing::new(*hashes.ledger_key()),
+        }
+    }
+
+    fn line(&self, user: UserId, at: Timestamp, position: u64) -> String {
+        let said = format!("{user} {} {position} {}", at.rfc3339(), self.log);
+        let mac = hex::encode(self.mac(&said).finalize().into_bytes());
+        format!("{said} {mac}\n")
+    }
+
+    /// The user of a line. No field holds a space, so the text before the MAC has one meaning.
+    fn open(&self, line: &str) -> Result<UserId, BadLine> {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [user, _at, _position, log, mac] = fields[..] else {
+            return Err(BadLine::Form);
+        };
+        if log != self.log {
+            return Err(BadLine::OtherLog(log.to_owned()));
+        }
+        let said = &line[..line.len() - mac.len() - 1];
+        let mac = hex::decode(mac).map_err(|_| BadLine::Changed)?;
+        self.mac(said)
+            .verify_slice(&mac)
+            .map_err(|_| BadLine::Changed)?;
+        user.parse().map_err(|_| BadLine::Changed)
+    }
+
+    fn mac(&self, said: &str) -> Hmac<Sha256> {
+        let mac = Hmac::<Sha256>::new_from_slice(self.key.as_slice());
+        mac.expect("HMAC takes keys of any length")
+            .chain_update(said)
+    }
 }
 
 /// Reads the ledger. A line that a power cut or a full disk broke is cut off: the store still knows
@@ -140,32 +206,53 @@ fn open_to_append(path: &Path) -> std::io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use genie_log::{
+        Log,
+        testing::{Kind, TestStore},
+    };
     use uuid::Uuid;
 
     use super::*;
 
+    async fn log() -> (TestStore, Log) {
+        let store = TestStore::new(Kind::Sqlite).await;
+        let log = store.open().await.log;
+        (store, log)
+    }
+
+    fn user(n: u128) -> UserId {
+        UserId(Uuid::from_u128(n))
+    }
+
+    fn refusal(path: &Path, log: &Log) -> String {
+        ForgottenLedger::open(path, log.hashes())
+            .err()
+            .expect("a line that is not believed")
+    }
+
     #[tokio::test]
     async fn users_stay_after_a_restart_and_a_broken_last_line_is_cut_off() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new/forgotten");
-        let ada = UserId(Uuid::from_u128(1));
-        let bob = UserId(Uuid::from_u128(2));
-        let ledger = ForgottenLedger::open(&path).unwrap();
+        let (store, log) = log().await;
+        let path = store.folder().join("new/forgotten");
+        let (ada, bob) = (user(1), user(2));
+        let ledger = ForgottenLedger::open(&path, log.hashes()).unwrap();
         for _ in 0..2 {
             ledger.write(ada, Timestamp(0), 7).await.unwrap();
         }
         let whole = fs::read_to_string(&path).unwrap();
-        assert_eq!(whole, format!("{ada} 1970-01-01T00:00:00.000Z 7\n"));
+        let said = format!(
+            "{ada} 1970-01-01T00:00:00.000Z 7 {} ",
+            log.hashes().log_name()
+        );
+        assert!(whole.starts_with(&said), "{whole}");
+        assert_eq!(whole.lines().count(), 1, "{whole}");
         fs::write(&path, format!("{whole}{}", &bob.to_string()[..20])).unwrap();
-        let again = ForgottenLedger::open(&path).unwrap();
+        let again = ForgottenLedger::open(&path, log.hashes()).unwrap();
         assert_eq!(again.read().unwrap(), [ada]);
         again.write(bob, Timestamp(0), 9).await.unwrap();
         assert_eq!(again.read().unwrap().len(), 2);
         fs::write(&path, format!("{whole}{bob}")).unwrap(); // a full disk: the end of the line is missing
-        again
-            .write(UserId(Uuid::from_u128(3)), Timestamp(0), 10)
-            .await
-            .unwrap();
+        again.write(user(3), Timestamp(0), 10).await.unwrap();
         assert_eq!(
             again.read().unwrap().len(),
             2,
@@ -173,24 +260,63 @@ mod tests {
         );
         fs::write(&path, &whole).unwrap();
         assert_eq!(again.read().unwrap(), [ada], "an older ledger was restored");
-        fs::write(&path, format!("nonsense\n{whole}")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_line_that_this_log_did_not_write_is_refused_with_what_to_do() {
+        let (store, log) = log().await;
+        let path = store.folder().join("forgotten");
+        let (ada, bob) = (user(1), user(2));
+        let ledger = ForgottenLedger::open(&path, log.hashes()).unwrap();
+        ledger.write(ada, Timestamp(0), 7).await.unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+
+        for form in [
+            "nonsense".to_owned(),
+            format!("{bob} 1970-01-01T00:00:00.000Z 9"),
+        ] {
+            fs::write(&path, format!("{whole}{form}\n")).unwrap();
+            let told = refusal(&path, &log);
+            assert!(
+                told.contains("line 2 has no MAC") && told.contains("genie forget"),
+                "{told}"
+            );
+            assert!(ledger.read().is_err());
+        }
+        for (old, new) in [
+            (ada.to_string(), bob.to_string()),
+            (" 7 ".into(), " 8 ".into()),
+            ("1970".into(), "1971".into()),
+        ] {
+            fs::write(&path, whole.replace(&old, &new)).unwrap();
+            let told = refusal(&path, &log);
+            assert!(told.contains("line 1 was changed"), "{told}");
+        }
+        fs::write(&path, format!("{} ff\n", whole.rsplit_once(' ').unwrap().0)).unwrap();
+        assert!(refusal(&path, &log).contains("line 1 was changed"));
+
+        let other = TestStore::new(Kind::Sqlite).await;
+        let others = other.open().await.log;
+        fs::write(&path, &whole).unwrap();
+        let told = refusal(&path, &others);
         assert!(
-            ForgottenLedger::open(&path)
-                .err()
-                .unwrap()
-                .contains("line 1")
+            told.contains("line 1 belongs to another log")
+                && told.contains(log.hashes().log_name()),
+            "{told}"
         );
+        let renamed = whole.replace(log.hashes().log_name(), others.hashes().log_name());
+        fs::write(&path, renamed).unwrap();
+        assert!(refusal(&path, &others).contains("line 1 was changed"));
     }
 
     #[tokio::test]
     async fn two_processes_write_a_user_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("forgotten");
-        let server = ForgottenLedger::open(&path).unwrap();
-        let command = ForgottenLedger::open(&path).unwrap();
-        let ada = UserId(Uuid::from_u128(1));
-        server.write(ada, Timestamp(0), 7).await.unwrap();
-        command.write(ada, Timestamp(0), 7).await.unwrap();
+        let (store, log) = log().await;
+        let path = store.folder().join("forgotten");
+        let server = ForgottenLedger::open(&path, log.hashes()).unwrap();
+        let command = ForgottenLedger::open(&path, log.hashes()).unwrap();
+        server.write(user(1), Timestamp(0), 7).await.unwrap();
+        command.write(user(1), Timestamp(0), 7).await.unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
     }

@@ -5,7 +5,7 @@ use genie_events::service_key::Scope;
 /// The callers that may use a route. The handler's parameter decides; this says the same where no handler is at hand.
 /// A test compares both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum RouteAccess {
     Public,
     /// Public unless the server is set to ask for a caller.
     PublicByDefault,

@@ -36,9 +36,9 @@ use crate::{
         accounts::LoginSession,
         body::Body,
         caller::UserCaller,
-        captions::Caption,
+        captions::CaptionAnswer,
         chats::{ChatSession, Message},
-        credentials::Credential,
+        credentials::CredentialAnswer,
         error::ApiError,
         events, jobs,
         password_check::Password,
@@ -104,7 +104,7 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         .get(id)
         .await?
         .ok_or(ApiError::NoCaller)?;
-    let whole = Export {
+    let whole = AccountExport {
         app,
         user: id,
         account,
@@ -128,7 +128,7 @@ fn value(item: impl Serialize) -> Value {
 }
 
 /// Everything that writing one takes.
-struct Export {
+struct AccountExport {
     app: Data<App>,
     user: UserId,
     account: AccountRow,
@@ -161,7 +161,7 @@ fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
 /// The items of one list.
 type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
 
-impl Export {
+impl AccountExport {
     /// The whole object. Each part is read only when the client has taken the parts before.
     fn document(self, running: RunningExport) -> impl Stream<Item = Result<Bytes, ApiError>> {
         try_stream! {
@@ -232,7 +232,7 @@ impl Export {
             |row| (row.created_at.0, row.id.clone()),
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = value(Credential::from(&row));
+            let mut shown = value(CredentialAnswer::from(&row));
             if self.secrets {
                 self.add_the_secret(&row.id, &mut shown).await?;
             }
@@ -280,7 +280,7 @@ impl Export {
             |row| row.position,
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = value(jobs::Job::new(&row, None));
+            let mut shown = value(jobs::JobAnswer::new(&row, None));
             self.add_what_was_asked(&row.id, &mut shown).await?;
             Ok(shown)
         }))
@@ -347,7 +347,7 @@ impl Export {
             |before| self.app.reads.captions.list(self.user, before, PAGE),
             |row| row.position,
         );
-        Box::pin(rows.map_ok(|row| value(Caption::from(&row))))
+        Box::pin(rows.map_ok(|row| value(CaptionAnswer::from(&row))))
     }
 
     /// The names of the files. Their bytes are at `path`.

@@ -15,7 +15,7 @@ use crate::{
         caller::{AdminCaller, SecretCaller, UserCaller},
         error::ApiError,
         idempotency::IdempotencyKey,
-        response::{NoFields, Page, Written},
+        response::{ListPage, NoFields, Written},
         roles,
         words::Time,
     },
@@ -164,14 +164,17 @@ pub async fn offer_reset(
 }
 
 /// `GET /api/me/sessions`
-pub async fn sessions(app: Data<App>, user: UserCaller) -> Result<Page<LoginSession>, ApiError> {
+pub async fn sessions(
+    app: Data<App>,
+    user: UserCaller,
+) -> Result<ListPage<LoginSession>, ApiError> {
     let sessions = app
         .log
         .sessions()
         .of_user(user.account.user, app.log.clock().now())
         .await?;
     let sessions = sessions.iter();
-    Ok(Page {
+    Ok(ListPage {
         data: sessions
             .map(|session| LoginSession::new(session, user.login))
             .collect(),

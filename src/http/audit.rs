@@ -21,7 +21,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub struct ProofQuery {
     /// A `Genie-Position`, or the number that `genie audit` shows.
-    #[param(example = "cDE6MTI")]
+    #[param(example = "cDI6MC4xMg")]
     position: String,
     /// Also prove that the log only grew since it had this many facts: the size of a head that was kept.
     #[param(minimum = 1)]

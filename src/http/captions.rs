@@ -14,7 +14,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Page, PageQuery, Written},
+        response::{self, ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
@@ -53,7 +53,8 @@ pub struct GeneratedCaption {
 
 /// A caption as its user sees it.
 #[derive(Serialize, ToSchema)]
-pub struct Caption {
+#[schema(as = Caption)]
+pub struct CaptionAnswer {
     #[schema(format = Uuid)]
     id: String,
     /// `writing`, `completed` or `failed`.
@@ -71,7 +72,7 @@ pub struct Caption {
     created_at: Time,
 }
 
-impl From<&CaptionRow> for Caption {
+impl From<&CaptionRow> for CaptionAnswer {
     fn from(row: &CaptionRow) -> Self {
         Self {
             id: row.id.clone(),
@@ -157,7 +158,7 @@ pub async fn list(
     min_position: MinPosition,
     user: ActingUser,
     page: Query<PageQuery>,
-) -> Result<Page<Caption>, ApiError> {
+) -> Result<ListPage<CaptionAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "captions", Some(id)).await?;
@@ -166,8 +167,8 @@ pub async fn list(
         .captions
         .list(id, page.after_number()?, limit)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
-        data: rows.iter().map(Caption::from).collect(),
+        data: rows.iter().map(CaptionAnswer::from).collect(),
     })
 }

@@ -25,7 +25,7 @@ use crate::{
         caller::ActingUser,
         error::ApiError,
         read_your_writes::MinPosition,
-        response::{self, Answer, Page, PageQuery},
+        response::{self, Answer, ListPage, PageQuery},
         sse,
         words::{self, Time},
     },
@@ -339,7 +339,7 @@ pub async fn sessions(
     min_position: MinPosition,
     user: ActingUser,
     page: Query<PageQuery>,
-) -> Result<Page<ChatSession>, ApiError> {
+) -> Result<ListPage<ChatSession>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
@@ -348,7 +348,7 @@ pub async fn sessions(
         .chats
         .sessions(id, page.after_pair()?, limit)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| {
             format!("{}/{}", row.updated_at.0, row.id)
         }),
@@ -363,7 +363,7 @@ pub async fn messages(
     user: ActingUser,
     session: Path<String>,
     page: Query<PageQuery>,
-) -> Result<Page<Message>, ApiError> {
+) -> Result<ListPage<Message>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
@@ -374,7 +374,7 @@ pub async fn messages(
         .messages(id, session, page.after_number()?.unwrap_or(0), limit)
         .await?;
     let rows = rows.ok_or(ApiError::NotFound("session"))?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
         data: rows.iter().map(Message::from).collect(),
     })

@@ -16,7 +16,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Answer, Page, PageQuery, Written},
+        response::{self, Answer, ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
@@ -42,7 +42,8 @@ pub struct NewProfile {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct StoredCredential {
+#[schema(as = StoredCredential)]
+pub struct StoredCredentialAnswer {
     #[schema(value_type = Uuid)]
     id: CredentialId,
     /// True when it replaced a credential of the same platform and name.
@@ -55,7 +56,7 @@ pub async fn create_profile(
     idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<NewProfile>,
-) -> Result<Written<StoredCredential>, ApiError> {
+) -> Result<Written<StoredCredentialAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let platform_username = checked_username("platform_username", body.platform_username)?;
@@ -71,7 +72,7 @@ pub async fn create_profile(
         .credentials
         .store(user.account.user, asking, target, secret)
         .await?;
-    let credential = StoredCredential {
+    let credential = StoredCredentialAnswer {
         id: stored.id,
         updated: stored.updated,
     };
@@ -118,7 +119,7 @@ pub async fn update_profile(
     idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<ChangedProfile>,
-) -> Result<Written<StoredCredential>, ApiError> {
+) -> Result<Written<StoredCredentialAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let id = credential_id(&body.id)?;
     let target = StoreTarget::Existing {
@@ -131,7 +132,7 @@ pub async fn update_profile(
         .credentials
         .store(user.account.user, asking, target, secret)
         .await?;
-    let credential = StoredCredential {
+    let credential = StoredCredentialAnswer {
         id: stored.id,
         updated: true,
     };
@@ -181,7 +182,8 @@ pub async fn store(
 
 /// A credential as its owner sees it: everything but the secret.
 #[derive(Serialize, ToSchema)]
-pub struct Credential {
+#[schema(as = Credential)]
+pub struct CredentialAnswer {
     #[schema(format = Uuid)]
     pub id: String,
     #[schema(value_type = words::KindOfCredential)]
@@ -201,7 +203,7 @@ pub struct Credential {
     last_revealed_by: Option<String>,
 }
 
-impl From<&CredentialRow> for Credential {
+impl From<&CredentialRow> for CredentialAnswer {
     fn from(row: &CredentialRow) -> Self {
         Self {
             id: row.id.clone(),
@@ -230,7 +232,7 @@ pub async fn list(
     min_position: MinPosition,
     user: UserCaller,
     page: Query<PageQuery>,
-) -> Result<Page<Credential>, ApiError> {
+) -> Result<ListPage<CredentialAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "credentials", Some(id)).await?;
@@ -239,11 +241,11 @@ pub async fn list(
         .credentials
         .list(id, page.after_pair()?, limit)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| {
             format!("{}/{}", row.created_at.0, row.id)
         }),
-        data: rows.iter().map(Credential::from).collect(),
+        data: rows.iter().map(CredentialAnswer::from).collect(),
     })
 }
 
@@ -253,7 +255,7 @@ pub async fn show(
     min_position: MinPosition,
     user: UserCaller,
     id: Path<String>,
-) -> Result<Answer<Credential>, ApiError> {
+) -> Result<Answer<CredentialAnswer>, ApiError> {
     let credential = credential_id(&id)?;
     min_position
         .wait(&app, "credentials", Some(user.account.user))
@@ -264,7 +266,7 @@ pub async fn show(
         .get(user.account.user, credential)
         .await?;
     let row = row.ok_or(ApiError::NotFound("credential"))?;
-    Ok(Answer(Credential::from(&row)))
+    Ok(Answer(CredentialAnswer::from(&row)))
 }
 
 /// `DELETE /api/credentials/{id}`

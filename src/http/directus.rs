@@ -27,8 +27,8 @@ use crate::{
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
         error::{ApiError, DirectusError},
         identity::{
-            self, Login, Refresh, RegisteredUser, Registration, check_guesser, check_mode,
-            check_registration,
+            self, Login, RefreshRequest, RegisteredUserAnswer, RegistrationRequest, check_guesser,
+            check_mode, check_registration,
         },
         read_your_writes::MinPosition,
         request,
@@ -36,7 +36,8 @@ use crate::{
     },
     identity::{
         directus::{
-            Applicant, Directus, NoPair, NotRegistered, Reply, Trouble, UpstreamRequest, bearer,
+            Directus, DirectusApplicant, DirectusReply, DirectusTrouble, NoPair, NotRegistered,
+            UpstreamRequest, bearer,
         },
         login_limiter::Guesser,
     },
@@ -57,7 +58,7 @@ fn address(request: &HttpRequest) -> Option<IpAddr> {
 }
 
 /// Directus' answer in the form that clients may see.
-fn passed_on(reply: Result<Reply, Trouble>) -> Result<HttpResponse, DirectusError> {
+fn passed_on(reply: Result<DirectusReply, DirectusTrouble>) -> Result<HttpResponse, DirectusError> {
     let reply = reply.map_err(ApiError::Directus)?;
     if !reply.is_ok() {
         return Err(refused(reply.status, &reply.code()));
@@ -154,7 +155,7 @@ pub async fn log_in(
 pub async fn refresh(
     app: Data<App>,
     request: HttpRequest,
-    body: Result<Body<Refresh>, ApiError>,
+    body: Result<Body<RefreshRequest>, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body?;
     check_mode(body.mode.as_deref())?;
@@ -173,7 +174,7 @@ pub async fn refresh(
 pub async fn log_out(
     app: Data<App>,
     request: HttpRequest,
-    body: Result<Body<Refresh>, ApiError>,
+    body: Result<Body<RefreshRequest>, ApiError>,
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body?;
     check_mode(body.mode.as_deref())?;
@@ -326,10 +327,10 @@ fn is_wrong_guess(path: &str, code: &str) -> bool {
 pub async fn register(
     app: Data<App>,
     request: HttpRequest,
-    Body(body): Body<Registration>,
-) -> Result<Written<RegisteredUser>, ApiError> {
+    Body(body): Body<RegistrationRequest>,
+) -> Result<Written<RegisteredUserAnswer>, ApiError> {
     check_registration(&body)?;
-    let applicant = Applicant {
+    let applicant = DirectusApplicant {
         email: body.email,
         password: body.password,
         first_name: body.first_name,
@@ -357,7 +358,7 @@ pub async fn register(
         },
         NotRegistered::Unknown => ApiError::RegistrationUnknown(not.to_string()),
     })?;
-    let user = RegisteredUser {
+    let user = RegisteredUserAnswer {
         user: registered.user,
     };
     Ok(Written(user, registered.position))

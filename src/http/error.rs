@@ -11,13 +11,17 @@ use genie_actors::WriteError;
 use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Scope};
 use genie_log::{LogError, merkle_proof::CantProve};
 use genie_projections::ReadError;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     blobs::BlobError,
     exports::ExportRunning,
-    http::{request, response},
-    identity::{directus::Trouble, password::PasswordError},
+    http::{
+        request, response,
+        words::{False, TierLimitReached},
+    },
+    identity::{directus::DirectusTrouble, password::PasswordError},
     onboarding::UploadError,
     uploads::NoUploadSlot,
     zip_check::BadZip,
@@ -26,6 +30,8 @@ use crate::{
 mod directus;
 
 pub use directus::DirectusError;
+#[cfg(test)]
+pub use directus::DirectusFailure;
 
 /// `Retry-After` of failures that a moment may mend.
 const RETRY_SECONDS: u64 = 1;
@@ -89,7 +95,7 @@ pub enum ApiError {
     },
     /// Directus did not answer, or said that it cannot.
     #[error(transparent)]
-    Directus(Trouble),
+    Directus(DirectusTrouble),
     /// Directus refused. The sentence is genie's.
     #[error("{sentence}")]
     DirectusRefused {
@@ -238,7 +244,8 @@ impl ApiError {
             Self::DirectusRefused { status, .. } => Wire::new(*status, "directus_refused"),
             Self::RegistrationUnknown(_) => Wire::later(S::BAD_GATEWAY, "registration_unknown"),
             Self::Model { failure, turn, .. } => {
-                let status = if failure.code == "internal" {
+                let ours = ["internal", "history_unreadable", "journal_unwritable"];
+                let status = if ours.contains(&failure.code.as_str()) {
                     S::INTERNAL_SERVER_ERROR
                 } else {
                     S::BAD_GATEWAY
@@ -253,6 +260,18 @@ impl ApiError {
             Self::Proof(error) => wire_of_proof(error),
             Self::Password(PasswordError::Busy) => Wire::later(S::SERVICE_UNAVAILABLE, "busy"),
             Self::Password(PasswordError::Broken) | Self::Internal(_) => internal(),
+        }
+    }
+
+    /// Quota refusals keep the original's shape.
+    fn spent_quota(&self) -> Option<SpentQuota> {
+        let Self::Write(WriteError::Refused(refusal)) = self else {
+            return None;
+        };
+        match refusal.kind {
+            RefusalKind::Quota { in_tier: true, .. } => Some(SpentQuota::LimitReached),
+            RefusalKind::Quota { in_tier: false, .. } => Some(SpentQuota::NotInTier),
+            _ => None,
         }
     }
 
@@ -278,6 +297,72 @@ impl ApiError {
                 _ => "The store does not answer; try again shortly".into(),
             },
             _ => self.to_string(),
+        }
+    }
+}
+
+/// The shape of every failure, except on `/auth/*` and `/users/me`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Failure)]
+pub struct FailureBody<'a> {
+    /// Stable, for programs.
+    code: &'a str,
+    /// A sentence for people: what is wrong and what to do.
+    error: String,
+    ok: False,
+    /// The answer's `X-Request-Id`, as in the server's log.
+    request_id: String,
+    success: False,
+    /// The turn that runs or was kept, if any. Also in `Genie-Turn`.
+    #[serde(rename = "turnId", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Uuid, required = false)]
+    turn: Option<TurnId>,
+}
+
+impl<'a> FailureBody<'a> {
+    pub fn new(code: &'a str, sentence: String, turn: Option<TurnId>) -> Self {
+        Self {
+            code,
+            error: sentence,
+            ok: False,
+            request_id: request::current_id(),
+            success: False,
+            turn,
+        }
+    }
+}
+
+/// The tier does not allow it. Nothing was counted and nothing done.
+#[derive(Serialize, ToSchema)]
+pub struct QuotaRefusal {
+    code: TierLimitReached,
+    error: TierLimitReached,
+    /// The sentence for people.
+    message: String,
+    ok: False,
+    /// Used up, or never part of the tier.
+    reason: SpentQuota,
+    request_id: String,
+    success: False,
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum SpentQuota {
+    LimitReached,
+    NotInTier,
+}
+
+impl QuotaRefusal {
+    fn new(reason: SpentQuota, sentence: String) -> Self {
+        Self {
+            code: TierLimitReached,
+            error: TierLimitReached,
+            message: sentence,
+            ok: False,
+            reason,
+            request_id: request::current_id(),
+            success: False,
         }
     }
 }
@@ -315,21 +400,21 @@ fn wire_of_proof(error: &CantProve) -> Wire {
     }
 }
 
-fn wire_of_directus(trouble: &Trouble) -> Wire {
+fn wire_of_directus(trouble: &DirectusTrouble) -> Wire {
     use StatusCode as S;
     match trouble {
-        Trouble::Unreachable | Trouble::Silent | Trouble::Failed(_) => {
+        DirectusTrouble::Unreachable | DirectusTrouble::Silent | DirectusTrouble::Failed(_) => {
             Wire::later(S::BAD_GATEWAY, "directus_away")
         }
-        Trouble::LeftAlone(pause) => Wire {
+        DirectusTrouble::LeftAlone(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::BAD_GATEWAY, "directus_away")
         },
-        Trouble::Overloaded(pause) => Wire {
+        DirectusTrouble::Overloaded(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::SERVICE_UNAVAILABLE, "directus_busy")
         },
-        Trouble::TooMany(pause) => Wire {
+        DirectusTrouble::TooMany(pause) => Wire {
             retry_after: Some(*pause),
             ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
         },
@@ -351,8 +436,14 @@ fn wire_of_write(error: &WriteError) -> Wire {
                 RefusalKind::NotFound => S::NOT_FOUND,
                 RefusalKind::Conflict => S::CONFLICT,
                 RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,
+                RefusalKind::TooMany { .. } => S::TOO_MANY_REQUESTS,
+            };
+            let retry_after = match refusal.kind {
+                RefusalKind::TooMany { retry_seconds } => Some(Duration::from_secs(retry_seconds)),
+                _ => None,
             };
             Wire {
+                retry_after,
                 turn: refusal.turn,
                 ..Wire::new(status, refusal.code)
             }
@@ -378,26 +469,7 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let wire = self.wire();
-        let request_id = request::current_id();
         let sentence = self.sentence(wire.status, &wire.code);
-        let mut body = json!({
-            "ok": false, "success": false, "error": sentence, "code": wire.code, "request_id": request_id,
-        });
-        // Quota refusals keep the original's shape.
-        if let Self::Write(WriteError::Refused(Refusal {
-            kind: RefusalKind::Quota { in_tier, .. },
-            ..
-        })) = self
-        {
-            body["error"] = "tier_limit_reached".into();
-            body["reason"] = if *in_tier {
-                "limit_reached"
-            } else {
-                "not_in_tier"
-            }
-            .into();
-            body["message"] = sentence.into();
-        }
         let mut response = HttpResponse::build(wire.status);
         if let Some(after) = wire.retry_after {
             response.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
@@ -407,9 +479,11 @@ impl ResponseError for ApiError {
         }
         if let Some(turn) = wire.turn {
             response.insert_header(("Genie-Turn", turn.to_string()));
-            body["turnId"] = turn.to_string().into();
         }
-        let mut response = response.json(body);
+        let mut response = match self.spent_quota() {
+            Some(reason) => response.json(QuotaRefusal::new(reason, sentence)),
+            None => response.json(FailureBody::new(&wire.code, sentence, wire.turn)),
+        };
         response
             .extensions_mut()
             .insert(self.logged_failure(wire.status, wire.code));
@@ -435,4 +509,53 @@ pub fn bad_query(
 
 pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+    use genie_events::tier::Counter;
+
+    use super::*;
+
+    async fn bytes(error: impl ResponseError) -> String {
+        let bytes = to_bytes(error.error_response().into_body()).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn failures_have_these_bytes() {
+        assert_eq!(
+            bytes(ApiError::TwoTokens).await,
+            concat!(
+                r#"{"code":"two_tokens","error":"A request may carry one token: one `Authorization` header, and none in the address","#,
+                r#""ok":false,"request_id":"","success":false}"#
+            )
+        );
+        let turn: TurnId = "0192d4e1-15c2-7d09-9a41-5e6f708192a3".parse().unwrap();
+        let running = Refusal {
+            turn: Some(turn),
+            ..Refusal::conflict("turn_running", "It runs")
+        };
+        assert_eq!(
+            bytes(ApiError::from(running)).await,
+            concat!(
+                r#"{"code":"turn_running","error":"It runs","ok":false,"request_id":"","success":false,"#,
+                r#""turnId":"0192d4e1-15c2-7d09-9a41-5e6f708192a3"}"#
+            )
+        );
+        let spent = Refusal::quota(Counter::ThumbnailOps, false, "free");
+        assert_eq!(
+            bytes(ApiError::from(spent)).await,
+            concat!(
+                r#"{"code":"tier_limit_reached","error":"tier_limit_reached","#,
+                r#""message":"thumbnail_ops is not part of the `free` tier; upgrade to use it","ok":false,"#,
+                r#""reason":"not_in_tier","request_id":"","success":false}"#
+            )
+        );
+        assert_eq!(
+            bytes(DirectusError(ApiError::NoCaller)).await,
+            r#"{"errors":[{"extensions":{"code":"INVALID_CREDENTIALS"},"message":"Invalid user credentials."}]}"#
+        );
+    }
 }

@@ -9,7 +9,7 @@ use actix_web::{
 };
 use genie_actors::Caller;
 use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
-use genie_log::{Body, Log, LogError, StoredRow, keys::KeyState};
+use genie_log::{FactBody, Log, LogError, StoredRow, keys::KeyState};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant, timeout_at};
@@ -371,8 +371,8 @@ async fn said(
         Shows::All => {
             let fact = log.reader().open_row(row).await?;
             let fields = match fact.body {
-                Body::Open(event, _) => fields_of(event.to_json()),
-                Body::Forgotten => Map::new(),
+                FactBody::Open(event, _) => fields_of(event.to_json()),
+                FactBody::Forgotten => Map::new(),
             };
             Ok((fact.metadata, fields))
         }

@@ -3,19 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::{HttpResponse, web::Data};
-use genie_events::Timestamp;
-use genie_log::{head_signer::State, health::Trouble};
-use genie_projections::progress::Status;
+use actix_web::{Either, HttpRequest, HttpResponse, Responder, body::BoxBody, web::Data};
+use genie_log::{head_signer::HeadSignerState, health::Trouble};
+use genie_projections::progress::ProjectionStatus;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::{
     app::App,
     http::{
-        request,
-        response::{self, Answer},
+        error::FailureBody,
+        response::Answer,
+        words::{self, Time},
     },
 };
 
@@ -30,26 +29,150 @@ pub struct Liveness {
     status: &'static str,
 }
 
+// The fields of all parts are sorted by name, as in `NotReady`.
+#[derive(Serialize, ToSchema)]
+pub struct Readiness {
+    /// The Directus that is the identity; null without one. genie is ready while it is away, too.
+    #[schema(required)]
+    directus: Option<DirectusHealth>,
+    /// The leader, which runs timers and projections for all servers. Null while none is elected, which takes
+    /// seconds.
+    #[schema(required)]
+    elected: Option<Leader>,
+    /// Users whose state is in memory.
+    live_users: usize,
+    log: LogHealth,
+    /// The id of a master key that other servers wrap by and this server lacks. Null when all is well.
+    #[schema(required)]
+    missing_master_key: Option<String>,
+    /// The model server.
+    #[schema(value_type = words::PartState)]
+    ollama: &'static str,
+    /// By name.
+    projections: BTreeMap<&'static str, ProjectionHealth>,
+    ready: bool,
+    /// The head signer: the Merkle tree over the log and its signed heads. When it stopped, that is an alarm, but
+    /// genie stays ready.
+    sealing: SealingHealth,
+    /// The state of the store's writes.
+    #[schema(value_type = words::StoreState)]
+    store: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct LogHealth {
+    /// The last known position.
+    head: u64,
+    /// The first missing position: rows were removed, or the store was restored badly.
+    #[schema(required)]
+    missing_position: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Leader {
+    /// Raised by each election.
+    #[schema(value_type = u64, minimum = 1)]
+    epoch: i64,
+    /// True when it is the server that answers.
+    here: bool,
+    /// Its name, new with each start.
+    node: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ProjectionHealth {
+    /// The log positions of damaged events, as `genie audit` names them, at most 20.
+    damaged_at: Vec<u64>,
+    damaged_streams: u64,
+    /// The number of facts that it has yet to read.
+    lag: u64,
+    #[schema(value_type = words::ProjectionState)]
+    state: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct SealingHealth {
+    /// The number of facts that no signed head covers yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    lag: Option<u64>,
+    /// The reason why it stopped, with the position if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+    /// The number of facts that the newest signed head covers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    signed: Option<u64>,
+    #[schema(value_type = words::SealingState)]
+    state: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct DirectusHealth {
+    /// The state of the circuit breaker. `open`: Directus failed several times and is not asked for a while.
+    circuit: CircuitHealth,
+    /// The state of `DIRECTUS_SECRET`: whether Directus signs with it.
+    secret: SecretHealth,
+    /// `ok`: it answers.
+    #[schema(value_type = words::PartState)]
+    state: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CircuitHealth {
+    since: Time,
+    #[schema(value_type = words::CircuitWord)]
+    state: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct SecretHealth {
+    #[schema(required)]
+    since: Option<Time>,
+    #[schema(value_type = words::DirectusSecretState)]
+    state: &'static str,
+}
+
+/// The same fields as in [`Readiness`], beside those of a failure.
+pub struct NotReady(Readiness);
+
+impl Responder for NotReady {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            #[serde(flatten)]
+            failure: FailureBody<'a>,
+            #[serde(flatten)]
+            readiness: Readiness,
+        }
+        let sentence = "The store takes no writes, a position is missing from the log, a projection has stopped, or a master key is missing; the fields say which";
+        let fields = Fields {
+            failure: FailureBody::new("not_ready", sentence.to_owned(), None),
+            readiness: self.0,
+        };
+        let sorted = serde_json::to_value(fields).expect("a struct with names for fields is JSON");
+        HttpResponse::ServiceUnavailable().json(sorted)
+    }
+}
+
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is
 /// missing. genie is ready without a model server.
-pub async fn ready(app: Data<App>) -> HttpResponse {
-    let elections = app.log.elections();
+pub async fn ready(app: Data<App>) -> Either<Answer<Readiness>, NotReady> {
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
         app.write.ping_model(),
         directus(&app),
         app.reads.statuses(),
-        elections.elected()
+        leader(&app)
     );
     let head = app.log.reader().head();
     let all_follow = statuses
         .as_ref()
         .is_ok_and(|all| all.values().all(|status| status.stopped.is_none()));
-    let projections = projections(head, statuses.unwrap_or_default());
-    let elected = elected.ok().flatten().map(|elected| {
-        let here = app.election.now() == Some(elected.epoch);
-        json!({"node": elected.node, "epoch": elected.epoch.number(), "here": here})
-    });
+    let projections = statuses.unwrap_or_default().into_iter();
     let trouble = app
         .log
         .trouble()
@@ -58,73 +181,187 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let missing_master_key = app.log.keys().lacking_master();
     let is_ready =
         trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
-    let state = |is_well: bool| if is_well { "ok" } else { "away" };
-    let fields = json!({
-        "ready": is_ready,
-        "store": trouble.map_or("ok", Trouble::as_str),
-        "log": {"head": head, "missing_position": hole},
-        "missing_master_key": missing_master_key,
-        "projections": projections,
-        "elected": elected,
-        "sealing": sealing(&app),
-        "ollama": state(model.is_ok()),
-        "directus": directus,
-        "live_users": app.write.users.live_count(),
-    });
+    let readiness = Readiness {
+        directus,
+        elected,
+        live_users: app.write.users.live_count(),
+        log: LogHealth {
+            head,
+            missing_position: hole,
+        },
+        missing_master_key,
+        ollama: state(model.is_ok()),
+        projections: projections
+            .map(|(name, status)| (name, projection(head, status)))
+            .collect(),
+        ready: is_ready,
+        sealing: sealing(&app),
+        store: trouble.map_or("ok", Trouble::as_str),
+    };
     if is_ready {
-        return response::ok(fields);
+        Either::Left(Answer(readiness))
+    } else {
+        Either::Right(NotReady(readiness))
     }
-    let failure = json!({
-        "ok": false, "success": false, "code": "not_ready", "request_id": request::current_id(),
-        "error": "The store takes no writes, a position is missing from the log, a projection has stopped, or a master key is missing; the fields say which",
-    });
-    let mut all = failure.as_object().cloned().unwrap_or_default();
-    all.extend(fields.as_object().cloned().unwrap_or_default());
-    HttpResponse::ServiceUnavailable().json(all)
 }
 
-fn projections(head: u64, statuses: BTreeMap<&'static str, Status>) -> Map<String, Value> {
-    let fields = |status: Status| {
-        let state = match &status.stopped {
-            Some(_) => "stopped",
-            None if status.damaged_streams == 0 => "following",
-            None => "left damaged streams behind",
-        };
-        json!({
-            "state": state, "lag": head.saturating_sub(status.position),
-            "damaged_streams": status.damaged_streams, "damaged_at": status.damaged_at,
-        })
+fn state(is_well: bool) -> &'static str {
+    if is_well { "ok" } else { "away" }
+}
+
+async fn leader(app: &App) -> Option<Leader> {
+    let elected = app.log.elections().elected().await.ok()??;
+    Some(Leader {
+        epoch: elected.epoch.number(),
+        here: app.election.now() == Some(elected.epoch),
+        node: elected.node,
+    })
+}
+
+fn projection(head: u64, status: ProjectionStatus) -> ProjectionHealth {
+    let state = match &status.stopped {
+        Some(_) => "stopped",
+        None if status.damaged_streams == 0 => "following",
+        None => "left damaged streams behind",
     };
-    statuses
-        .into_iter()
-        .map(|(name, status)| (name.to_owned(), fields(status)))
-        .collect()
+    ProjectionHealth {
+        damaged_at: status.damaged_at,
+        damaged_streams: status.damaged_streams,
+        lag: head.saturating_sub(status.position),
+        state,
+    }
 }
 
 /// The state of Directus, where one is the identity. genie is ready without it: tokens that genie has seen still
 /// serve.
-async fn directus(app: &App) -> Value {
-    let Some(directus) = &app.directus else {
-        return Value::Null;
-    };
+async fn directus(app: &App) -> Option<DirectusHealth> {
+    let directus = app.directus.as_ref()?;
     let (answers, (circuit, since)) = directus.state().await;
     let (secret, differs_since) = directus.secret_state();
-    json!({
-        "state": if answers { "ok" } else { "away" },
-        "circuit": {"state": circuit, "since": since.rfc3339()},
-        "secret": {"state": secret, "since": differs_since.map(Timestamp::rfc3339)},
+    Some(DirectusHealth {
+        circuit: CircuitHealth {
+            since: since.into(),
+            state: circuit,
+        },
+        secret: SecretHealth {
+            since: differs_since.map(Time::from),
+            state: secret,
+        },
+        state: state(answers),
     })
 }
 
 /// The state of the head signer. A stopped head signer is an alarm for the operator, but genie still keeps and serves facts.
-fn sealing(app: &App) -> Value {
+fn sealing(app: &App) -> SealingHealth {
     let status = app.sealing.status.borrow().clone();
     let lag = app.log.reader().head().saturating_sub(status.signed);
-    match status.state {
-        State::Waiting => json!({"state": "on another node"}),
-        State::Sealing => json!({"state": "sealing", "signed": status.signed, "lag": lag}),
-        State::Stopped(reason) => {
-            json!({"state": "stopped", "signed": status.signed, "lag": lag, "reason": reason})
+    let (state, reason) = match status.state {
+        HeadSignerState::Waiting => {
+            return SealingHealth {
+                lag: None,
+                reason: None,
+                signed: None,
+                state: "on another node",
+            };
         }
+        HeadSignerState::Sealing => ("sealing", None),
+        HeadSignerState::Stopped(reason) => ("stopped", Some(reason)),
+    };
+    SealingHealth {
+        lag: Some(lag),
+        reason,
+        signed: Some(status.signed),
+        state,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{body::to_bytes, test::TestRequest};
+    use genie_events::Timestamp;
+
+    use super::*;
+
+    fn readiness() -> Readiness {
+        let projection = ProjectionHealth {
+            damaged_at: vec![7],
+            damaged_streams: 1,
+            lag: 2,
+            state: "left damaged streams behind",
+        };
+        Readiness {
+            directus: Some(DirectusHealth {
+                circuit: CircuitHealth {
+                    since: Timestamp(0).into(),
+                    state: "closed",
+                },
+                secret: SecretHealth {
+                    since: None,
+                    state: "unset",
+                },
+                state: "ok",
+            }),
+            elected: Some(Leader {
+                epoch: 3,
+                here: true,
+                node: "n".into(),
+            }),
+            live_users: 4,
+            log: LogHealth {
+                head: 9,
+                missing_position: None,
+            },
+            missing_master_key: None,
+            ollama: "away",
+            projections: BTreeMap::from([("jobs", projection)]),
+            ready: true,
+            sealing: SealingHealth {
+                lag: Some(1),
+                reason: Some("r".into()),
+                signed: Some(8),
+                state: "stopped",
+            },
+            store: "ok",
+        }
+    }
+
+    async fn bytes(answer: impl Responder<Body = BoxBody>) -> String {
+        let response = answer.respond_to(&TestRequest::default().to_http_request());
+        let bytes = to_bytes(response.into_body()).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn readiness_has_these_bytes() {
+        let fields_before_log = concat!(
+            r#""elected":{"epoch":3,"here":true,"node":"n"},"#,
+            r#""live_users":4,"log":{"head":9,"missing_position":null},"missing_master_key":null"#
+        );
+        let directus = r#""directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
+        let projections = r#""projections":{"jobs":{"damaged_at":[7],"damaged_streams":1,"lag":2,"state":"left damaged streams behind"}},"ready":true"#;
+        let sealing =
+            r#""sealing":{"lag":1,"reason":"r","signed":8,"state":"stopped"},"store":"ok""#;
+        assert_eq!(
+            bytes(Answer(readiness())).await,
+            format!(
+                r#"{{"ok":true,"success":true,{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
+            )
+        );
+        let sorted = bytes(NotReady(readiness())).await;
+        let (begin, end) = sorted
+            .split_once(r#","error":"The store takes no writes, "#)
+            .unwrap();
+        assert_eq!(
+            begin,
+            format!(
+                r#"{{"code":"not_ready",{directus},"elected":{{"epoch":3,"here":true,"node":"n"}}"#
+            )
+        );
+        assert!(
+            end.contains(r#""missing_master_key":null,"ok":false,"ollama":"away","#),
+            "{end}"
+        );
+        assert!(end.contains(r#""request_id":"","sealing":"#), "{end}");
+        assert!(end.ends_with(r#""store":"ok","success":false}"#), "{end}");
     }
 }

@@ -13,7 +13,7 @@ use genie_actors::{
     registration::Applicant,
 };
 use genie_events::{Metadata, UserId, account::OneTimeCode, email};
-use genie_log::sessions::{Refresh as Rotation, Refreshed};
+use genie_log::sessions::{Refresh, Refreshed};
 use genie_projections::accounts::AccountRow;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,8 @@ const MIN_PASSWORD: usize = 8;
 const MAX_PASSWORD: usize = 1024;
 
 #[derive(Deserialize, ToSchema)]
-pub struct Registration {
+#[schema(as = Registration)]
+pub struct RegistrationRequest {
     /// At most 254 bytes. Upper and lower case make no difference.
     pub email: String,
     /// 8 to 1024 bytes.
@@ -66,7 +67,8 @@ pub struct Registration {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct RegisteredUser {
+#[schema(as = RegisteredUser)]
+pub struct RegisteredUserAnswer {
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
     pub user: UserId,
@@ -75,8 +77,8 @@ pub struct RegisteredUser {
 /// `POST /api/register`
 pub async fn register(
     app: Data<App>,
-    Body(body): Body<Registration>,
-) -> Result<Written<RegisteredUser>, ApiError> {
+    Body(body): Body<RegistrationRequest>,
+) -> Result<Written<RegisteredUserAnswer>, ApiError> {
     check_registration(&body)?;
     let applicant = Applicant {
         email: body.email,
@@ -89,14 +91,14 @@ pub async fn register(
         ..Metadata::system()
     };
     let registered = app.write.registration.register(applicant, metadata).await?;
-    let user = RegisteredUser {
+    let user = RegisteredUserAnswer {
         user: registered.user,
     };
     Ok(Written(user, registered.position))
 }
 
 /// Checks that need neither the store nor Directus.
-pub fn check_registration(body: &Registration) -> Result<(), ApiError> {
+pub fn check_registration(body: &RegistrationRequest) -> Result<(), ApiError> {
     check_password(&body.password)?;
     match &body.first_name {
         Some(name) if name.chars().count() > 200 => Err(ApiError::field(
@@ -129,7 +131,8 @@ pub struct Login {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Tokens {
+#[schema(as = Tokens)]
+pub struct IssuedTokens {
     /// A JWT, good for 15 minutes.
     access_token: String,
     /// Good once, for 7 days. For 10 seconds it gives the same successor again.
@@ -144,7 +147,7 @@ pub async fn log_in(
     app: Data<App>,
     request: HttpRequest,
     body: Result<Body<Login>, ApiError>,
-) -> Result<DirectusData<Tokens>, DirectusError> {
+) -> Result<DirectusData<IssuedTokens>, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     let began = Instant::now();
@@ -179,7 +182,7 @@ async fn prove_and_open(
     app: &App,
     login: Login,
     agent: Option<String>,
-) -> Result<DirectusData<Tokens>, DirectusError> {
+) -> Result<DirectusData<IssuedTokens>, DirectusError> {
     let user = app.write.emails.holder(&login.email).await?;
     let password = right_password(app, user, login.password).await?;
     let (Some(user), Some(password)) = (user, password) else {
@@ -261,7 +264,7 @@ async fn open_session(
     user: UserId,
     proof: LoginProof,
     agent: Option<String>,
-) -> Result<DirectusData<Tokens>, DirectusError> {
+) -> Result<DirectusData<IssuedTokens>, DirectusError> {
     let token = app.refresh_tokens.first(app.log.clock().new_uuid());
     let family = NewFamily {
         family: token.family,
@@ -298,7 +301,7 @@ async fn tokens(
     app: &App,
     user: UserId,
     refresh_token: &RefreshToken,
-) -> Result<Tokens, DirectusError> {
+) -> Result<IssuedTokens, DirectusError> {
     let account = account_of(app, user, app.config.read_wait)
         .await
         .map_err(DirectusError)?;
@@ -316,7 +319,7 @@ async fn tokens(
     );
     let access = access
         .ok_or_else(|| DirectusError(ApiError::Internal("a token could not be signed".into())))?;
-    Ok(Tokens {
+    Ok(IssuedTokens {
         access_token: access,
         refresh_token: refresh_token.text.expose_secret().to_owned(),
         expires: ACCESS_SECONDS * 1000,
@@ -325,7 +328,7 @@ async fn tokens(
 
 #[derive(Deserialize, ToSchema)]
 #[schema(as = RefreshToken)]
-pub struct Refresh {
+pub struct RefreshRequest {
     #[schema(value_type = String)]
     pub refresh_token: SecretString,
     /// `json` or absent.
@@ -336,8 +339,8 @@ pub struct Refresh {
 /// ends its login: either a thief sent it, or the owner did and a thief has its successor.
 pub async fn refresh(
     app: Data<App>,
-    body: Result<Body<Refresh>, ApiError>,
-) -> Result<DirectusData<Tokens>, DirectusError> {
+    body: Result<Body<RefreshRequest>, ApiError>,
+) -> Result<DirectusData<IssuedTokens>, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     let Some(old) = app.refresh_tokens.read(&body.refresh_token) else {
@@ -345,7 +348,7 @@ pub async fn refresh(
     };
     let successor = app.refresh_tokens.successor(&old);
     let now = app.log.clock().now();
-    let rotation = Rotation {
+    let rotation = Refresh {
         family: old.family.to_string(),
         old_hash: old.hash(),
         new_hash: successor.hash(),
@@ -375,7 +378,7 @@ pub async fn refresh(
 /// `POST /auth/logout`. Any token of a login ends it.
 pub async fn log_out(
     app: Data<App>,
-    body: Result<Body<Refresh>, ApiError>,
+    body: Result<Body<RefreshRequest>, ApiError>,
 ) -> Result<NoContent, DirectusError> {
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
@@ -455,7 +458,8 @@ impl AccountChanges {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Account {
+#[schema(as = Account)]
+pub struct AccountAnswer {
     #[schema(value_type = Uuid)]
     id: UserId,
     email: Option<String>,
@@ -473,7 +477,7 @@ pub struct Account {
     created_at: Time,
 }
 
-impl From<&AccountRow> for Account {
+impl From<&AccountRow> for AccountAnswer {
     fn from(account: &AccountRow) -> Self {
         Self {
             id: account.user,
@@ -597,7 +601,7 @@ pub async fn show_me(
 /// The schema of `Account`, with every field optional.
 impl PartialSchema for AccountFields {
     fn schema() -> RefOr<Schema> {
-        let mut schema = Account::schema();
+        let mut schema = AccountAnswer::schema();
         if let RefOr::T(Schema::Object(object)) = &mut schema {
             object.required.clear();
         }
@@ -607,11 +611,11 @@ impl PartialSchema for AccountFields {
 
 impl ToSchema for AccountFields {
     fn name() -> Cow<'static, str> {
-        Account::name()
+        AccountAnswer::name()
     }
 
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        Account::schemas(schemas);
+        AccountAnswer::schemas(schemas);
     }
 }
 
@@ -633,7 +637,7 @@ impl AccountFields {
             .collect();
         let is_wanted =
             |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
-        let all = serde_json::to_value(Account::from(account))
+        let all = serde_json::to_value(AccountAnswer::from(account))
             .expect("a struct with names for fields is JSON");
         let Value::Object(mut fields) = all else {
             unreachable!("a struct is a JSON object")

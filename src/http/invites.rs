@@ -15,7 +15,7 @@ use crate::{
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
         request,
-        response::{self, Page, PageQuery, Written},
+        response::{self, ListPage, PageQuery, Written},
         roles,
         words::{self, Time},
     },
@@ -24,11 +24,12 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub struct MadeInvites {
-    data: Vec<Invite>,
+    data: Vec<InviteAnswer>,
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Invite {
+#[schema(as = Invite)]
+pub struct InviteAnswer {
     /// Null for an invite that was made before codes were kept.
     #[schema(required)]
     code: Option<String>,
@@ -47,7 +48,7 @@ pub struct Invite {
     created_at: Time,
 }
 
-impl Invite {
+impl InviteAnswer {
     fn new(row: &InviteRow, now: Timestamp) -> Self {
         Self {
             code: row.code.clone(),
@@ -122,7 +123,7 @@ async fn make(
     let invites = made.codes.iter();
     let invites = MadeInvites {
         data: invites
-            .map(|code| Invite::new(&row(code), created_at))
+            .map(|code| InviteAnswer::new(&row(code), created_at))
             .collect(),
     };
     Ok(Written(invites, made.position))
@@ -134,16 +135,16 @@ pub async fn list(
     min_position: MinPosition,
     _: AdminCaller,
     page: Query<PageQuery>,
-) -> Result<Page<Invite>, ApiError> {
+) -> Result<ListPage<InviteAnswer>, ApiError> {
     let limit = page.limit()?;
     min_position.wait_for_all(&app, "invites").await?;
     let rows = app.reads.invites.list(page.after_pair()?, limit).await?;
     let now = app.log.clock().now();
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| {
             format!("{}/{}", row.created_at.0, row.id)
         }),
-        data: rows.iter().map(|row| Invite::new(row, now)).collect(),
+        data: rows.iter().map(|row| InviteAnswer::new(row, now)).collect(),
     })
 }
 

@@ -21,7 +21,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Answer, Page, PageQuery, Written},
+        response::{self, Answer, ListPage, PageQuery, Written},
         words::{self, JOB_STATUSES, Time},
     },
 };
@@ -78,7 +78,8 @@ enum AnnouncedId {
 /// A job as its owner sees it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Job {
+#[schema(as = Job)]
+pub struct JobAnswer {
     /// A UUID, or the number of a record.
     job_id: String,
     #[schema(value_type = words::Queue)]
@@ -121,7 +122,7 @@ pub struct Job {
     finished_at: Option<Time>,
 }
 
-impl Job {
+impl JobAnswer {
     /// `progress` is the running worker's.
     pub fn new(row: &JobRow, progress: Option<i64>) -> Self {
         let is_completed = row.status == "completed";
@@ -147,7 +148,8 @@ impl Job {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SubmittedJob {
+#[schema(as = SubmittedJob)]
+pub struct SubmittedJobAnswer {
     job_id: String,
     /// The same as `jobId`.
     bull_job_id: String,
@@ -301,7 +303,7 @@ pub async fn submit(
     idempotency_key: IdempotencyKey,
     user: ActingUser,
     Body(body): Body<NewJob>,
-) -> Result<Written<SubmittedJob>, ApiError> {
+) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let job = body
         .id()?
@@ -314,7 +316,7 @@ pub async fn submit(
         .submit(user.account.user, job, spec, asking)
         .await?;
     let place = app.write.jobs.waiting(&queue).max(1);
-    let job = SubmittedJob {
+    let job = SubmittedJobAnswer {
         job_id: submitted.job.to_string(),
         bull_job_id: submitted.job.to_string(),
         queue,
@@ -454,7 +456,7 @@ pub async fn list(
     user: ActingUser,
     query: Query<JobQuery>,
     page: Query<PageQuery>,
-) -> Result<Page<Job>, ApiError> {
+) -> Result<ListPage<JobAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
     let filter = query.into_inner().filter()?;
@@ -465,11 +467,14 @@ pub async fn list(
         .jobs
         .list(id, filter, page.after_number()?, limit, now)
         .await?;
-    Ok(Page {
-        next_cursor: page
-            .next
-            .map(|position| response::cursor(&position.to_string())),
-        data: page.rows.iter().map(|row| Job::new(row, None)).collect(),
+    let next = page.next.map(|position| position.to_string());
+    Ok(ListPage {
+        next_cursor: next.map(|position| response::cursor(&position)),
+        data: page
+            .rows
+            .iter()
+            .map(|row| JobAnswer::new(row, None))
+            .collect(),
     })
 }
 
@@ -479,7 +484,7 @@ pub async fn show(
     min_position: MinPosition,
     user: ActingUser,
     id: Path<String>,
-) -> Result<Answer<Job>, ApiError> {
+) -> Result<Answer<JobAnswer>, ApiError> {
     let job = job_id(&id)?;
     min_position
         .wait(&app, "jobs", Some(user.account.user))
@@ -493,7 +498,7 @@ pub async fn show(
         _ => None,
     };
     let progress = lease.and_then(|lease| lease.progress);
-    Ok(Answer(Job::new(&row, progress)))
+    Ok(Answer(JobAnswer::new(&row, progress)))
 }
 
 fn may_see(user: &ActingUser, owner: UserId) -> bool {

@@ -72,7 +72,8 @@ pub struct OnboardingAnswer {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct QueuedUpload {
+#[schema(as = QueuedUpload)]
+pub struct QueuedUploadAnswer {
     job_id: String,
     #[schema(value_type = Uuid)]
     file_id: BlobId,
@@ -120,7 +121,7 @@ pub async fn upload(
     idempotency_key: IdempotencyKey,
     user: ActingUser,
     body: Payload,
-) -> Result<Either<Written<QueuedUpload>, HttpResponse>, ApiError> {
+) -> Result<Either<Written<QueuedUploadAnswer>, HttpResponse>, ApiError> {
     let body = drain::Shared::new(body);
     let form = Multipart::new(request.headers(), body.clone());
     Ok(
@@ -137,7 +138,7 @@ async fn take_in(
     idempotency_key: &IdempotencyKey,
     user: &ActingUser,
     mut form: Multipart,
-) -> Result<Written<QueuedUpload>, ApiError> {
+) -> Result<Written<QueuedUploadAnswer>, ApiError> {
     let id = user.account.user;
     let most = app.config.max_upload;
     let declared = request
@@ -172,7 +173,7 @@ async fn take_in(
     let asking = idempotency_key.asking(app, &user.caller)?;
     let (queued, position) =
         onboarding::take_in(app.clone(), slot, upload, received.name, asking).await?;
-    let upload = QueuedUpload {
+    let upload = QueuedUploadAnswer {
         job_id: queued.job.to_string(),
         file_id: queued.file,
         file_path: format!("/api/files/{}", queued.file),

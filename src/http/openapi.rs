@@ -27,7 +27,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::http::{access::Access, routes};
+    use crate::http::{access::RouteAccess, routes};
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
@@ -57,8 +57,8 @@ mod tests {
         for route in routes::API {
             let of = format!("{} {}", route.method, route.path);
             let asked_for = route.told_by_types().access;
-            let is_asked_in_the_handler = route.access == Access::PublicByDefault;
-            let expected = asked_for.unwrap_or(Access::Public);
+            let is_asked_in_the_handler = route.access == RouteAccess::PublicByDefault;
+            let expected = asked_for.unwrap_or(RouteAccess::Public);
             assert!(
                 is_asked_in_the_handler || route.access == expected,
                 "{of}: {asked_for:?}"

@@ -6,11 +6,12 @@ use actix_web::{
     http::header::{HeaderName, HeaderValue},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use genie_events::{Positions, Shard};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::error::ApiError;
+use crate::http::{error::ApiError, words::True};
 
 /// The header with a write's position.
 pub const POSITION: &str = "Genie-Position";
@@ -26,7 +27,7 @@ pub struct Answer<T>(pub T);
 pub struct Written<T>(pub T, pub u64);
 
 /// A page of a list.
-pub struct Page<T> {
+pub struct ListPage<T> {
     pub data: Vec<T>,
     pub next_cursor: Option<String>,
 }
@@ -47,21 +48,28 @@ pub struct NoContent {
 }
 
 /// The two flags that every success of genie's own routes has.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Success)]
+pub struct SuccessFlags {
+    ok: True,
+    success: True,
+}
+
 #[derive(Serialize)]
 struct Flagged<'a, T> {
-    ok: bool,
-    success: bool,
+    #[serde(flatten)]
+    flags: SuccessFlags,
     #[serde(flatten)]
     fields: &'a T,
 }
 
 impl<'a, T> Flagged<'a, T> {
     fn new(fields: &'a T) -> Self {
-        Self {
-            ok: true,
-            success: true,
-            fields,
-        }
+        let flags = SuccessFlags {
+            ok: True,
+            success: True,
+        };
+        Self { flags, fields }
     }
 }
 
@@ -82,17 +90,17 @@ impl<T: Serialize> Responder for Written<T> {
     }
 }
 
-impl<T: Serialize> Responder for Page<T> {
+impl<T: Serialize> Responder for ListPage<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct PageFields<T> {
             data: Vec<T>,
             next_cursor: Option<String>,
         }
         let Self { data, next_cursor } = self;
-        Answer(Fields { data, next_cursor }).respond_to(request)
+        Answer(PageFields { data, next_cursor }).respond_to(request)
     }
 }
 
@@ -101,10 +109,10 @@ impl<T: Serialize> Responder for DirectusData<T> {
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<T> {
+        struct DataField<T> {
             data: T,
         }
-        let response = HttpResponse::Ok().json(Fields { data: self.data });
+        let response = HttpResponse::Ok().json(DataField { data: self.data });
         match self.position {
             Some(position) => at_position(response, position),
             None => response,
@@ -142,9 +150,10 @@ pub fn list(data: Vec<Value>, next_cursor: Option<String>) -> HttpResponse {
     ok(json!({"data": data, "next_cursor": next_cursor}))
 }
 
-/// A position as clients see it. It is opaque, so that its meaning may change.
+/// A position as clients see it: opaque, and inside a vector, so that clients can keep it when the
+/// log has more shards.
 pub fn opaque(position: u64) -> String {
-    BASE64.encode(format!("p1:{position}"))
+    BASE64.encode(Positions::at(Shard::FIRST, position).to_string())
 }
 
 /// Reads a position that a client sent back.
@@ -153,12 +162,9 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
         .decode(text)
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok());
-    let number = decoded
-        .as_deref()
-        .and_then(|text| text.strip_prefix("p1:"))
-        .and_then(|number| number.parse::<u64>().ok());
-    number
-        .filter(|number| *number <= i64::MAX as u64)
+    decoded
+        .and_then(|text| text.parse::<Positions>().ok())
+        .and_then(|positions| positions.only_first())
         .ok_or_else(|| {
             ApiError::field(
                 "A position or cursor must be one that the server gave; leave it out to begin at the start",
@@ -255,11 +261,13 @@ mod tests {
     #[test]
     fn positions_read_back_and_nonsense_does_not() {
         assert_eq!(position(&opaque(42)).ok(), Some(42));
+        assert_eq!(position(&opaque(0)).ok(), Some(0));
         for bad in [
             "",
             "42",
-            "cDE6",
-            "cDE6LTE",
+            &BASE64.encode("p1:42"),
+            &BASE64.encode("p2:0.-1"),
+            &BASE64.encode("p2:0.42,1.7"), // of a server with more shards
             &opaque(u64::MAX),
             &opaque(i64::MAX as u64 + 1),
         ] {

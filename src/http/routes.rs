@@ -14,7 +14,7 @@ use tracing::{Instrument, Span, info_span, instrument::Instrumented};
 #[cfg(test)]
 use crate::http::openapi::describe::{self, Operation};
 use crate::http::{
-    access::Access,
+    access::RouteAccess,
     account_export, accounts, audit,
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
@@ -28,8 +28,8 @@ use crate::http::{
 pub struct Endpoint {
     pub method: Method,
     pub path: &'static str,
-    pub access: Access,
-    handler: Registration,
+    pub access: RouteAccess,
+    handler: RoutedHandler,
     with_directus: WithDirectus,
     is_original: bool,
     is_counted: bool,
@@ -38,13 +38,13 @@ pub struct Endpoint {
 /// How a route differs when a Directus is the identity.
 enum WithDirectus {
     Same,
-    Another(Registration),
+    Another(RoutedHandler),
     Absent,
     Only,
 }
 
 /// A handler as the router takes it.
-struct Registration {
+struct RoutedHandler {
     register: fn(Route) -> Route,
     #[cfg(test)]
     describe: fn(&mut Operation),
@@ -68,7 +68,7 @@ impl<F: Handler<Args>, Args> Handler<Args> for InSpan<F> {
 
 macro_rules! handler {
     ($($part:ident)::+) => {
-        Registration {
+        RoutedHandler {
             register: |route| route.to(InSpan {
                 handler: $($part)::+,
                 span: || info_span!(concat!("http" $(, ".", stringify!($part))+)),
@@ -88,7 +88,7 @@ macro_rules! routes {
             Endpoint::new(
                 Method::$method,
                 $path,
-                Access::$access $((<$opens as Opens>::SCOPES))?,
+                RouteAccess::$access $((<$opens as Opens>::SCOPES))?,
                 handler!($($handler)::+),
             ) $( .$note($(handler!($($other)::+))?) )*
         ),+ ]
@@ -99,8 +99,8 @@ impl Endpoint {
     const fn new(
         method: Method,
         path: &'static str,
-        access: Access,
-        handler: Registration,
+        access: RouteAccess,
+        handler: RoutedHandler,
     ) -> Self {
         Self {
             method,
@@ -123,7 +123,7 @@ impl Endpoint {
         self
     }
 
-    const fn with_directus(mut self, handler: Registration) -> Self {
+    const fn with_directus(mut self, handler: RoutedHandler) -> Self {
         self.with_directus = WithDirectus::Another(handler);
         self
     }
@@ -277,7 +277,10 @@ fn all() -> impl Iterator<Item = &'static Endpoint> {
 /// The rules that apply to the routes beside their handlers.
 pub fn rules() -> RouteRules {
     let rule = |endpoint: &Endpoint| RouteRule {
-        is_public: matches!(endpoint.access, Access::Public | Access::PublicByDefault),
+        is_public: matches!(
+            endpoint.access,
+            RouteAccess::Public | RouteAccess::PublicByDefault
+        ),
         is_uncounted: !endpoint.is_counted,
         is_original: endpoint.is_original,
     };

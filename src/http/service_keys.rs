@@ -18,13 +18,14 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Page, PageQuery, Written},
+        response::{self, ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
 
 #[derive(Deserialize, ToSchema)]
-pub struct NewServiceKey {
+#[schema(as = NewServiceKey)]
+pub struct ServiceKeyRequest {
     /// A name for the list, 1 to 100 characters.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
@@ -36,7 +37,8 @@ pub struct NewServiceKey {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct ServiceKey {
+#[schema(as = ServiceKey)]
+pub struct ServiceKeyAnswer {
     /// Facts and revocations name the key by this id.
     id: String,
     name: String,
@@ -53,7 +55,7 @@ pub struct ServiceKey {
     revoked_at: Option<Time>,
 }
 
-impl From<&ServiceKeyRow> for ServiceKey {
+impl From<&ServiceKeyRow> for ServiceKeyAnswer {
     fn from(row: &ServiceKeyRow) -> Self {
         Self {
             id: row.id.clone(),
@@ -72,7 +74,7 @@ pub struct MadeServiceKey {
     /// Send it as `Authorization: Bearer gk_...`. It is shown only this once.
     key: String,
     #[serde(flatten)]
-    about: ServiceKey,
+    about: ServiceKeyAnswer,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -81,7 +83,7 @@ pub struct RevokedServiceKey {
     revoked: bool,
 }
 
-impl NewServiceKey {
+impl ServiceKeyRequest {
     fn read(self, now: Timestamp) -> Result<ServiceKeyGrant, ApiError> {
         let scopes: Option<Vec<Scope>> =
             self.scopes.iter().map(|word| Scope::parse(word)).collect();
@@ -104,7 +106,7 @@ impl NewServiceKey {
 pub async fn create(
     app: Data<App>,
     AdminCaller(caller): AdminCaller,
-    Body(body): Body<NewServiceKey>,
+    Body(body): Body<ServiceKeyRequest>,
 ) -> Result<Written<MadeServiceKey>, ApiError> {
     let now = app.log.clock().now();
     let wanted = body.read(now)?;
@@ -113,7 +115,7 @@ pub async fn create(
         .service_keys
         .make(wanted.clone(), caller.metadata())
         .await?;
-    let about = ServiceKey {
+    let about = ServiceKeyAnswer {
         id: made.id.0,
         name: wanted.name,
         scopes: wanted.scopes.iter().map(Scope::to_string).collect(),
@@ -132,7 +134,7 @@ pub async fn list(
     min_position: MinPosition,
     _: AdminCaller,
     page: Query<PageQuery>,
-) -> Result<Page<ServiceKey>, ApiError> {
+) -> Result<ListPage<ServiceKeyAnswer>, ApiError> {
     let limit = page.limit()?;
     min_position.wait_for_all(&app, "service_keys").await?;
     let rows = app
@@ -140,11 +142,11 @@ pub async fn list(
         .service_keys
         .list(page.after_pair()?, limit)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| {
             format!("{}/{}", row.created_at.0, row.id)
         }),
-        data: rows.iter().map(ServiceKey::from).collect(),
+        data: rows.iter().map(ServiceKeyAnswer::from).collect(),
     })
 }
 

@@ -34,7 +34,7 @@ pub async fn show(
     app: Data<App>,
     min_position: MinPosition,
     user: ActingUser,
-) -> Result<Answer<Usage>, ApiError> {
+) -> Result<Answer<UsageAnswer>, ApiError> {
     let id = user.account.user;
     let counts = ["accounts", "usage", "credentials", "jobs"];
     min_position.wait_for_each(&app, &counts, Some(id)).await?;
@@ -48,7 +48,7 @@ pub async fn show(
     Ok(Answer(of(&app, &account).await?))
 }
 
-pub async fn of(app: &App, account: &AccountRow) -> Result<Usage, ApiError> {
+pub async fn of(app: &App, account: &AccountRow) -> Result<UsageAnswer, ApiError> {
     let tier = Tier::parse(&account.tier).unwrap_or_default();
     let now = app.log.clock().now();
     let counts = app.reads.usage.of(account.user, now.month(), now).await?;
@@ -64,7 +64,7 @@ pub async fn of(app: &App, account: &AccountRow) -> Result<Usage, ApiError> {
         limits.insert(name, limit.map_or(UNLIMITED, as_number));
         remaining.insert(name, left.map_or(UNLIMITED, as_number));
     }
-    Ok(Usage {
+    Ok(UsageAnswer {
         tier: tier.as_str(),
         limits,
         usage,
@@ -100,7 +100,8 @@ pub struct Incremented {
 /// An account's limits, what it used and what is left, this month (UTC) or at present. As a limit, -1 is unlimited,
 /// and 0 is not part of the tier.
 #[derive(Serialize, ToSchema)]
-pub struct Usage {
+#[schema(as = Usage)]
+pub struct UsageAnswer {
     #[schema(value_type = words::Tier)]
     tier: &'static str,
     #[schema(value_type = words::Limits)]

@@ -14,7 +14,9 @@ use serde::{Serialize, Serializer};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type, schema::AdditionalProperties,
+        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type,
+        extensions::Extensions,
+        schema::{AdditionalProperties, SchemaType},
     },
 };
 
@@ -25,6 +27,18 @@ pub const JOB_STATUSES: [&str; 6] = [
     "completed",
     "failed",
     "cancelled",
+];
+
+const DIRECTUS_CODES: [&str; 9] = [
+    "INVALID_CREDENTIALS",
+    "TOKEN_EXPIRED",
+    "INVALID_OTP",
+    "INVALID_PAYLOAD",
+    "RECORD_NOT_UNIQUE",
+    "FORBIDDEN",
+    "REQUESTS_EXCEEDED",
+    "SERVICE_UNAVAILABLE",
+    "INTERNAL_SERVER_ERROR",
 ];
 
 /// A time in an answer: RFC 3339 UTC with milliseconds.
@@ -53,6 +67,39 @@ impl PartialSchema for Time {
 }
 
 impl ToSchema for Time {}
+
+/// Types of one value each. The published document shows the value where the type is used.
+macro_rules! constants {
+    ($( $name:ident = $value:expr; )+) => {
+        $(
+            #[derive(Clone, Copy)]
+            pub struct $name;
+
+            impl Serialize for $name {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    $value.serialize(serializer)
+                }
+            }
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    // utoipa has no word for `const`.
+                    ObjectBuilder::new()
+                        .schema_type(SchemaType::AnyValue)
+                        .extensions(Some(Extensions::from_iter([("const", $value)])))
+                        .into()
+                }
+            }
+
+            impl ToSchema for $name {}
+        )+
+    };
+}
+constants! {
+    True = true;
+    False = false;
+    TierLimitReached = "tier_limit_reached";
+}
 
 macro_rules! words {
     ($( $(#[doc = $doc:literal])* $name:ident = $words:expr; )+) => {
@@ -97,6 +144,13 @@ words! {
     /// them. `jobs:work`: the workers' routes, and the credentials of the owner of a job that the key holds.
     /// `audit:read`: proofs. `credentials:reveal`: everybody's credentials.
     Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
+    DirectusCode = DIRECTUS_CODES;
+    PartState = ["ok", "away"];
+    StoreState = ["ok", "away", "read-only", "full"];
+    ProjectionState = ["following", "left damaged streams behind", "stopped"];
+    SealingState = ["sealing", "stopped", "on another node"];
+    CircuitWord = ["closed", "open", "half_open"];
+    DirectusSecretState = ["unset", "in use", "differs"];
     /// How a turn ended.
     Outcome = ["completed", "stopped", "failed", "interrupted"];
 }
@@ -121,7 +175,8 @@ impl ToSchema for Secret {}
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the rules parse cookies; this only describes one")]
-pub struct SessionCookie {
+#[schema(as = SessionCookie)]
+pub struct SessionCookieForm {
     name: String,
     value: String,
     domain: String,
@@ -154,7 +209,7 @@ pub struct DownloadSecret {
     reason = "secrets are answered as they were sealed; this only describes one"
 )]
 pub struct SessionSecret {
-    cookies: Vec<SessionCookie>,
+    cookies: Vec<SessionCookieForm>,
     #[schema(required)]
     user_agent: Option<String>,
     captured_at: Time,

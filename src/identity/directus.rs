@@ -34,8 +34,8 @@ mod upstream;
 mod user_cache;
 
 pub use refresh::{NoPair, TokenPair};
-pub use registration::{Applicant, NotRegistered, Registrations};
-pub use upstream::{Reply, Trouble, UpstreamRequest, bearer};
+pub use registration::{DirectusApplicant, NotRegistered, Registrations};
+pub use upstream::{DirectusReply, DirectusTrouble, UpstreamRequest, bearer};
 pub use user_cache::{Person, Standing};
 
 use upstream::Upstream;
@@ -92,7 +92,7 @@ pub enum NotAuthenticated {
     /// The token's user is not active in Directus, or was deleted there.
     Inactive(UserId),
     /// Directus did not answer the question.
-    Trouble(Trouble),
+    Trouble(DirectusTrouble),
 }
 
 impl From<BadToken> for NotAuthenticated {
@@ -151,7 +151,7 @@ impl Directus {
     }
 
     /// Forwards a request, to its end even when the client goes away.
-    pub async fn ask(&self, asking: UpstreamRequest) -> Result<Reply, Trouble> {
+    pub async fn ask(&self, asking: UpstreamRequest) -> Result<DirectusReply, DirectusTrouble> {
         let upstream = Arc::clone(&self.0.upstream);
         let asked = self
             .0
@@ -159,7 +159,7 @@ impl Directus {
             .spawn(async move { upstream.ask(asking).await }.in_current_span());
         asked
             .await
-            .unwrap_or(Err(Trouble::Failed("the request broke off")))
+            .unwrap_or(Err(DirectusTrouble::Failed("the request broke off")))
     }
 
     /// Drops the cached answers about a user whose data has just changed.
@@ -168,9 +168,9 @@ impl Directus {
     }
 
     /// Deletes a user in Directus. A user who is already gone is no error.
-    pub async fn delete(&self, user: UserId) -> Result<(), Trouble> {
+    pub async fn delete(&self, user: UserId) -> Result<(), DirectusTrouble> {
         let Some(admin) = self.0.upstream.admin() else {
-            return Err(Trouble::Failed(
+            return Err(DirectusTrouble::Failed(
                 "DIRECTUS_ADMIN_TOKEN is not set, so genie cannot delete the user there",
             ));
         };
@@ -181,7 +181,7 @@ impl Directus {
             reply if reply.is_ok() || reply.status == 404 => Ok(()),
             reply => {
                 warn!(http.status = reply.status, code = reply.code(), user.id = %user, "Directus: deleting a user was refused");
-                Err(Trouble::Failed(
+                Err(DirectusTrouble::Failed(
                     "it refuses to delete a user for the administrator's token",
                 ))
             }
@@ -202,7 +202,7 @@ impl Directus {
     }
 
     /// The names of all roles in Directus; `None` without an administrator's token to ask with.
-    pub async fn roles(&self) -> Result<Option<Vec<String>>, Trouble> {
+    pub async fn roles(&self) -> Result<Option<Vec<String>>, DirectusTrouble> {
         if self.0.upstream.admin().is_none() {
             return Ok(None);
         }
@@ -213,7 +213,7 @@ impl Directus {
             .spawn(async move { standings.roles().await.map(Some) }.in_current_span());
         asked
             .await
-            .unwrap_or(Err(Trouble::Failed("the request broke off")))
+            .unwrap_or(Err(DirectusTrouble::Failed("the request broke off")))
     }
 
     pub fn registrations(&self) -> &Registrations {
@@ -287,7 +287,7 @@ impl Directus {
         &self,
         user: UserId,
         address: Option<IpAddr>,
-    ) -> Result<Option<Standing>, Trouble> {
+    ) -> Result<Option<Standing>, DirectusTrouble> {
         match self.0.upstream.admin() {
             Some(_) => self
                 .0
@@ -301,7 +301,7 @@ impl Directus {
 
     /// An active user who has sent no token yet; `None` without an administrator's token to ask
     /// with.
-    pub async fn look_up(&self, user: UserId) -> Result<Option<Arc<Person>>, Trouble> {
+    pub async fn look_up(&self, user: UserId) -> Result<Option<Arc<Person>>, DirectusTrouble> {
         if self.0.upstream.admin().is_none() {
             return Ok(None);
         }

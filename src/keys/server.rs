@@ -12,7 +12,7 @@ use genie_log::{
     Log, LogError,
     keys::{
         rings::ANNOUNCE,
-        rotation::{RotationError, Step},
+        rotation::{RotationError, RotationStep},
     },
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -39,7 +39,7 @@ pub async fn perform(log: &Log, ring: Option<&Ring>, asked: KeyRequest) -> Resul
         KeyRequest::Begin => Ok(Value::String(
             log.keys().rotation().begin().await.map_err(told)?,
         )),
-        KeyRequest::Step { to, from } => serde_json::to_value::<Step>(
+        KeyRequest::Step { to, from } => serde_json::to_value::<RotationStep>(
             log.keys()
                 .rotation()
                 .rotate(&to, from)

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use genie_events::{Timestamp, UserId, invite::Grant, tier::Tier};
-use genie_log::keys::rotation::{Place, Wraps};
+use genie_log::keys::rotation::{RotationCursor, Wraps};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -79,8 +79,8 @@ pub enum KeyRequest {
     Reload,
     /// Makes the first key of the ring current. Answers its id.
     Begin,
-    /// Continues a rotation. Answers a [`genie_log::keys::rotation::Step`].
-    Step { to: String, from: Place },
+    /// Continues a rotation. Answers a [`genie_log::keys::rotation::RotationStep`].
+    Step { to: String, from: RotationCursor },
     /// Retires a key that no data key needs. Answers the time of retirement.
     Retire { id: String },
 }

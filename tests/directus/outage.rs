@@ -31,7 +31,8 @@ both_stores!(tokens_end_when_directus_says, async |store: TestStore| {
             .await,
     );
     // A slow test may have missed the token's life and gets another.
-    let (began, mut access) = (Instant::now(), second.access);
+    let began = Instant::now();
+    let mut access = second.access;
     while site.opens(&access).await != 200 {
         assert!(began.elapsed() < Duration::from_secs(30));
         access = site.pair(&ada).await.access;
@@ -84,7 +85,8 @@ both_stores!(
                 site.ready().await
             );
         }
-        let (asked, answer) = (Instant::now(), login().await);
+        let asked = Instant::now();
+        let answer = login().await;
         if asked.elapsed() < Duration::from_secs(1) {
             assert_eq!(
                 answer.json["errors"][0]["extensions"]["code"],

@@ -124,7 +124,8 @@ async fn pass(
     inner: web::Data<Inner>,
     client: web::Data<reqwest::Client>,
 ) -> HttpResponse {
-    let (method, path) = (request.method().as_str(), request.path());
+    let method = request.method().as_str();
+    let path = request.path();
     let text =
         |value: &actix_web::http::header::HeaderValue| value.to_str().unwrap_or("").to_owned();
     let headers = request

@@ -89,7 +89,8 @@ both_stores!(
     a_registered_user_is_known_in_both_places,
     async |store: TestStore| {
         let site = start(store).await;
-        let (email, invite) = (address("Ada"), site.invite().await);
+        let email = address("Ada");
+        let invite = site.invite().await;
         site.register(&email, &invite).await.ok();
         site.is_registered(&email).await;
         site.register(&address("bob"), &invite)
@@ -126,10 +127,8 @@ both_stores!(
     a_registration_that_directus_refuses_is_released_at_once,
     async |store: TestStore| {
         let site = start(store).await;
-        let (there, invite) = (
-            site.directus.person("there", "creator").await,
-            site.invite().await,
-        );
+        let there = site.directus.person("there", "creator").await;
+        let invite = site.invite().await;
         site.register(&there.email, &invite)
             .await
             .refused(409, "email_taken");
@@ -172,7 +171,8 @@ both_stores!(
     a_kill_before_directus_was_asked_releases_everything,
     async |store: TestStore| {
         let mut site = start(store).await;
-        let (email, invite) = (address("ada"), site.invite().await);
+        let email = address("ada");
+        let invite = site.invite().await;
         site.register_and_die(&email, &invite, CREATE, Does::HoldRequest)
             .await;
         assert_eq!(site.directus.found(&email).await, [""; 0]);
@@ -185,7 +185,8 @@ both_stores!(
     a_kill_after_directus_created_the_user_completes_everything,
     async |store: TestStore| {
         let mut site = start(store).await;
-        let (email, invite) = (address("ada"), site.invite().await);
+        let email = address("ada");
+        let invite = site.invite().await;
         site.register_and_die(&email, &invite, CREATE, Does::HoldAnswer)
             .await;
         assert_eq!(site.directus.found(&email).await.len(), 1);
@@ -206,7 +207,8 @@ both_stores!(
     a_kill_after_everything_was_spent_leaves_a_complete_registration,
     async |store: TestStore| {
         let mut site = start(store).await;
-        let (email, invite) = (address("ada"), site.invite().await);
+        let email = address("ada");
+        let invite = site.invite().await;
         let body =
             json!({"email": email, "password": PASSWORD, "firstName": "Ada", "inviteCode": invite})
                 .to_string();
@@ -246,7 +248,8 @@ both_stores!(
     a_login_completes_a_registration_that_was_killed_after_directus_created_the_user,
     async |store: TestStore| {
         let mut site = start(store).await;
-        let (email, invite) = (address("ada"), site.invite().await);
+        let email = address("ada");
+        let invite = site.invite().await;
         site.register_and_die(&email, &invite, CREATE, Does::HoldAnswer)
             .await;
         site.is_registered(&email).await; // At once, before anybody sweeps.
@@ -257,7 +260,8 @@ both_stores!(
     a_kill_before_the_reservation_leaves_nothing_reserved,
     async |store: TestStore| {
         let mut site = start(store).await;
-        let (email, invite) = (address("ada"), site.invite().await);
+        let email = address("ada");
+        let invite = site.invite().await;
         site.register_and_die(&email, &invite, ("GET", "/roles"), Does::HoldRequest)
             .await;
         site.register(&email, &invite).await.ok();
@@ -269,13 +273,15 @@ both_stores!(
     a_lost_answer_is_asked_for_again,
     async |store: TestStore| {
         let site = start(store).await;
-        let (email, invite) = (address("ada"), site.invite().await);
+        let email = address("ada");
+        let invite = site.invite().await;
         site.proxy.on(CREATE.0, CREATE.1, Does::HoldAnswer);
         site.register(&email, &invite).await.ok(); // It succeeds after the time-out.
         site.is_registered(&email).await;
 
         // When nobody can say whether the user was created: first unknown, then released.
-        let (email, invite) = (address("bob"), site.invite().await);
+        let email = address("bob");
+        let invite = site.invite().await;
         site.proxy.on(CREATE.0, CREATE.1, Does::HoldRequest);
         site.register(&email, &invite)
             .await

@@ -160,7 +160,8 @@ impl Directus {
         .send()
         .await
         .unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
         assert!(status.is_success(), "{path}: {status} {text}");
         serde_json::from_str::<Value>(&text)
             .map(|mut whole| whole["data"].take())

@@ -630,7 +630,8 @@ both_stores!(
             )
             .unwrap()
         };
-        let (mut n, began) = (0, std::time::Instant::now());
+        let mut n = 0;
+        let began = std::time::Instant::now();
         loop {
             let tokens: Vec<_> = (n..n + 100).map(&made_up).collect();
             let told =

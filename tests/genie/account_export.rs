@@ -333,7 +333,8 @@ both_stores!(
         // A damaged message breaks the export off. The part that was sent is not valid JSON, so
         // nobody takes it for the whole.
         genie.store.tamper("UPDATE messages SET content_sealed = (SELECT title_sealed FROM chats) WHERE position = (SELECT max(position) FROM messages)").await;
-        let (mut broken, mut got) = (begin().await, Vec::new());
+        let mut broken = begin().await;
+        let mut got = Vec::new();
         assert_eq!(broken.status(), 200);
         let ended = loop {
             match broken.chunk().await {

@@ -778,7 +778,8 @@ both_stores!(
             "nothing changed"
         );
         let tries = (0..4).map(|n| {
-            let (reset, token) = (&reset, &token);
+            let reset = &reset;
+            let token = &token;
             async move { reset(token, &format!("a new password {n}")).await }
         });
         let tries = futures_util::future::join_all(tries).await;

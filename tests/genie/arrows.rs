@@ -228,7 +228,8 @@ fn shown_secrets(text: &str) -> Vec<String> {
         "Plaintext",
         "SealedSecret",
     ];
-    let (mut found, mut is_shown) = (Vec::new(), false);
+    let mut found = Vec::new();
+    let mut is_shown = false;
     for line in text.lines() {
         if line.trim().starts_with("#[derive(") {
             is_shown = line.contains("Debug");

@@ -158,10 +158,8 @@ both_stores!(
         let proof = genie.send(Method::GET, &path, &secret(), None).await.ok();
         assert_proves(&proof, &key, 3);
         let grown = &proof["consistency"];
-        let (root, old) = (
-            hash(&proof["root"]),
-            (grown["from"].as_u64().unwrap(), hash(&grown["root"])),
-        );
+        let root = hash(&proof["root"]);
+        let old = (grown["from"].as_u64().unwrap(), hash(&grown["root"]));
         assert_eq!(old.0, first);
         assert!(merkle_tree::is_consistent(
             &hashes(&grown["proof"]),
@@ -422,10 +420,8 @@ both_stores!(
     an_export_verifies_without_its_store_and_with_heads_kept_outside,
     async |store: TestStore| {
         let (heads, export) = (store.folder().join("heads"), store.folder().join("export"));
-        let (kept, export) = (
-            heads.to_str().unwrap().to_owned(),
-            export.to_str().unwrap().to_owned(),
-        );
+        let kept = heads.to_str().unwrap().to_owned();
+        let export = export.to_str().unwrap().to_owned();
         let settings = [
             ("GENIE_SEAL_SECONDS", "1".to_owned()),
             ("GENIE_HEADS_FILE", kept.clone()),

@@ -325,7 +325,8 @@ both_stores!(
             .ok();
         let code = |n: usize| invites["data"][n]["code"].as_str().unwrap().to_owned();
         let register = |email: String, code: String| {
-            let (http, base) = (genie.http.clone(), genie.base.clone());
+            let http = genie.http.clone();
+            let base = genie.base.clone();
             tokio::spawn(async move {
                 let body = json!({"email": email, "password": "long enough", "inviteCode": code});
                 http.post(format!("{base}/api/register"))
@@ -460,17 +461,22 @@ both_stores!(
             .await
             .ok();
         assert_eq!(jobs["data"].as_array().unwrap().len(), 1);
-        // A position far beyond the head: base64 of `p1:999999`.
+        // A position far beyond the head: base64 of `p2:0.999999`.
         genie
-            .send(Method::GET, "/api/jobs", &at("cDE6OTk5OTk5".into()), None)
+            .send(
+                Method::GET,
+                "/api/jobs",
+                &at("cDI6MC45OTk5OTk".into()),
+                None,
+            )
             .await
             .refused(412, "position_not_reached");
         genie
             .send(Method::GET, "/api/jobs", &at("nonsense".into()), None)
             .await
             .refused(400, "invalid_field");
-        // A position beyond any number: base64 of `p1:18446744073709551615`.
-        let beyond = "cDE6MTg0NDY3NDQwNzM3MDk1NTE2MTU";
+        // A position beyond any number: base64 of `p2:0.18446744073709551615`.
+        let beyond = "cDI6MC4xODQ0Njc0NDA3MzcwOTU1MTYxNQ";
         genie
             .send(Method::GET, "/api/jobs", &at(beyond.into()), None)
             .await
@@ -506,7 +512,9 @@ both_stores!(
         let token = token.as_str().unwrap().to_owned();
         let mut asked = Vec::new();
         for _ in 0..12 {
-            let (http, base, token) = (genie.http.clone(), genie.base.clone(), token.clone());
+            let http = genie.http.clone();
+            let base = genie.base.clone();
+            let token = token.clone();
             asked.push(tokio::spawn(async move {
                 let answer = http
                     .post(format!("{base}/api/captions/generate"))

@@ -394,7 +394,9 @@ both_stores!(
             &[Step::Hold, Step::Say("late"), Step::Done],
         );
         let asking = {
-            let (http, base, token) = (genie.http.clone(), genie.base.clone(), ada.token.clone());
+            let http = genie.http.clone();
+            let base = genie.base.clone();
+            let token = ada.token.clone();
             tokio::spawn(async move {
                 http.post(format!("{base}/api/captions/generate"))
                     .bearer_auth(token)
@@ -581,5 +583,34 @@ both_stores!(
             text_of(&bob.ask(&genie, "s", "hello").await.rest().await),
             "Hello there"
         );
+    }
+);
+
+both_stores!(
+    a_chat_that_cannot_be_read_holds_no_place_at_the_model,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store).await;
+        let bob = genie.user("bob").await;
+        for state in ["DATA_COLLECTION", "PROCESSING"] {
+            let step = json!({"state": state});
+            bob.patch(&genie, "/api/onboarding/state", step).await.ok();
+        }
+        ada.ask(&genie, "s", "first").await.rest().await;
+        genie.settle().await;
+        let question = "DELETE FROM events WHERE position = (SELECT max(position) - 1 FROM events)";
+        genie.store.tamper(question).await;
+        genie
+            .ollama
+            .script("long", &[Step::Say("one"), Step::Hold, Step::Done]);
+        let mut held = bob.ask(&genie, "s", "a long one").await;
+        held.text().await;
+        // The model's only place is taken. The chat that lacks a message ends without waiting for it.
+        let body = json!({"message": "second", "sessionId": "s"});
+        let refused = ada.post(&genie, "/api/genie/stream-chat", body).await;
+        refused.refused(500, "history_unreadable");
+        genie.ollama.go_on();
+        assert_eq!(outcome(&held.rest().await), "completed");
+        let elsewhere = ada.ask(&genie, "other", "hello").await.rest().await;
+        assert_eq!(text_of(&elsewhere), "Hello there");
     }
 );

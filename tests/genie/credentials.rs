@@ -556,7 +556,8 @@ both_stores!(
         );
 
         // The pages hold everything, once and in order.
-        let (mut seen, mut cursor) = (Vec::<Value>::new(), String::new());
+        let mut seen = Vec::<Value>::new();
+        let mut cursor = String::new();
         loop {
             let page = ada
                 .get(&genie, &format!("{path}?limit=2{cursor}"))
@@ -882,11 +883,10 @@ both_stores!(
             let answered = Arc::new(Mutex::new(Vec::new()));
             let callers: Vec<_> = (0..8)
                 .map(|caller| {
-                    let (http, url) = (
-                        genie.http.clone(),
-                        format!("{}/api/credentials/reveal", genie.base),
-                    );
-                    let (answered, body) = (Arc::clone(&answered), json!({"creatorProfileId": id}));
+                    let http = genie.http.clone();
+                    let url = format!("{}/api/credentials/reveal", genie.base);
+                    let answered = Arc::clone(&answered);
+                    let body = json!({"creatorProfileId": id});
                     tokio::spawn(async move {
                         for n in 0.. {
                             let request = format!("round-{round}-caller-{caller}-{n}");
@@ -921,7 +921,8 @@ both_stores!(
             shown.extend(answered.lock().unwrap().drain(..));
             genie.launch_again().await;
         }
-        let (mut on_record, mut cursor) = (HashSet::new(), String::new());
+        let mut on_record = HashSet::new();
+        let mut cursor = String::new();
         loop {
             let page = ada
                 .get(

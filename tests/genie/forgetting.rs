@@ -606,7 +606,8 @@ both_stores!(
         .concat();
         let mut genie = TestGenie::start_with(store, &settings).await;
         let admin = genie.user("admin").await;
-        let (ada, bob) = (full_life(&mut genie, "ada").await, genie.user("bob").await);
+        let ada = full_life(&mut genie, "ada").await;
+        let bob = genie.user("bob").await;
         let backup = genie
             .store
             .folder()
@@ -666,10 +667,8 @@ both_stores!(
             let name = format!("user{round}");
             let user = full_life(&mut genie, &name).await;
             let asked = {
-                let (http, url) = (
-                    genie.http.clone(),
-                    format!("{}/api/admin/users/{}/forget", genie.base, user.id),
-                );
+                let http = genie.http.clone();
+                let url = format!("{}/api/admin/users/{}/forget", genie.base, user.id);
                 let token = admin.token.clone();
                 tokio::spawn(async move {
                     http.post(url)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     fake_ollama::Step,
     test_genie::{Answer, SECRET, TestGenie, TestUser},
+    until::until,
 };
 
 async fn post(genie: &TestGenie, user: &TestUser, key: &str, path: &str, body: Value) -> Answer {
@@ -346,5 +347,35 @@ both_stores!(
         for answer in futures_util::future::join_all(at_once).await {
             assert_eq!(answer.ok()["changed"], false);
         }
+    }
+);
+
+both_stores!(
+    after_its_days_a_key_is_new_again,
+    async |store: TestStore| {
+        let settings = [("GENIE_IDEMPOTENCY_DAYS", "2".to_owned())];
+        let mut genie = TestGenie::start_with(store, &settings).await;
+        let ada = genie.user("ada").await;
+        let first = post(&genie, &ada, "key", "/api/queue/media", job())
+            .await
+            .ok()["jobId"]
+            .take();
+        genie.clock.advance_millis(47 * 3600 * 1000);
+        let ada = genie.user_again("ada", &ada.id).await;
+        let again = post(&genie, &ada, "key", "/api/queue/media", job())
+            .await
+            .ok()["jobId"]
+            .take();
+        assert_eq!(again, first);
+        genie.clock.advance_millis(2 * 3600 * 1000);
+        let ada = genie.user_again("ada", &ada.id).await;
+        until("the old outcome to be deleted", async || {
+            let again = post(&genie, &ada, "key", "/api/queue/media", job())
+                .await
+                .ok();
+            (again["jobId"] != first).then_some(())
+        })
+        .await;
+        assert_eq!(jobs(&genie, &ada).await, 2);
     }
 );

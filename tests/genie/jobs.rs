@@ -313,7 +313,8 @@ both_stores!(
             submitted.push(ada.submit_job(&genie).await);
         }
         let claims = (0..8).map(|n| {
-        let (http, base) = (genie.http.clone(), genie.base.clone());
+        let http = genie.http.clone();
+        let base = genie.base.clone();
         tokio::spawn(async move {
             let mut mine = Vec::new();
             loop {

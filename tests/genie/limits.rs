@@ -337,3 +337,66 @@ both_stores!(
         assert_eq!(stream.headers()["Cache-Control"], "no-cache, no-transform");
     }
 );
+
+both_stores!(
+    a_full_day_refuses_the_users_own_commands_only_and_ends_at_midnight,
+    async |store: TestStore| {
+        let settings = [("FACTS_PER_USER_DAY", "12".to_owned())];
+        let mut genie = TestGenie::start_with(store, &settings).await;
+        let half_past_23 = (23 * 60 + 30) * 60;
+        let now = genie.clock.now().unix_seconds();
+        let until_then = (half_past_23 - now).rem_euclid(86_400);
+        genie.clock.advance_millis(until_then * 1000);
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        let submit = json!({"operation": "resize_image"});
+        let mut queued = Vec::new();
+        let refused = loop {
+            let answer = ada.post(&genie, "/api/queue/media", submit.clone()).await;
+            if answer.status != 200 {
+                break answer;
+            }
+            queued.push(answer.ok()["jobId"].as_str().unwrap().to_owned());
+        };
+        // Some of the twelve are of her registration and login.
+        assert!((8..=12).contains(&queued.len()), "{}", queued.len());
+        let wait: i64 = refused.headers["Retry-After"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1500..=1800).contains(&wait), "{wait}");
+        refused.refused(429, "too_many_facts");
+
+        // The server that starts now counts the same.
+        genie.restart().await;
+        ada.post(&genie, "/api/queue/media", submit.clone())
+            .await
+            .refused(429, "too_many_facts");
+        // Reads, endings, workers and other users go on.
+        ada.get(&genie, "/api/jobs").await.ok();
+        ada.post(
+            &genie,
+            &format!("/api/queue/cancel/{}", queued[0]),
+            json!({}),
+        )
+        .await
+        .ok();
+        for _ in 1..queued.len() {
+            let job = genie.claim().await;
+            let done = json!({"lease": job["lease"]});
+            let path = format!(
+                "/api/worker/jobs/{}/complete",
+                job["jobId"].as_str().unwrap()
+            );
+            genie.server(&path, done).await.ok();
+        }
+        bob.post(&genie, "/api/queue/media", submit.clone())
+            .await
+            .ok();
+
+        genie.clock.advance_millis(wait * 1000);
+        let ada = genie.user_again("ada", &ada.id).await;
+        ada.post(&genie, "/api/queue/media", submit).await.ok();
+    }
+);

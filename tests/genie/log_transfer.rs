@@ -190,7 +190,8 @@ both_stores!(
     async |store: TestStore| {
         use std::os::unix::fs::PermissionsExt;
         let genie = TestGenie::start(store).await;
-        let (dir, file) = (export_of(&genie), genie.store.folder().join("passphrase"));
+        let dir = export_of(&genie);
+        let file = genie.store.folder().join("passphrase");
         std::fs::write(&file, format!("{PASSPHRASE}\n")).unwrap();
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
         let arguments = [

@@ -38,6 +38,7 @@ mod keys;
 mod limits;
 mod log_transfer;
 mod logs;
+mod names;
 mod onboarding;
 mod registration;
 mod routes;

@@ -2,10 +2,10 @@
 //! that must go.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::Write,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use flate2::{Compression, write::DeflateEncoder};
@@ -191,7 +191,8 @@ async fn nothing_left(genie: &TestGenie, user: &TestUser, facts: &Value) {
 /// Begins an upload with a declared length and sends less.
 pub async fn send_half(genie: &TestGenie, user: &TestUser) -> TcpStream {
     let mut body = form(&[("file", &zip("video", &noise(5 * MIB)))]);
-    let (whole, before) = (body.len(), objects(genie).len());
+    let whole = body.len();
+    let before = objects(genie).len();
     body.truncate(3 * MIB);
     let address = genie.base.strip_prefix("http://").unwrap();
     let head = format!(
@@ -455,29 +456,27 @@ both_stores!(
         let kept = objects(&genie);
         let _connection = send_half(&genie, &bob).await;
         genie.kill().await;
-        let staged = kept[0].with_file_name("00000001#1");
-        fs::write(&staged, b"half a part").unwrap();
-        let two_hours_ago = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(7200);
-        for object in objects(&genie) {
-            File::options()
-                .write(true)
-                .open(object)
-                .unwrap()
-                .set_modified(SystemTime::UNIX_EPOCH + two_hours_ago)
-                .unwrap();
-        }
+        let two_hours_ago = "UPDATE uploads SET begun_at = begun_at - 7200000000";
+        assert_eq!(genie.store.try_sql(two_hours_ago).await.unwrap(), 1);
         let orphan = objects(&genie)
             .into_iter()
-            .find(|path| !kept.contains(path) && *path != staged)
+            .find(|path| !kept.contains(path))
             .unwrap();
-        let fresh = orphan.with_file_name("00000009");
-        fs::write(&fresh, b"perhaps of an upload that is under way elsewhere").unwrap();
+        let staged = orphan.with_file_name("00000001#1");
+        fs::write(&staged, b"half a part").unwrap();
+        let others = orphan.parent().unwrap().with_file_name(&ada.id);
+        let others = others.join("00000000");
+        fs::create_dir_all(others.parent().unwrap()).unwrap();
+        fs::write(&others, b"of another installation").unwrap();
         genie.launch_again().await;
-        until("all but kept and fresh objects to be gone", async || {
-            let mut left = objects(&genie);
-            left.retain(|path| !kept.contains(path));
-            (left == [fresh.clone()]).then_some(())
-        })
+        until(
+            "all but kept objects and those of others to be gone",
+            async || {
+                let mut left = objects(&genie);
+                left.retain(|path| !kept.contains(path));
+                (left == [others.clone()]).then_some(())
+            },
+        )
         .await;
         let download = genie.http.get(format!(
             "{}{}",

@@ -43,7 +43,8 @@ both_stores!(
                 })
                 .collect();
             let asked = forms.clone().into_iter().map(|form| {
-                let (http, url) = (genie.http.clone(), format!("{}/api/register", genie.base));
+                let http = genie.http.clone();
+                let url = format!("{}/api/register", genie.base);
                 tokio::spawn(async move {
                     http.post(url)
                         .json(&form.body())
@@ -109,7 +110,8 @@ async fn two_servers_give_an_address_to_one_user() {
         .ok();
     let asked = (0..8).map(|n| {
         let base = if n % 2 == 0 { &genie.base } else { &other.base };
-        let (http, url) = (genie.http.clone(), format!("{base}/api/register"));
+        let http = genie.http.clone();
+        let url = format!("{base}/api/register");
         let form = Form {
             email: "Bob@Example.com".into(),
             code: invites["data"][n]["code"].as_str().unwrap().to_owned(),

@@ -1,7 +1,7 @@
 //! The table of routes says who may call each; the running server agrees.
 
 use genie::http::{
-    access::Access,
+    access::RouteAccess,
     routes::{API, PAGES},
 };
 use genie_log::testing::{TestStore, both_stores};
@@ -32,12 +32,17 @@ both_stores!(
             let body = (route.method != "GET").then(|| json!({}));
             let path = path(route.path);
             let nobody = genie.send(method(), &path, &[], body.clone()).await.status;
-            let is_public = matches!(route.access, Access::Public | Access::PublicByDefault);
+            let is_public = matches!(
+                route.access,
+                RouteAccess::Public | RouteAccess::PublicByDefault
+            );
             assert_eq!(nobody != 401, is_public, "{of} without a caller: {nobody}");
             assert_ne!(nobody, 403, "{of} without a caller");
             // Not those that a user may call: one of them ends the account.
-            if let Access::Admin | Access::SharedSecret | Access::Server(_) | Access::Operator(_) =
-                route.access
+            if let RouteAccess::Admin
+            | RouteAccess::SharedSecret
+            | RouteAccess::Server(_)
+            | RouteAccess::Operator(_) = route.access
             {
                 let user = genie.send(method(), &path, &ada.headers(), body).await;
                 assert_eq!(user.status, 403, "{of} for a user who may not");

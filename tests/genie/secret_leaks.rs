@@ -149,10 +149,8 @@ impl Story {
         may: &[&'static str],
     ) -> (u16, Value) {
         let response = request.send().await.unwrap();
-        let (status, headers) = (
-            response.status().as_u16(),
-            format!("{:?}", response.headers()),
-        );
+        let status = response.status().as_u16();
+        let headers = format!("{:?}", response.headers());
         let body = response.bytes().await.unwrap();
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
         self.keep(

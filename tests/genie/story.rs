@@ -309,7 +309,8 @@ async fn audit_and_feed(genie: &TestGenie, ada: &str) {
     }
 
     // The pages of the feed hold everything, once and in order.
-    let (mut seen, mut after) = (Vec::<Value>::new(), String::new());
+    let mut seen = Vec::<Value>::new();
+    let mut after = String::new();
     loop {
         let page = feed(format!("/api/events?limit=4&after={after}"))
             .await

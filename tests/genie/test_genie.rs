@@ -431,7 +431,8 @@ impl TestGenie {
     }
 
     pub async fn register(&self, name: &str, invite: &str) -> TestUser {
-        let (email, password) = (identity::email(self, name), password(name));
+        let email = identity::email(self, name);
+        let password = password(name);
         let body =
             json!({"email": email, "password": password, "firstName": name, "inviteCode": invite});
         let registered = self
@@ -490,7 +491,8 @@ impl TestGenie {
 
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
-    let (status, headers) = (response.status(), response.headers().clone());
+    let status = response.status();
+    let headers = response.headers().clone();
     let text = response.text().await.unwrap();
     let json = serde_json::from_str(&text).unwrap_or(Value::String(text));
     Answer {

@@ -7,7 +7,7 @@ use genie_events::{
     Event, UserId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent, job::JobEvent,
     metadata::CallerKind,
 };
-use genie_log::{Body, Fact};
+use genie_log::{Fact, FactBody};
 use uuid::Uuid;
 
 use crate::{
@@ -50,8 +50,8 @@ impl SeenFact {
             caller: fact.metadata.caller,
             request_id: fact.metadata.request_id.clone(),
             event: match &fact.body {
-                Body::Open(event, _) => Some(event.clone()),
-                Body::Forgotten => None,
+                FactBody::Open(event, _) => Some(event.clone()),
+                FactBody::Forgotten => None,
             },
             event_type: fact.event_type.clone(),
         }

@@ -4,12 +4,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -109,10 +110,6 @@ pub struct Arena {
     pub stop: CancellationToken,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 enum OneAnswer {
     Yes { json: Value, position: u64 },
     No { status: u16, json: Value },
@@ -143,16 +140,16 @@ impl Arena {
     }
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
+        self.ledger.lock()
     }
 
     pub fn recovery(&self) -> MutexGuard<'_, Recovery> {
-        lock(&self.recovery)
+        self.recovery.lock()
     }
 
     /// Keeps a shown answer until it can be compared with the log itself.
     pub fn compare_later(&self, turn: String, answer: ShownAnswer) {
-        let mut shown = lock(&self.shown);
+        let mut shown = self.shown.lock();
         if shown.len() < COMPARED_LATER {
             shown.insert(turn, answer);
         } else {
@@ -164,23 +161,23 @@ impl Arena {
     pub fn close_books(&self) -> Books {
         Books {
             ledger: std::mem::replace(&mut *self.ledger(), Ledger::new("over")),
-            held: std::mem::take(&mut *lock(&self.held)),
-            shown: std::mem::take(&mut *lock(&self.shown)),
+            held: std::mem::take(&mut *self.held.lock()),
+            shown: std::mem::take(&mut *self.shown.lock()),
         }
     }
 
     pub fn take_seen(&self) -> RunVerdict {
-        std::mem::take(&mut lock(&self.seen))
+        std::mem::take(&mut self.seen.lock())
     }
 
     /// How many answers had status 500, and some of them.
     pub fn internal(&self) -> (u64, Vec<String>) {
-        lock(&self.internal).clone()
+        self.internal.lock().clone()
     }
 
     /// An answer with status 500: no fault explains one.
     pub fn note_internal(&self, to_what: impl FnOnce() -> String) {
-        let mut internal = lock(&self.internal);
+        let mut internal = self.internal.lock();
         internal.0 += 1;
         if internal.1.len() < SHOWN {
             internal.1.push(to_what());
@@ -188,7 +185,7 @@ impl Arena {
     }
 
     pub fn accuse(&self, count: Mistake, sentence: impl Into<String>) {
-        lock(&self.seen).add(count, sentence);
+        self.seen.lock().add(count, sentence);
     }
 
     /// A running server, chosen at random; `None` while all are down.
@@ -225,7 +222,7 @@ impl Arena {
     ) -> ClientAnswer {
         let mark = self.ledger().begin(ask.kind, ask.stream);
         if let Some(claimed_at) = ask.held {
-            lock(&self.held).insert(mark, claimed_at);
+            self.held.lock().insert(mark, claimed_at);
         }
         let text = self.ledger().text(mark);
         let deadline = Instant::now() + PATIENCE;

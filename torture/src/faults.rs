@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use genie_events::{Event, Metadata, StreamId, StreamKind, User, account::AccountEvent};
-use genie_log::{Append, AppendError, AppendRequest, Body, Group, NewFact};
+use genie_log::{Append, AppendError, AppendRequest, FactBody, Group, NewFact};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use serde_json::json;
 use tokio::{process::Command, time::Instant};
@@ -296,7 +296,7 @@ async fn append_suspension(append: &Append, victim: &SimulatedUser) -> Result<()
         let mut user = User::new(victim.id);
         let reader = append.log().reader();
         let read = reader.user_facts(victim.id, |fact| {
-            if let Body::Open(event, _) = fact.body {
+            if let FactBody::Open(event, _) = fact.body {
                 user.evolve(&fact.stream, fact.sequence, event);
             }
         });

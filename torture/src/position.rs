@@ -7,12 +7,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 pub const HEADER: &str = "Genie-Position";
 
 pub fn opaque(position: u64) -> String {
-    BASE64.encode(format!("p1:{position}"))
+    BASE64.encode(format!("p2:0.{position}"))
 }
 
 pub fn parse(text: &str) -> Option<u64> {
     let decoded = String::from_utf8(BASE64.decode(text).ok()?).ok()?;
-    decoded.strip_prefix("p1:")?.parse().ok()
+    decoded.strip_prefix("p2:0.")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -21,8 +21,8 @@ mod tests {
 
     #[test]
     fn a_position_survives_its_opaque_form() {
-        assert_eq!(opaque(7), "cDE6Nw");
-        assert_eq!(parse("cDE6Nw"), Some(7));
+        assert_eq!(opaque(7), "cDI6MC43");
+        assert_eq!(parse("cDI6MC43"), Some(7));
         assert_eq!(parse("7"), None);
     }
 }

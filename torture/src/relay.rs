@@ -3,13 +3,9 @@
 //!
 //! `postgres_wire.rs` recognises the request. Over TLS the relay can't read it, so that moment never comes.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -68,10 +64,6 @@ impl Drop for PostgresRelay {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl PostgresRelay {
     /// Listens on a free port of this machine, and relays to `target`.
     pub async fn start(target: (String, u16)) -> io::Result<Self> {
@@ -103,14 +95,16 @@ impl PostgresRelay {
 
     /// Cuts every open connection. Returns how many.
     pub fn cut_all(&self) -> usize {
-        let open = std::mem::take(&mut *lock(&self.shared.open));
+        let open = std::mem::take(&mut *self.shared.open.lock());
         open.values().for_each(CancellationToken::cancel);
         open.len()
     }
 
     /// Cuts the connection that calls Postgres from this port, if it goes through this relay.
     pub fn cut(&self, port: u16) -> bool {
-        lock(&self.shared.open)
+        self.shared
+            .open
+            .lock()
             .remove(&port)
             .inspect(CancellationToken::cancel)
             .is_some()
@@ -124,7 +118,7 @@ impl PostgresRelay {
     /// Cuts the next connection with this request, at this moment. Returns whether one came within `limit`.
     pub async fn cut_next(&self, on: WireRequest, moment: CutAt, limit: Duration) -> bool {
         let happened = CancellationToken::new();
-        *lock(&self.shared.armed) = Some(Armed {
+        *self.shared.armed.lock() = Some(Armed {
             on,
             moment,
             happened: happened.clone(),
@@ -132,7 +126,7 @@ impl PostgresRelay {
         let in_time = tokio::time::timeout(limit, happened.cancelled())
             .await
             .is_ok();
-        *lock(&self.shared.armed) = None;
+        *self.shared.armed.lock() = None;
         in_time
     }
 }
@@ -140,7 +134,7 @@ impl PostgresRelay {
 impl RelayState {
     /// The armed cut, if it is for one of these.
     fn disarm(&self, said: &[WireRequest]) -> Option<Armed> {
-        lock(&self.armed).take_if(|armed| said.contains(&armed.on))
+        self.armed.lock().take_if(|armed| said.contains(&armed.on))
     }
 }
 
@@ -153,7 +147,7 @@ async fn relay(shared: Arc<RelayState>, client: TcpStream) {
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true)); // only slower without
     let cut = CancellationToken::new();
-    lock(&shared.open).insert(port, cut.clone());
+    shared.open.lock().insert(port, cut.clone());
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let withhold = watch::Sender::new(None);
@@ -162,7 +156,7 @@ async fn relay(shared: Arc<RelayState>, client: TcpStream) {
         _ = requests(&shared, from_client, to_server, &withhold) => {}
         _ = answers(&shared, from_server, to_client, withhold.subscribe()) => {}
     }
-    lock(&shared.open).remove(&port);
+    shared.open.lock().remove(&port);
 }
 
 /// From the server to Postgres. Ends to cut the connection.

@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn table_and_json_agree() {
-        let (table, json) = (report().table(), report().json());
+        let table = report().table();
+        let json = report().json();
         for word in [
             Fault::KillServer.as_str(),
             Fault::Stall.as_str(),

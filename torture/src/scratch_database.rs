@@ -4,6 +4,7 @@
 
 use std::{str::FromStr, time::Duration};
 
+use genie_log::store::in_time_or;
 use sqlx::{
     ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -54,7 +55,7 @@ impl ScratchDatabase {
                 .execute(&mut scratch.server.connect().await?)
                 .await
         };
-        in_time(WHOLE_DATABASE, made).await?;
+        in_time_or(WHOLE_DATABASE, made, too_late).await?;
         Ok(scratch)
     }
 
@@ -89,7 +90,9 @@ impl ScratchDatabase {
                 .execute(&mut self.server.connect().await?)
                 .await
         };
-        in_time(WHOLE_DATABASE, dropped).await.map(|_| ())
+        in_time_or(WHOLE_DATABASE, dropped, too_late)
+            .await
+            .map(|_| ())
     }
 
     /// Takes the append's lock. No append commits until it is released.
@@ -168,17 +171,11 @@ impl HeldConnection {
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, DatabaseError> {
-    in_time(LIMIT, work).await
+    in_time_or(LIMIT, work, too_late).await
 }
 
-async fn in_time<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, DatabaseError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(DatabaseError::TooLate),
-    }
+fn too_late() -> DatabaseError {
+    DatabaseError::TooLate
 }
 
 #[cfg(test)]

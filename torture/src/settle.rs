@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use genie_log::{Body, Log, LogError};
+use genie_log::{FactBody, Log, LogError};
 use rand::rngs::StdRng;
 use tokio::{
     sync::watch,
@@ -159,7 +159,7 @@ impl Rest<'_> {
             let mut replay = Replay::default();
             let reader = self.log.reader();
             let read = reader.user_facts(user.id, |fact| {
-                if let Body::Open(event, _) = fact.body {
+                if let FactBody::Open(event, _) = fact.body {
                     replay.see(&fact.stream, event);
                 }
             });

@@ -10,53 +10,73 @@ pub(super) const BYTES_PER_TOKEN: usize = 4;
 const SYSTEM_PROMPT: &str =
     "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
 
-/// The conversation up to this turn's question: the system prompt, then the newest messages that fit.
-pub(super) fn conversation(
-    history: &[ChatEvent],
+/// A message takes at least this many bytes of the budget: its role and its marks. So the number of messages is bounded
+/// with their bytes.
+const MESSAGE_BYTES: usize = 16;
+
+/// A conversation that is gathered backwards, from its newest event, until the budget is full.
+#[derive(Debug)]
+pub(super) struct ConversationBuilder {
+    /// The turn that is asked for.
     turn: TurnId,
-    budget: usize,
-) -> Vec<ModelMessage> {
-    let mut messages = Vec::new();
-    for event in history {
+    /// The bytes that are left.
+    left: usize,
+    /// Newest first. Empty until the turn's question is found.
+    newest_first: Vec<ModelMessage>,
+}
+
+impl ConversationBuilder {
+    pub fn new(turn: TurnId, budget: usize) -> Self {
+        Self {
+            turn,
+            left: budget.saturating_sub(SYSTEM_PROMPT.len()),
+            newest_first: Vec::new(),
+        }
+    }
+
+    /// Takes the next older event. Returns false when no older one is wanted.
+    pub fn take(&mut self, event: ChatEvent) -> bool {
         match event {
-            ChatEvent::Asked {
-                turn: asked,
-                message,
-                ..
-            } => {
-                messages.push(ModelMessage {
-                    role: "user",
-                    content: message.clone(),
-                });
-                if *asked == turn {
-                    break;
+            ChatEvent::Asked { turn, message, .. } => {
+                if self.newest_first.is_empty() && turn != self.turn {
+                    return true; // of a later turn
                 }
+                self.add("user", message)
             }
-            ChatEvent::Answered { answer, .. } if !answer.content.is_empty() => {
-                messages.push(ModelMessage {
-                    role: "assistant",
-                    content: answer.content.clone(),
-                });
+            ChatEvent::Answered { answer, .. } => {
+                // An answer to a later question, or to this one.
+                if self.newest_first.is_empty() || answer.content.is_empty() {
+                    return true;
+                }
+                self.add("assistant", answer.content)
             }
-            ChatEvent::Answered { .. } => {}
         }
     }
-    let mut left = budget.saturating_sub(SYSTEM_PROMPT.len());
-    let mut fitting: Vec<ModelMessage> = Vec::new();
-    for (n, message) in messages.into_iter().rev().enumerate() {
+
+    fn add(&mut self, role: &'static str, content: String) -> bool {
         // The question itself always goes, however long. A model server that cannot take it says so.
-        if n > 0 && message.content.len() > left {
-            break;
+        let is_question = self.newest_first.is_empty();
+        let bytes = content.len() + MESSAGE_BYTES;
+        if bytes > self.left && !is_question {
+            return false;
         }
-        left = left.saturating_sub(message.content.len());
-        fitting.push(message);
+        self.left = self.left.saturating_sub(bytes);
+        self.newest_first.push(ModelMessage { role, content });
+        true
     }
-    fitting.push(ModelMessage {
-        role: "system",
-        content: SYSTEM_PROMPT.into(),
-    });
-    fitting.reverse();
-    fitting
+
+    /// The system prompt, and the messages in the order in which they were written; `None` without the question.
+    pub fn build(mut self) -> Option<Vec<ModelMessage>> {
+        if self.newest_first.is_empty() {
+            return None;
+        }
+        self.newest_first.push(ModelMessage {
+            role: "system",
+            content: SYSTEM_PROMPT.into(),
+        });
+        self.newest_first.reverse();
+        Some(self.newest_first)
+    }
 }
 
 /// The beginning of a text that fits into `room` bytes of JSON, which are subtracted from `room`.
@@ -80,7 +100,7 @@ pub(crate) fn fitting<'a>(text: &'a str, room: &mut usize) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::chat::{Answer, TurnMetrics, TurnOutcome};
+    use genie_events::chat::{TurnAnswer, TurnMetrics, TurnOutcome};
     use uuid::Uuid;
 
     use super::*;
@@ -96,7 +116,7 @@ mod tests {
         }
     }
     fn answered(n: u128, content: &str) -> ChatEvent {
-        let answer = Answer {
+        let answer = TurnAnswer {
             content: content.into(),
             outcome: TurnOutcome::Completed,
             failure: None,
@@ -128,6 +148,27 @@ mod tests {
         assert_eq!((fitting("\n\n", &mut room), room), ("\n", 0));
     }
 
+    /// What the model is given of a history, and how many events of it were read.
+    fn given(
+        history: &[ChatEvent],
+        asked: u128,
+        budget: usize,
+    ) -> (Vec<(&'static str, String)>, usize) {
+        let mut conversation = ConversationBuilder::new(turn(asked), budget);
+        let mut read = 0;
+        for event in history.iter().rev() {
+            read += 1;
+            if !conversation.take(event.clone()) {
+                break;
+            }
+        }
+        let messages = conversation.build().unwrap();
+        assert_eq!(messages[0].role, "system");
+        let messages = messages.into_iter().skip(1);
+        let shown = messages.map(|message| (message.role, message.content));
+        (shown.collect(), read)
+    }
+
     #[test]
     fn the_newest_messages_that_fit_are_given_after_the_system_prompt() {
         let history = [
@@ -136,34 +177,40 @@ mod tests {
             asked(2, "two"),
             answered(2, ""),
             asked(3, "three"),
+            answered(3, "late"),
             asked(4, "later"),
         ];
-        let roles = |budget| -> Vec<(&'static str, String)> {
-            conversation(&history, turn(3), budget)
-                .into_iter()
-                .skip(1)
-                .map(|message| (message.role, message.content))
-                .collect()
-        };
-        let all = [
-            ("user", "one"),
-            ("assistant", "ONE"),
-            ("user", "two"),
-            ("user", "three"),
+        let of = |role, text: &str| (role, text.to_owned());
+        let all = vec![
+            of("user", "one"),
+            of("assistant", "ONE"),
+            of("user", "two"),
+            of("user", "three"),
         ];
+        assert_eq!(given(&history, 3, 100_000), (all, 7));
+        let two = SYSTEM_PROMPT.len() + 2 * MESSAGE_BYTES + 8;
+        let newest = vec![of("user", "two"), of("user", "three")];
+        assert_eq!(given(&history, 3, two), (newest, 6));
+        let question = vec![of("user", "three")];
         assert_eq!(
-            roles(100_000),
-            all.map(|(role, text)| (role, text.to_owned()))
-        );
-        assert_eq!(
-            roles(SYSTEM_PROMPT.len() + 8),
-            [("user", "two".to_owned()), ("user", "three".to_owned())]
-        );
-        assert_eq!(
-            roles(0),
-            [("user", "three".to_owned())],
+            given(&history, 3, 0),
+            (question, 5),
             "the question always goes"
         );
-        assert_eq!(conversation(&history, turn(3), 0)[0].role, "system");
+    }
+
+    #[test]
+    fn a_conversation_without_its_question_is_none() {
+        let mut conversation = ConversationBuilder::new(turn(9), 1000);
+        assert!(conversation.take(asked(1, "one")));
+        assert!(conversation.build().is_none());
+    }
+
+    #[test]
+    fn messages_without_text_fill_the_budget_too() {
+        let history: Vec<ChatEvent> = (1..=1000).map(|n| asked(n, "x")).collect();
+        let budget = SYSTEM_PROMPT.len() + 100 * (MESSAGE_BYTES + 1);
+        let (messages, read) = given(&history, 1000, budget);
+        assert_eq!((messages.len(), read), (100, 101));
     }
 }

@@ -6,7 +6,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use genie_events::{TurnId, UserId, chat::Failure};
 use genie_log::{UserKeys, turn_journal::Journal};
 use tokio::task::{JoinError, JoinHandle};
-use tracing::{Instrument, warn};
+use tracing::{Instrument, error, warn};
 
 use super::{
     conversation::fitting,
@@ -16,8 +16,8 @@ use crate::{
     ollama::{ModelFrame, ModelStream},
     supervisor::{
         Supervisor,
-        failure::{died, took_too_long},
-        retry::pauses,
+        failure::{died, journal_unwritable, took_too_long},
+        retry::bounded_pauses,
     },
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Relay<'a> {
     arrived: String,
     /// The bytes that the answer may still grow by.
     room: usize,
-    committing: Option<JoinHandle<String>>,
+    committing: Option<JoinHandle<Result<String, Failure>>>,
     end: Option<AttemptResult>,
 }
 
@@ -68,7 +68,8 @@ impl<'a> Relay<'a> {
                 piece = committed(&mut self.committing) => {
                     self.committing = None;
                     match piece {
-                        Ok(piece) => self.show(&piece),
+                        Ok(Ok(piece)) => self.show(&piece),
+                        Ok(Err(failure)) => self.fail_now(failure),
                         Err(_) => self.fail_now(died()),
                     }
                 }
@@ -134,14 +135,17 @@ impl<'a> Relay<'a> {
 }
 
 /// Resolves when the commit under way has ended, and never without one.
-async fn committed(committing: &mut Option<JoinHandle<String>>) -> Result<String, JoinError> {
+async fn committed(
+    committing: &mut Option<JoinHandle<Result<String, Failure>>>,
+) -> Result<Result<String, Failure>, JoinError> {
     match committing {
         Some(commit) => commit.await,
         None => pending().await,
     }
 }
 
-/// Commits a piece, retrying while the store is away, and returns it to be shown.
+/// Commits a piece and returns it to be shown. It is tried a bounded number of times: the turn holds a place at the
+/// model server meanwhile.
 async fn commit(
     journal: Journal,
     turn: TurnId,
@@ -149,17 +153,18 @@ async fn commit(
     keys: Arc<UserKeys>,
     upto: u64,
     piece: String,
-) -> String {
-    for pause in pauses() {
+) -> Result<String, Failure> {
+    for pause in bounded_pauses() {
         match journal.write(turn, user, &keys, upto, &piece).await {
-            Ok(()) => break,
+            Ok(()) => return Ok(piece),
             Err(error) => {
                 warn!(%error, turn.id = %turn, "turn: writing its journal failed; trying again")
             }
         }
         tokio::time::sleep(pause).await;
     }
-    piece
+    error!(turn.id = %turn, "turn: its journal can't be written; it ends with the text that was shown");
+    Err(journal_unwritable())
 }
 
 fn too_long() -> Failure {

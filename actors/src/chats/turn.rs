@@ -4,25 +4,27 @@
 use std::sync::Arc;
 
 use genie_events::{
-    Metadata, SessionId, TurnId, User, UserCommand, UserId,
-    chat::{Answer, Chat, ChatCommand, ChatEvent, Failure, TurnMetrics, TurnOutcome},
+    Metadata, SessionId, StreamId, StreamKind, TurnId, User, UserCommand, UserId,
+    chat::{ChatCommand, Failure, TurnAnswer, TurnMetrics, TurnOutcome},
 };
 use genie_log::leases::LeaseRow;
 use genie_log::turn_journal::JournalRow;
-use genie_log::{Epoch, Log, LogError, Owner, UserKeys, Work, leases::LeaseKind};
+use genie_log::{Epoch, LogError, UserKeys, Work, leases::LeaseKind};
 use tracing::{Instrument, Span, error, info, warn};
 
 use super::{
-    conversation::{BYTES_PER_TOKEN, conversation, fitting},
+    conversation::{BYTES_PER_TOKEN, fitting},
+    history::read_conversation,
     relay::{MAX_ANSWER_BYTES, Relay},
 };
 use crate::{
     WriteError,
     model_queue::{QueueClass, QueuePass},
+    ollama::ModelMessage,
     supervisor::{
         RunHandle, Supervisor,
-        failure::{died, interrupted},
-        retry::pauses,
+        failure::{died, history_unreadable, interrupted},
+        retry::{bounded_pauses, pauses},
     },
     turn_feed::{TurnEnd, TurnStage},
     users::Plan,
@@ -62,7 +64,7 @@ impl TurnAttempt {
         }
     }
 
-    fn into_answer(self, model: String) -> Answer {
+    fn into_answer(self, model: String) -> TurnAnswer {
         let (outcome, failure, metrics) = match self.end {
             AttemptResult::Completed(metrics) => (TurnOutcome::Completed, None, metrics),
             AttemptResult::Stopped => (TurnOutcome::Stopped, None, TurnMetrics::default()),
@@ -70,7 +72,7 @@ impl TurnAttempt {
                 (TurnOutcome::Failed, Some(failure), TurnMetrics::default())
             }
         };
-        Answer {
+        TurnAnswer {
             content: self.text,
             outcome,
             failure,
@@ -146,8 +148,8 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
             TurnAttempt::without_text(AttemptResult::Stopped)
         }
         Err(error) => {
-            error!(%error, turn.id = %task.turn, "turn: it can't be run; it ends as failed");
-            TurnAttempt::without_text(AttemptResult::Failed(died()))
+            error!(%error, turn.id = %task.turn, "turn: its chat can't be read; it ends as failed");
+            TurnAttempt::without_text(AttemptResult::Failed(history_unreadable()))
         }
     };
     if task.run.lost.is_cancelled() {
@@ -159,57 +161,53 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
     end_turn(&supervisor, &task, answer).await;
 }
 
+/// Reads the chat, waits for the model and relays its answer. The chat is read first: a place at the model server is
+/// never held for the store.
 async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt, LogError> {
     let inner = &supervisor.0;
-    let keys = read_keys(&inner.log, task).await?;
+    let (keys, conversation) = read_with_retry(task, || read_chat(supervisor, task)).await?;
     let stopped = || TurnAttempt::without_text(AttemptResult::Stopped);
     let Some(_pass) = wait_for_pass(supervisor, task).await else {
         return Ok(stopped());
     };
     inner.feeds.stage(task.turn, TurnStage::Running);
-    let history = read_history(&inner.log, task).await?;
-    let budget = inner.settings.context_tokens * BYTES_PER_TOKEN;
-    let conversation = conversation(&history, task.turn, budget);
     let model = &inner.settings.chat_model;
     let opened = tokio::select! {
         biased;
         () = task.run.over() => return Ok(stopped()),
         opened = inner.ollama.chat(model, &conversation, ANSWER_TOKENS) => opened,
     };
+    drop(conversation);
     Ok(match opened {
         Ok(stream) => Relay::new(supervisor, task, keys).run(stream).await,
         Err(failure) => TurnAttempt::without_text(AttemptResult::Failed(failure)),
     })
 }
 
-async fn read_keys(log: &Log, task: &TurnTask) -> Result<Arc<UserKeys>, LogError> {
-    read_with_retry(task, || {
-        let log = log.clone();
-        let user = task.user;
-        async move { log.keys().live(user).await }
-    })
-    .await
+/// The user's keys and the conversation that the model is given.
+async fn read_chat(
+    supervisor: &Supervisor,
+    task: &TurnTask,
+) -> Result<(Arc<UserKeys>, Vec<ModelMessage>), LogError> {
+    let inner = &supervisor.0;
+    let keys = inner.log.keys().live(task.user).await?;
+    let budget = inner.settings.context_tokens * BYTES_PER_TOKEN;
+    let stream = StreamId::new(StreamKind::Chat, &task.session);
+    let conversation = read_conversation(&inner.log, task.user, &stream, task.turn, budget).await?;
+    Ok((keys, conversation))
 }
 
-async fn read_history(log: &Log, task: &TurnTask) -> Result<Vec<ChatEvent>, LogError> {
-    read_with_retry(task, || {
-        let log = log.clone();
-        let owner = Owner::User(task.user);
-        let session = task.session.clone();
-        async move { log.reader().stream_events::<Chat>(&owner, &session.0).await }
-    })
-    .await
-}
-
-/// Reads, retrying while the store is away, unless the turn was stopped meanwhile.
+/// Reads, retrying a bounded number of times while the store is away, unless the turn was stopped meanwhile.
 async fn read_with_retry<T, R>(task: &TurnTask, read: impl Fn() -> R) -> Result<T, LogError>
 where
     R: Future<Output = Result<T, LogError>>,
 {
-    for pause in pauses() {
+    let mut reason = String::new();
+    for pause in bounded_pauses() {
         match read().await {
-            Err(LogError::Away(reason)) => {
-                warn!(reason, turn.id = %task.turn, "turn: the store does not answer; trying again")
+            Err(LogError::Away(away)) => {
+                warn!(reason = away, turn.id = %task.turn, "turn: the store does not answer; trying again");
+                reason = away;
             }
             settled => return settled,
         }
@@ -218,7 +216,7 @@ where
             () = tokio::time::sleep(pause) => {}
         }
     }
-    Err(LogError::Away("the turn was called off meanwhile".into()))
+    Err(LogError::Away(reason))
 }
 
 /// Waits in the queue and tells the readers the place; `None` when the turn was stopped meanwhile.
@@ -246,7 +244,7 @@ async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failur
     } else {
         TurnOutcome::Failed
     };
-    let answer = Answer {
+    let answer = TurnAnswer {
         content,
         outcome,
         failure: Some(failure),
@@ -271,7 +269,7 @@ async fn read_shown(supervisor: &Supervisor, task: &TurnTask) -> String {
 }
 
 /// Writes a turn's end, retrying while the store is away, and tells the readers.
-async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
+async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: TurnAnswer) {
     let turn = task.turn;
     let plan = ending(task, answer.clone());
     let feeds = &supervisor.0.feeds;
@@ -304,7 +302,7 @@ async fn end_turn(supervisor: &Supervisor, task: &TurnTask, answer: Answer) {
 /// The plan that writes a turn's answer and deletes its lease and journal.
 fn ending(
     task: &TurnTask,
-    answer: Answer,
+    answer: TurnAnswer,
 ) -> impl Fn(&User, genie_events::Now) -> Result<Plan, genie_events::Refusal> + Clone + use<> {
     let TurnTask {
         turn,

@@ -14,7 +14,8 @@ both_stores!(
         let ada = store.register(&log, "ada").await;
         let credentials = Credentials::new(append.clone(), node(&log), Vault::new(vault));
         let put = async |text: &str| {
-            let (kind, expires_at) = (CredentialKind::Session, Some(Timestamp(1)));
+            let kind = CredentialKind::Session;
+            let expires_at = Some(Timestamp(1));
             let holding = CredentialDetails {
                 kind,
                 platform: "x".into(),

@@ -10,6 +10,23 @@ pub(crate) fn died() -> Failure {
     }
 }
 
+/// The chat could not be read, however often it was tried.
+pub(crate) fn history_unreadable() -> Failure {
+    Failure {
+        code: "history_unreadable".into(),
+        sentence: "The earlier messages of this chat could not be read; ask again".into(),
+    }
+}
+
+/// The text could not be written to the journal, however often it was tried.
+pub(crate) fn journal_unwritable() -> Failure {
+    Failure {
+        code: "journal_unwritable".into(),
+        sentence: "The answer could not be stored while it was written; the text so far is kept"
+            .into(),
+    }
+}
+
 /// The node of the answer died.
 pub(crate) fn interrupted() -> Failure {
     Failure {

@@ -9,7 +9,7 @@ use genie_events::{
     chat::ChatEvent,
     event::Event,
 };
-use genie_log::{Body, Fact, LogError, StoredRow, leases::LeaseKind};
+use genie_log::{Fact, FactBody, LogError, StoredRow, leases::LeaseKind};
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -61,13 +61,13 @@ impl Supervisor {
         let fact = self.0.log.reader().open_row(row).await?;
         let Some(user) = fact.user else { return Ok(()) };
         match &fact.body {
-            Body::Open(Event::Chat(ChatEvent::Asked { turn, .. }), _) => {
+            FactBody::Open(Event::Chat(ChatEvent::Asked { turn, .. }), _) => {
                 self.start_turn(*turn, user, &fact).await
             }
-            Body::Open(Event::Caption(CaptionEvent::Requested { brief, .. }), _) => {
+            FactBody::Open(Event::Caption(CaptionEvent::Requested { brief, .. }), _) => {
                 self.start_caption(user, brief, &fact).await
             }
-            Body::Open(..) => Ok(()),
+            FactBody::Open(..) => Ok(()),
             _ => {
                 self.release_unreadable(&fact);
                 Ok(())

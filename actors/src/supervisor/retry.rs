@@ -15,6 +15,14 @@ use crate::{
 /// Pauses between tries; the last one repeats.
 const PAUSES_MS: [u64; 5] = [100, 250, 500, 1000, 3000];
 
+/// The most tries of work that others wait for: with the pauses, about 15 s.
+const TRIES: usize = 8;
+
+/// The pauses of work that is tried a bounded number of times.
+pub(crate) fn bounded_pauses() -> impl Iterator<Item = Duration> {
+    pauses().take(TRIES)
+}
+
 /// The pauses between tries. They never end.
 pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
     let last = PAUSES_MS[PAUSES_MS.len() - 1];

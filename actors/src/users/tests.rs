@@ -2,7 +2,7 @@ use genie_events::{
     CaptionId, Change, Event, Metadata, RefusalKind, SessionId, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
-    chat::{Answer, ChatCommand, TurnMetrics, TurnOutcome},
+    chat::{ChatCommand, TurnAnswer, TurnMetrics, TurnOutcome},
     job::{JobCommand, JobSpec},
     tier::Counter,
 };
@@ -126,7 +126,8 @@ both_stores!(
             "not a stale lease"
         );
 
-        let (session, turn) = (SessionId("s".into()), TurnId(opened.log.clock().new_uuid()));
+        let session = SessionId("s".into());
+        let turn = TurnId(opened.log.clock().new_uuid());
         let begin = |turn| {
             UserCommand::Chat(
                 session.clone(),
@@ -138,7 +139,7 @@ both_stores!(
             )
         };
         ask(&one, begin(turn)).await.unwrap();
-        let answer = Answer {
+        let answer = TurnAnswer {
             content: "a".into(),
             outcome: TurnOutcome::Completed,
             failure: None,
@@ -167,7 +168,8 @@ both_stores!(
             .await;
         let nodes = [node(&opened.log), node(&other.log)];
         let asked = (0..30).map(|n| {
-            let (users, log) = (nodes[n % 2].clone(), opened.log.clone());
+            let users = nodes[n % 2].clone();
+            let log = opened.log.clone();
             tokio::spawn(async move { users.ask(ada, Metadata::system(), caption(&log)).await })
         });
         let mut good = 0;

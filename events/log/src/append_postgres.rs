@@ -12,14 +12,14 @@ use crate::{
 
 /// The writer's connection, kept from batch to batch. A pool would ping it whenever it is lent and
 /// returned; an append finds a dead connection by itself.
-pub(crate) type Held = Option<PoolConnection<Postgres>>;
+pub(crate) type HeldPostgres = Option<PoolConnection<Postgres>>;
 
 /// Appends a batch. A statement that takes longer than `limit` is given up together with its
 /// connection: a server that vanished silently would otherwise hold the writer for as long as TCP
 /// tries.
 pub(crate) async fn append(
     pool: &PgPool,
-    held: &mut Held,
+    held: &mut HeldPostgres,
     batch: &[&Request],
     limit: Duration,
 ) -> Result<Vec<Verdict>, sqlx::Error> {

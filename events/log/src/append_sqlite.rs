@@ -24,11 +24,11 @@ pub(crate) type SqliteTx<'a> = Transaction<'a, Sqlite>;
 const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 
 /// The writer's connection, kept from batch to batch.
-pub(crate) type Held = Option<PoolConnection<Sqlite>>;
+pub(crate) type HeldSqlite = Option<PoolConnection<Sqlite>>;
 
 pub(crate) async fn append(
     pool: &SqlitePool,
-    held: &mut Held,
+    held: &mut HeldSqlite,
     batch: &[&Request],
 ) -> Result<Vec<Verdict>, sqlx::Error> {
     let mut connection = match held.take() {

@@ -3,8 +3,9 @@
 //! part can be read alone.
 //!
 //! Invariant: a file exists when its row does, and the row is written in the append of the fact
-//! that refers to the file. Bytes without a row belong to nobody. Forgetting goes the other way:
-//! the row is doomed first, and deleted after the bytes.
+//! that refers to the file. Bytes without a row belong to nobody. An upload has a row of its own from
+//! before its first bytes until it is a file or its bytes are deleted, so no bytes are ever lost
+//! sight of. Forgetting goes the other way: the row is doomed first, and deleted after the bytes.
 
 use std::collections::HashSet;
 
@@ -130,6 +131,13 @@ fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
     })
 }
 
+/// An upload that has begun and is no file yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BegunUpload {
+    pub file: BlobId,
+    pub user: UserId,
+}
+
 /// The rows of uploaded files; their bytes are in the blob store. See [`Log::blobs`].
 #[derive(Debug, Clone)]
 pub struct BlobTable(Log);
@@ -186,6 +194,98 @@ impl BlobTable {
                 Ok(bytes as u64)
             })
             .await
+    }
+
+    /// Notes an upload before its first bytes are stored. May be called again.
+    pub async fn begin_upload(&self, begun: BegunUpload) -> Result<(), LogError> {
+        let now = self.0.clock().now();
+        let insert = async move |store: Store| {
+            let sql = "INSERT INTO uploads (id, user_id, begun_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+            let mut tx = store.durable().await?;
+            sqlx::query(sql)
+                .bind(begun.file.to_string())
+                .bind(begun.user.to_string())
+                .bind(now.0)
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        };
+        self.0.store().run(insert).await
+    }
+
+    /// Strikes an upload out whose bytes are deleted, or that became a file.
+    pub async fn end_upload(&self, file: BlobId) -> Result<(), LogError> {
+        let delete = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            sqlx::query("DELETE FROM uploads WHERE id = $1")
+                .bind(file.to_string())
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        };
+        self.0.store().run(delete).await
+    }
+
+    /// The uploads that began before a time and have not ended, oldest first; at most
+    /// [`ROWS_AT_ONCE`].
+    pub async fn uploads_begun_before(
+        &self,
+        before: Timestamp,
+    ) -> Result<Vec<BegunUpload>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT id, user_id FROM uploads WHERE begun_at < $1 ORDER BY begun_at LIMIT {ROWS_AT_ONCE}"
+            );
+            let rows: Vec<(String, String)> = sqlx::query_as(&sql)
+                .bind(before.0)
+                .fetch_all(store.reads())
+                .await?;
+            Ok(begun_uploads(rows))
+        };
+        self.0.store().run(read).await
+    }
+
+    /// The uploads that a user began and that have not ended, after one of them, in order of their
+    /// ids; at most [`ROWS_AT_ONCE`].
+    pub async fn uploads_of(
+        &self,
+        user: UserId,
+        after: Option<BlobId>,
+    ) -> Result<Vec<BegunUpload>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT id, user_id FROM uploads WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT {ROWS_AT_ONCE}"
+            );
+            let rows: Vec<(String, String)> = sqlx::query_as(&sql)
+                .bind(user.to_string())
+                .bind(after.map(|id| id.to_string()).unwrap_or_default())
+                .fetch_all(store.reads())
+                .await?;
+            Ok(begun_uploads(rows))
+        };
+        self.0.store().run(read).await
+    }
+
+    /// A user's doomed files with their sizes, after one of them, in order of their ids; at most
+    /// [`ROWS_AT_ONCE`].
+    pub async fn doomed_of(
+        &self,
+        user: UserId,
+        after: Option<BlobId>,
+    ) -> Result<Vec<(BlobId, u64)>, LogError> {
+        let read = async move |store: Store| {
+            let sql = format!(
+                "SELECT id, size FROM blobs WHERE user_id = $1 AND state = 'doomed' AND id > $2 ORDER BY id LIMIT {ROWS_AT_ONCE}"
+            );
+            let rows: Vec<(String, i64)> = sqlx::query_as(&sql)
+                .bind(user.to_string())
+                .bind(after.map(|id| id.to_string()).unwrap_or_default())
+                .fetch_all(store.reads())
+                .await?;
+            let read = |(id, size): (String, i64)| Some((id.parse().ok()?, size as u64));
+            Ok(rows.into_iter().filter_map(read).collect())
+        };
+        self.0.store().run(read).await
     }
 
     /// The files among these that have a row, doomed ones included. At most [`ROWS_AT_ONCE`] may be
@@ -251,6 +351,16 @@ impl BlobTable {
     }
 }
 
+fn begun_uploads(rows: Vec<(String, String)>) -> Vec<BegunUpload> {
+    let read = |(id, user): (String, String)| {
+        Some(BegunUpload {
+            file: id.parse().ok()?,
+            user: user.parse().ok()?,
+        })
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
 /// A file's row, in the transaction of the fact that refers to it.
 #[derive(Debug, Clone)]
 pub enum BlobRow {
@@ -291,6 +401,10 @@ impl BlobRow {
             media_type,
             created_at,
         } = self;
+        sqlx::query("DELETE FROM uploads WHERE id = $1")
+            .bind(id.to_string())
+            .execute(&mut **tx)
+            .await?;
         let sql = "INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at) \
                    VALUES ($1, $2, $3, $4, $5, 'kept', $6)";
         sqlx::query(sql)
@@ -317,7 +431,8 @@ mod tests {
     };
 
     async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> NewBlob {
-        let (id, created_at) = (BlobId(store.clock.new_uuid()), store.clock.now());
+        let id = BlobId(store.clock.new_uuid());
+        let created_at = store.clock.now();
         let blob = NewBlob {
             id,
             user,
@@ -410,11 +525,9 @@ mod tests {
                 .0
                 .payload()
         };
-        let (keys, file, other) = (
-            of(1),
-            BlobId(uuid::Uuid::from_u128(8)),
-            BlobId(uuid::Uuid::from_u128(9)),
-        );
+        let keys = of(1);
+        let file = BlobId(uuid::Uuid::from_u128(8));
+        let other = BlobId(uuid::Uuid::from_u128(9));
         let sealed = seal_part(&keys, file, 3, false, b"bytes");
         assert_eq!(
             open_part(&keys, file, 3, false, &sealed)

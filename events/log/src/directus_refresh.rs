@@ -166,7 +166,8 @@ mod tests {
         one_request_asks_and_all_get_the_same_answer,
         async |store: TestStore| {
             let (one, two) = (store.open().await.log, store.open().await.log);
-            let (refreshing, now) = (Refreshing::new("canary-token"), store.clock.now());
+            let refreshing = Refreshing::new("canary-token");
+            let now = store.clock.now();
             let (asking, grace) = (now.plus_seconds(15), now.plus_seconds(10));
             assert_eq!(
                 one.directus_refreshes()
@@ -228,7 +229,8 @@ mod tests {
         a_turn_that_was_given_back_or_expired_is_free_again,
         async |store: TestStore| {
             let log = store.open().await.log;
-            let (refreshing, now) = (Refreshing::new("token"), store.clock.now());
+            let refreshing = Refreshing::new("token");
+            let now = store.clock.now();
             let later = now.plus_seconds(15);
             assert_eq!(
                 log.directus_refreshes()
@@ -262,7 +264,8 @@ mod tests {
         let refreshing = std::sync::Arc::new(Refreshing::new("token"));
         let mut tries = tokio::task::JoinSet::new();
         for _ in 0..50 {
-            let (log, refreshing) = (log.clone(), refreshing.clone());
+            let log = log.clone();
+            let refreshing = refreshing.clone();
             tries.spawn(async move {
                 log.directus_refreshes()
                     .take_turn(&refreshing, now, now.plus_seconds(15))

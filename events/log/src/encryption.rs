@@ -314,7 +314,8 @@ mod tests {
     /// sealed forms never change.
     #[test]
     fn bytes_that_an_earlier_release_sealed_open() {
-        let (key, place) = (key(1), Place::new(&["secret", "a"]));
+        let key = key(1);
+        let place = Place::new(&["secret", "a"]);
         let sealed = bytes(SEALED_BEFORE);
         assert_eq!(
             key.open(&sealed, &place).unwrap().as_slice(),

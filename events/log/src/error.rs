@@ -74,6 +74,9 @@ pub enum LogError {
         version: u32,
         reason: CantOpen,
     },
+    /// The engine behind DATABASE_URL lacks what the log stands on.
+    #[error("{0}")]
+    UnfitStore(String),
     /// Another node was elected: this node's write as leader was not done.
     #[error("another node was elected")]
     Deposed,

@@ -18,7 +18,7 @@ pub const ASKED_AT_ONCE: usize = 500;
 
 /// The place of a user's rows in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rows {
+pub struct UserRows {
     pub table: &'static str,
     pub user: &'static str,
     /// The primary key's columns, separated by commas.
@@ -28,50 +28,50 @@ pub struct Rows {
 /// The working tables whose rows are deleted with their user. Other tables name the user, too:
 /// `blobs`, whose rows go after the bytes; `user_keys` and `forgettings`, which say that the user
 /// was forgotten; and `events`, which nobody can read any more.
-pub const WORKING_ROWS: [Rows; 8] = [
-    Rows {
+pub const WORKING_ROWS: [UserRows; 8] = [
+    UserRows {
         table: "secrets",
         user: "user_id",
         key: "secret_id, version",
     },
-    Rows {
+    UserRows {
         table: "sessions",
         user: "user_id",
         key: "family",
     },
-    Rows {
+    UserRows {
         table: "leases",
         user: "user_id",
         key: "kind, id",
     },
-    Rows {
+    UserRows {
         table: "journal",
         user: "user_id",
         key: "turn_id, upto",
     },
-    Rows {
+    UserRows {
         table: "idempotency",
         user: "user_id",
         key: "key_hash",
     },
-    Rows {
+    UserRows {
         table: "snapshots",
         user: "user_id",
         key: "user_id",
     },
-    Rows {
+    UserRows {
         table: "impersonations",
         user: "user_id",
         key: "session",
     },
-    Rows {
+    UserRows {
         table: "impersonations",
         user: "by_admin",
         key: "session",
     },
 ];
 
-impl Rows {
+impl UserRows {
     /// Deletes at most `most` of a user's rows; answers how many were deleted.
     pub async fn erase(
         &self,
@@ -308,7 +308,7 @@ impl Forgettings {
         user: UserId,
     ) -> Result<BTreeMap<&'static str, u64>, LogError> {
         let count = async move |store: Store| {
-            let blobs = Rows {
+            let blobs = UserRows {
                 table: "blobs",
                 user: "user_id",
                 key: "id",

@@ -29,7 +29,7 @@ const BATCH: usize = 500;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum HeadSignerState {
     /// Another node leads.
     Waiting,
     /// The head signer follows the log.
@@ -40,8 +40,8 @@ pub enum State {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    pub state: State,
+pub struct HeadSignerStatus {
+    pub state: HeadSignerState,
     /// The number of rows in the tree; 0 on a node that never led.
     pub sealed: u64,
     /// The number of rows that the newest signed head covers.
@@ -51,7 +51,7 @@ pub struct Status {
 /// A running head signer, as others see it.
 #[derive(Debug, Clone)]
 pub struct Sealing {
-    pub status: watch::Receiver<Status>,
+    pub status: watch::Receiver<HeadSignerStatus>,
     /// The newest head that this node found or signed while it led. Each head covers those before
     /// it, so a slow reader misses nothing.
     pub heads: watch::Receiver<Option<SignedHead>>,
@@ -61,8 +61,8 @@ pub struct Sealing {
 /// whenever there are new rows, at most once in `every`, and when a long catching up is done.
 pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sealing, LogError> {
     let key = log.proofs().head_key().await?;
-    let (status, told_status) = watch::channel(Status {
-        state: State::Waiting,
+    let (status, told_status) = watch::channel(HeadSignerStatus {
+        state: HeadSignerState::Waiting,
         sealed: 0,
         signed: 0,
     });
@@ -80,7 +80,7 @@ pub async fn start(log: &Log, election: Election, every: Duration) -> Result<Sea
         if let Err(stopped) = running.await {
             error!(%stopped, "head signer: panicked; no head is signed until a restart");
             status.send_modify(|status| {
-                status.state = State::Stopped("a panic; see the server's log".into())
+                status.state = HeadSignerState::Stopped("a panic; see the server's log".into())
             });
         }
     });
@@ -95,7 +95,7 @@ struct HeadSigner {
     key: HeadKey,
     public: PublicHeadKey,
     every: Duration,
-    status: watch::Sender<Status>,
+    status: watch::Sender<HeadSignerStatus>,
     heads: watch::Sender<Option<SignedHead>>,
 }
 
@@ -109,7 +109,7 @@ impl HeadSigner {
                 LogError::Deposed => {
                     info!("head signer: another server leads and continues the tree");
                     self.status
-                        .send_modify(|status| status.state = State::Waiting);
+                        .send_modify(|status| status.state = HeadSignerState::Waiting);
                 }
                 LogError::Away(reason) => {
                     warn!(
@@ -119,8 +119,9 @@ impl HeadSigner {
                 }
                 error => {
                     error!(%error, "head signer: the log does not fit its tree; no head is signed until a restart");
-                    self.status
-                        .send_modify(|status| status.state = State::Stopped(error.to_string()));
+                    self.status.send_modify(|status| {
+                        status.state = HeadSignerState::Stopped(error.to_string())
+                    });
                     return;
                 }
             }
@@ -135,7 +136,7 @@ impl HeadSigner {
         let mut signed_at = Instant::now();
         loop {
             self.status.send_modify(|status| {
-                status.state = State::Sealing;
+                status.state = HeadSignerState::Sealing;
                 status.sealed = frontier.size();
             });
             let is_at_head = frontier.size() >= self.log.reader().head();

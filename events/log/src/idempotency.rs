@@ -1,9 +1,9 @@
 //! A working table: the outcomes of requests with an `Idempotency-Key`, written in the append of
-//! their facts (docs/api.md, Everywhere). A repeated request is answered from it. An outcome is
-//! kept for as long as its user.
+//! their facts (docs/api.md, Everywhere). A repeated request is answered from it. The leader
+//! deletes outcomes by age ([`crate::retention`]).
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use genie_events::{EventId, UserId};
+use genie_events::{EventId, Timestamp, UserId};
 use serde_json::{Value, json};
 use sqlx::Row;
 
@@ -40,25 +40,27 @@ pub struct OutcomeRow {
     /// The id of the request's last fact.
     pub(crate) event_id: EventId,
     pub(crate) sealed: Vec<u8>,
+    pub(crate) kept_at: Timestamp,
 }
 
 impl OutcomeRow {
     pub(crate) fn json(&self) -> Value {
         json!({
             "t": "remember", "user_id": self.user, "key_hash": self.key, "request_hash": self.request,
-            "event_id": self.event_id, "sealed": BASE64.encode(&self.sealed),
+            "event_id": self.event_id, "sealed": BASE64.encode(&self.sealed), "kept_at": self.kept_at,
         })
     }
 
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
-        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
-                   VALUES ($1, $2, $3, $4, $5)";
+        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
         sqlx::query(sql)
             .bind(&self.key)
             .bind(self.user.to_string())
             .bind(&self.request)
             .bind(self.event_id.to_string())
             .bind(&self.sealed)
+            .bind(self.kept_at.0)
             .execute(&mut **tx)
             .await
             .map(drop)
@@ -103,11 +105,12 @@ impl RequestOutcomes {
         let sealed = keys
             .payload()
             .seal(outcome.to_string().as_bytes(), &place(user, &request.key));
+        let now = self.0.clock().now();
         let write = async move |store: Store| {
             // The row refers to the user's latest event, as the row of a request with facts refers
             // to its last fact.
-            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) \
-                 SELECT $1, $2, $3, event_id, $4 FROM events WHERE user_id = $2 AND user_seq = $5 \
+            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at) \
+                 SELECT $1, $2, $3, event_id, $4, $6 FROM events WHERE user_id = $2 AND user_seq = $5 \
                  AND NOT EXISTS (SELECT 1 FROM events WHERE user_id = $2 AND user_seq > $5) ON CONFLICT DO NOTHING";
             let mut tx = store.durable().await?;
             let insert = sqlx::query(sql)
@@ -117,6 +120,7 @@ impl RequestOutcomes {
                 .bind(sealed);
             let kept = insert
                 .bind(seq as i64)
+                .bind(now.0)
                 .execute(&mut *tx)
                 .await?
                 .rows_affected()

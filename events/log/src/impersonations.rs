@@ -20,16 +20,16 @@ pub struct Impersonation {
 
 /// The impersonations that last. See [`Log::impersonations`].
 #[derive(Debug, Clone)]
-pub struct Impersonations(Log);
+pub struct ImpersonationTable(Log);
 
 impl Log {
     /// The impersonations that last.
-    pub fn impersonations(&self) -> Impersonations {
-        Impersonations(self.clone())
+    pub fn impersonations(&self) -> ImpersonationTable {
+        ImpersonationTable(self.clone())
     }
 }
 
-impl Impersonations {
+impl ImpersonationTable {
     /// Begins an impersonation, and deletes those that have expired at `now`.
     pub async fn open(&self, opened: Impersonation, now: Timestamp) -> Result<(), LogError> {
         self.0.store()

@@ -108,6 +108,8 @@ pub struct SystemHashes {
     refresh: Zeroizing<[u8; 32]>,
     two_factor: Zeroizing<[u8; 32]>,
     network: Zeroizing<[u8; 32]>,
+    ledger: Zeroizing<[u8; 32]>,
+    log_name: String,
 }
 
 impl SystemHashes {
@@ -124,7 +126,16 @@ impl SystemHashes {
             refresh: part("refresh"),
             two_factor: part("two-factor"),
             network: part("network"),
+            ledger: part("ledger of the forgotten"),
+            log_name: log_name(system),
         }
+    }
+
+    /// The name by which this log is told from every other: `genie/` and its id. It stays the same
+    /// for as long as the log lives, also in an export, a backup and after a rotation of master
+    /// keys.
+    pub fn log_name(&self) -> &str {
+        &self.log_name
     }
 
     /// The stream of a normalised e-mail address.
@@ -182,10 +193,20 @@ impl SystemHashes {
         &self.refresh
     }
 
+    /// The key that proves who wrote a line of the ledger of the forgotten (HMAC-SHA-256).
+    pub fn ledger_key(&self) -> &[u8; 32] {
+        &self.ledger
+    }
+
     /// The key that proves that genie made a second factor's secret (HMAC-SHA-256).
     pub fn two_factor_key(&self) -> &[u8; 32] {
         &self.two_factor
     }
+}
+
+/// The name follows from the system's data key, which is random and never changes.
+pub(crate) fn log_name(system: &DataKey) -> String {
+    format!("genie/{}", hex::encode(&system.part("log id")[..16]))
 }
 
 fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {

@@ -31,6 +31,9 @@ pub mod load_users;
 pub mod log;
 mod migrations;
 mod notify;
+/// Pages that end at a number of rows or of bytes.
+pub mod pages;
+mod postgres_probe;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
 mod read_batcher;
@@ -54,6 +57,9 @@ pub mod merkle_tree;
 pub mod signed_heads;
 /// Checks the whole log against its digests, its tree and its heads.
 pub mod verify;
+
+/// Deletes what would otherwise grow for ever: old outcomes of requests, and most signed heads.
+pub mod retention;
 
 /// A working table: uploaded files. Also seals their bytes.
 pub mod blobs;
@@ -93,4 +99,4 @@ pub use log::{Append, Keys, Log, Opened, Settings};
 pub use merkle_proof::Proofs;
 pub use read::{LogReader, Lookups};
 pub use secrets::VaultDoor;
-pub use stored_row::{Body, Fact, StoredRow};
+pub use stored_row::{Fact, FactBody, StoredRow};

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use genie_events::{User, UserId};
+use genie_events::{User, UserId, user::facts_of_day::day_of};
 use sqlx::{Row, any::AnyRow};
 use tracing::warn;
 
@@ -11,7 +11,7 @@ use crate::{
     Log, LogError, StoredRow,
     keys::{KeyState, UserKeys, WrappedKey},
     log::wrapped_key,
-    read_batcher::{Bounds, ReadBatcher, padded_size},
+    read_batcher::{BatchBounds, ReadBatcher, padded_size},
     snapshots::StoredSnapshot,
     store::Store,
     stored_row::COLUMNS,
@@ -43,6 +43,9 @@ impl Awake {
     /// Folds the user's next events. Each is checked against its digest, opened and lifted to the
     /// present version.
     pub fn replay(&mut self, rows: &[StoredRow], keys: &UserKeys) -> Result<(), LogError> {
+        // Facts of earlier days than the last one are not counted for any day, so their metadata
+        // need not be read.
+        let last_day = rows.last().map_or(0, |row| day_of(row.recorded_at));
         for row in rows {
             if row.owner_seq != self.user.seq() + 1 {
                 return Err(row.damaged(format!(
@@ -51,7 +54,13 @@ impl Awake {
                 )));
             }
             let (stream, event) = row.open(keys)?;
-            self.user.evolve(&stream, row.sequence, event);
+            if day_of(row.recorded_at) < last_day {
+                self.user.evolve(&stream, row.sequence, event);
+            } else {
+                let (metadata, at) = (row.metadata()?, row.recorded_at);
+                self.user
+                    .evolve_counted(&stream, row.sequence, event, &metadata, at);
+            }
             self.position = row.position;
         }
         Ok(())
@@ -80,7 +89,7 @@ pub(crate) type UserLoader = ReadBatcher<UserId, Option<Arc<StoredUser>>>;
 
 /// Starts the task on the current runtime, which must be the one that owns the store's connections.
 pub(crate) fn start(store: Store) -> UserLoader {
-    let bounds = Bounds {
+    let bounds = BatchBounds {
         waiting: QUEUE,
         at_once: AT_ONCE,
         overload: "too many users wake at once",

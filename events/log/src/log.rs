@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use genie_events::{StreamId, UserId};
-use tokio::sync::watch;
+use genie_events::{StreamId, Timestamp, UserId};
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::{
@@ -106,13 +106,15 @@ impl Log {
             health.clone(),
             scrub,
         );
-        tokio::spawn(notify::poll(
+        let hinted = Arc::new(Notify::new());
+        tokio::spawn(notify::read_head(
             store.clone(),
             Arc::clone(&tail),
+            Arc::clone(&hinted),
             written.clone(),
         ));
         if let Writing::Postgres(pool) = &store.writing {
-            notify::start(pool, settings.clock.new_uuid(), &tail, written);
+            notify::start(pool, settings.clock.new_uuid(), hinted, written);
         }
         let log = Self(Arc::new(Inner {
             writer,
@@ -209,8 +211,21 @@ impl Append {
 
     /// Seals and appends. When this answers `Ok`, everything in it is durable. May be called from any runtime.
     pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        Ok(self.append_timed(request).await?.0)
+    }
+
+    /// The same, with the time that the first fact carries.
+    pub async fn append_timed(
+        &self,
+        request: AppendRequest,
+    ) -> Result<(Appended, Timestamp), AppendError> {
         let request = self.0.seal(request).await?;
-        self.0.0.writer.append(request).await
+        let recorded_at = request
+            .rows
+            .first()
+            .map_or_else(|| self.0.clock().now(), |row| row.recorded_at);
+        let at = self.0.0.writer.append(request).await?;
+        Ok((at, recorded_at))
     }
 }
 

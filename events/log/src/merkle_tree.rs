@@ -277,8 +277,9 @@ mod tests {
     ];
 
     fn stored(leaves: impl Iterator<Item = Hash>) -> (Noting, Vec<Frontier>) {
-        let (mut reader, mut frontiers, mut next) =
-            (Noting::default(), vec![Frontier::default()], 0);
+        let mut reader = Noting::default();
+        let mut frontiers = vec![Frontier::default()];
+        let mut next = 0;
         for leaf in leaves {
             let mut frontier = frontiers[frontiers.len() - 1].clone();
             assert_eq!(next, first_index(frontier.size() + 1));

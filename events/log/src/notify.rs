@@ -1,6 +1,8 @@
-//! Hints between the nodes of one Postgres: after each batch, one NOTIFY with the head. It has a
-//! connection of its own and is never part of the append, because at commit it takes a lock of the
-//! whole server. A hint only wakes; a slow poll makes up for lost hints.
+//! Hints between the nodes of one Postgres: after each batch, one NOTIFY. It has a connection of its
+//! own and is never part of the append, because at commit it takes a lock of the whole server.
+//!
+//! Invariant: a hint only wakes, and the head is read from the store. Anybody who may connect to the
+//! database can send a hint. A slow poll makes up for lost hints.
 
 use std::{
     sync::{
@@ -14,7 +16,10 @@ use sqlx::{
     PgPool,
     postgres::{PgListener, PgPoolOptions},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -24,7 +29,8 @@ use crate::{log::stored_head, store::Store, tail_cache::Tail};
 const CHANNEL: &str = "genie_head";
 /// How often the table is polled when no hint comes.
 const POLL: Duration = Duration::from_secs(1);
-/// The shortest time between two hints; the next hint covers everything appended meanwhile.
+/// The shortest time between two hints, and between two looks at the head, however many hints come.
+/// The next one covers everything appended meanwhile.
 const SPACING: Duration = Duration::from_millis(1);
 /// How often a process that sends hints checks whether another process listens.
 const COMPANY: Duration = Duration::from_secs(5);
@@ -38,8 +44,9 @@ const AWAY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log
-/// is open. `written` is the last position that this process appended.
-pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch::Receiver<u64>) {
+/// is open. `written` is the last position that this process appended. A hint from another process
+/// wakes `hinted`.
+pub(crate) fn start(pool: &PgPool, node: Uuid, hinted: Arc<Notify>, written: watch::Receiver<u64>) {
     let me = format!("{NAME}{}", node.simple());
     let options = pool
         .connect_options()
@@ -60,7 +67,7 @@ pub(crate) fn start(pool: &PgPool, node: Uuid, tail: &Arc<Tail>, written: watch:
         company: AtomicU64::new(1),
     });
     tokio::spawn(send(Arc::clone(&hints), written.clone()));
-    tokio::spawn(listen(hints, Arc::clone(tail), written));
+    tokio::spawn(listen(hints, hinted, written));
 }
 
 struct Hints {
@@ -108,12 +115,11 @@ impl Hints {
 async fn send(hints: Arc<Hints>, mut written: watch::Receiver<u64>) {
     let mut looked: Option<Instant> = None;
     while written.changed().await.is_ok() {
-        let head = written.borrow_and_update().to_string();
         if hints.company.load(Ordering::SeqCst) == 0 {
             continue;
         }
         // The next hint, or the poll, makes up for a lost one.
-        match hints.notify(&head).await {
+        match hints.notify(&hints.me).await {
             Ok(()) => tokio::time::sleep(SPACING).await,
             Err(_) => tokio::time::sleep(AWAY).await,
         }
@@ -126,10 +132,10 @@ async fn send(hints: Arc<Hints>, mut written: watch::Receiver<u64>) {
     hints.pool.close().await;
 }
 
-async fn listen(hints: Arc<Hints>, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
+async fn listen(hints: Arc<Hints>, hinted: Arc<Notify>, mut written: watch::Receiver<u64>) {
     loop {
         tokio::select! {
-            _ = listen_once(&hints, &tail) => {}
+            _ = listen_once(&hints, &hinted) => {}
             () = closed(&mut written) => return,
         }
         tokio::time::sleep(AWAY).await;
@@ -137,7 +143,7 @@ async fn listen(hints: Arc<Hints>, tail: Arc<Tail>, mut written: watch::Receiver
 }
 
 /// Runs until the connection is lost.
-async fn listen_once(hints: &Hints, tail: &Tail) -> Result<(), sqlx::Error> {
+async fn listen_once(hints: &Hints, hinted: &Notify) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(&hints.pool).await?;
     listener.listen(CHANNEL).await?;
     // Another process may have come while this one did not listen.
@@ -145,21 +151,32 @@ async fn listen_once(hints: &Hints, tail: &Tail) -> Result<(), sqlx::Error> {
     let hello = format!("{HELLO}{}", hints.me);
     hints.notify(&hello).await?;
     while let Some(hint) = listener.try_recv().await? {
-        if let Ok(head) = hint.payload().parse() {
-            tail.raise_head(head);
-        } else if hint.payload().starts_with(HELLO) && hint.payload() != hello {
+        let payload = hint.payload();
+        if payload == hints.me || payload == hello {
+            continue; // The process knows its own appends.
+        }
+        if payload.starts_with(HELLO) {
             hints.company.fetch_add(1, Ordering::SeqCst);
         }
+        hinted.notify_one();
     }
     Ok(())
 }
 
-/// Polls the head for as long as the log is open, to make up for lost hints.
-pub(crate) async fn poll(store: Store, tail: Arc<Tail>, mut written: watch::Receiver<u64>) {
+/// Reads the head for as long as the log is open: after a hint, and at times to make up for lost
+/// ones.
+pub(crate) async fn read_head(
+    store: Store,
+    tail: Arc<Tail>,
+    hinted: Arc<Notify>,
+    mut written: watch::Receiver<u64>,
+) {
     let mut was_away = false;
     loop {
+        tokio::time::sleep(SPACING).await;
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
+            () = hinted.notified() => {}
             () = closed(&mut written) => return,
         }
         let known = *tail.watch_head().borrow();
@@ -214,5 +231,26 @@ mod tests {
             "{:?}",
             started.elapsed()
         );
+    }
+
+    /// Anybody who may connect to the database may send a hint.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_forged_hint_moves_no_head() {
+        let store = TestStore::new(Kind::Postgres).await;
+        let (here, there) = (store.open().await.log, store.open().await.log);
+        let mut head = there.reader().watch_head();
+        for n in 1..=5 {
+            for forged in ["999999", "0", "hello ", "hello genie hints x", ""] {
+                store
+                    .try_sql(&format!("SELECT pg_notify('genie_head', '{forged}')"))
+                    .await
+                    .unwrap();
+            }
+            store.register(&here, "ada").await;
+            head.wait_for(|head| *head >= n).await.unwrap();
+            assert_eq!(there.reader().head(), n);
+        }
+        let rows = there.reader().rows(0, 10).await.unwrap();
+        assert_eq!(rows.len(), 5);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cqrs_es::{
     Aggregate,
-    persist::{PersistedEventRepository, SerializedEvent},
+    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
 };
 use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
 use postgres_es::PostgresEventRepository;
@@ -23,6 +23,8 @@ use crate::{
 
 /// Single questions that an index answers.
 mod lookups;
+/// Streams, backwards from their newest event.
+mod stream_pages;
 
 pub use lookups::Lookups;
 
@@ -90,6 +92,19 @@ struct StoredEvent {
     event_type: String,
     version: String,
     payload: String,
+}
+
+/// An error of postgres-es, which hides what the database said.
+fn unread(error: PersistenceError) -> LogError {
+    let reason = error.to_string();
+    match error {
+        PersistenceError::ConnectionError(_) => LogError::Away(reason),
+        PersistenceError::UnknownError(error) => match error.downcast::<sqlx::Error>() {
+            Ok(error) => (*error).into(),
+            Err(_) => LogError::Statement(reason),
+        },
+        _ => LogError::Statement(reason),
+    }
 }
 
 /// An upper bound, as both stores hold it.
@@ -260,7 +275,7 @@ impl LogReader {
                 let read = self.0.store().run(async move |_| {
                     match repository.get_events::<A>(&id).await {
                         Ok(events) => Ok(events),
-                        Err(error) => Err(LogError::Away(error.to_string())),
+                        Err(error) => Err(unread(error)),
                     }
                 });
                 let events = read.await?;

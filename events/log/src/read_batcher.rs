@@ -17,7 +17,7 @@ const SIZES: [usize; 4] = [1, 8, 32, MOST_TOGETHER];
 
 /// How much a batcher takes on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct BatchBounds {
     /// Keys that may wait; one more is told that the store is busy.
     pub waiting: usize,
     /// Batches that are read at the same time.
@@ -26,12 +26,12 @@ pub(crate) struct Bounds {
     pub overload: &'static str,
 }
 
-type Reply<V> = oneshot::Sender<Result<V, LogError>>;
+type ReadReply<V> = oneshot::Sender<Result<V, LogError>>;
 
 /// The way to the task. What is not found for a key is the value's default.
 #[derive(Debug)]
 pub(crate) struct ReadBatcher<K, V> {
-    queue: mpsc::Sender<(K, Reply<V>)>,
+    queue: mpsc::Sender<(K, ReadReply<V>)>,
     overload: &'static str,
 }
 
@@ -53,7 +53,7 @@ where
     /// [`MOST_TOGETHER`] keys, each once.
     pub fn start<F>(
         store: Store,
-        bounds: Bounds,
+        bounds: BatchBounds,
         read: impl Fn(Store, Vec<K>) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -81,7 +81,7 @@ where
 async fn run<K, V, F>(
     store: Store,
     at_once: usize,
-    mut waiting: mpsc::Receiver<(K, Reply<V>)>,
+    mut waiting: mpsc::Receiver<(K, ReadReply<V>)>,
     read: impl Fn(Store, Vec<K>) -> F,
 ) where
     K: Clone + Eq + Ord + Hash + Send + Sync + 'static,
@@ -110,7 +110,7 @@ async fn run<K, V, F>(
 }
 
 fn answer<K: Eq + Hash, V: Clone + Default>(
-    batch: Vec<(K, Reply<V>)>,
+    batch: Vec<(K, ReadReply<V>)>,
     found: &Result<HashMap<K, V>, LogError>,
 ) {
     for (key, reply) in batch {

@@ -13,7 +13,12 @@ use sqlx::{Row, any::AnyRow};
 use tlog_tiles::Checkpoint;
 use uuid::Uuid;
 
-use crate::{LogError, Proofs, keys::DataKey, merkle_tree::Hash, store::Store};
+use crate::{
+    LogError, Proofs,
+    keys::{DataKey, log_name},
+    merkle_tree::Hash,
+    store::Store,
+};
 
 /// A signed note has a few hundred bytes; a longer text is not a note of this log.
 pub const MAX_NOTE_BYTES: usize = 4096;
@@ -56,9 +61,9 @@ impl fmt::Debug for HeadKey {
 }
 
 impl HeadKey {
-    /// The log's name (`genie/` and its id) and the key are derived from the system's data key.
+    /// The log's name and the key are derived from the system's data key.
     pub(crate) fn of(system: &DataKey) -> Self {
-        let origin = format!("genie/{}", hex::encode(&system.part("log id")[..16]));
+        let origin = log_name(system);
         let key = SigningKey::from_bytes(&system.part("heads"));
         Self {
             id: signed_note::key_id(&origin, &encoded(&key)),

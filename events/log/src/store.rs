@@ -17,7 +17,7 @@ use sqlx::{
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use crate::{LogError, migrations};
+use crate::{LogError, migrations, postgres_probe};
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
@@ -93,7 +93,11 @@ impl Store {
     }
 
     async fn open_postgres(url: &str, read_only: bool) -> Result<Self, LogError> {
-        let options = PgConnectOptions::from_str(url).map_err(hide_url)?.options([
+        let options = PgConnectOptions::from_str(url).map_err(hide_url)?;
+        if !read_only {
+            postgres_probe::check(&options).await?;
+        }
+        let options = options.options([
             ("statement_timeout", "10s"),
             ("client_connection_check_interval", "2s"),
             ("synchronous_commit", "on"),
@@ -234,6 +238,10 @@ impl Store {
         &self.reads
     }
 
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.writing, Writing::Postgres(_))
+    }
+
     /// The pool that postgres-es reads single streams from; `None` on SQLite.
     pub(crate) fn postgres_reads(&self) -> Option<&PgPool> {
         self.postgres_reads.as_ref()
@@ -293,10 +301,20 @@ impl Store {
 pub async fn in_time<T, E: From<LogError>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let late = |_| Err(LogError::Away("no answer in time".into()).into());
-    tokio::time::timeout(LONGEST, work)
-        .await
-        .unwrap_or_else(late)
+    let late = || LogError::Away("no answer in time".into()).into();
+    in_time_or(LONGEST, work, late).await
+}
+
+/// Ends work that takes longer than `limit`, with the error that `late` makes.
+pub async fn in_time_or<T, F, E: From<F>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, F>>,
+    late: impl FnOnce() -> E,
+) -> Result<T, E> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(late()),
+    }
 }
 
 /// Every connection runs the statement `setting` first.

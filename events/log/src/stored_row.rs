@@ -46,6 +46,10 @@ pub struct StoredRow {
 pub(crate) const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, \
      CAST(payload AS text) AS payload, CAST(metadata AS text) AS metadata, event_id, user_id, user_seq, slice, recorded_at, digest";
 
+/// The size of a row's two long columns, in SQL that both stores understand.
+pub(crate) const BYTES: &str =
+    "octet_length(CAST(payload AS text)) + octet_length(CAST(metadata AS text))";
+
 /// The room for the lengths and all columns except the two long ones, for nearly every row.
 const CANONICAL_REST: usize = 320;
 
@@ -195,12 +199,12 @@ pub struct Fact {
     pub recorded_at: Timestamp,
     /// The caller, and the non-personal fields.
     pub metadata: Metadata,
-    pub body: Body,
+    pub body: FactBody,
 }
 
 /// The content of a fact.
 #[derive(Debug, Clone)]
-pub enum Body {
+pub enum FactBody {
     /// The event, and the keys that seal parts of it for read tables.
     Open(Event, std::sync::Arc<UserKeys>),
     /// The user was forgotten; nobody can read the event any more.

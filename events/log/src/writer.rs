@@ -110,8 +110,8 @@ impl LogWriter {
 
 struct Task {
     store: Writing,
-    held_postgres: append_postgres::Held,
-    held_sqlite: append_sqlite::Held,
+    held_postgres: append_postgres::HeldPostgres,
+    held_sqlite: append_sqlite::HeldSqlite,
     tail: Arc<Tail>,
     health: Health,
     scrub: Scrub,

@@ -162,13 +162,11 @@ mod tests {
             (4, CredentialKind::Cookies, None),
             (5, CredentialKind::Session, Some(Timestamp(NOW.0 + 1))),
         ] {
-            let (platform, sealed) = (
-                "x".to_owned(),
-                SealedSecret {
-                    version: 1,
-                    hash: "00".into(),
-                },
-            );
+            let platform = "x".to_owned();
+            let sealed = SealedSecret {
+                version: 1,
+                hash: "00".into(),
+            };
             let stored = CredentialEvent::Stored {
                 kind,
                 platform,
@@ -201,7 +199,8 @@ mod tests {
 
     #[test]
     fn the_first_held_kind_of_several_is_shown() {
-        let (mut ada, both) = (ada(), [CredentialKind::Cookies, CredentialKind::Password]);
+        let mut ada = ada();
+        let both = [CredentialKind::Cookies, CredentialKind::Password];
         let download = wanted(CredentialSelector::For("x".into()), &both);
         assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(4));
         happen(&mut ada, credential(4), CredentialEvent::Removed);
@@ -237,7 +236,8 @@ mod tests {
             job: JobId::new(Uuid::from_u128(9)),
             lease: "l".into(),
         };
-        let (session, profile) = (CredentialKind::Session, CredentialKind::Profile);
+        let session = CredentialKind::Session;
+        let profile = CredentialKind::Profile;
         assert_eq!(
             ask(&ada, NOW, 5, session, RevealRight::Every),
             Ok(credential(5))

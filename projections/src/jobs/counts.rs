@@ -113,7 +113,7 @@ impl CountChanges {
 #[derive(Default)]
 struct Counts {
     by_state: BTreeMap<(String, String), i64>,
-    scheduled: usage::Changes,
+    scheduled: usage::UsageChanges,
 }
 
 impl Counts {

@@ -15,7 +15,7 @@ pub(super) async fn apply(facts: &[Seen<'_>], tx: &mut Tx) -> Result<(), sqlx::E
     let begins = |event: &Event| matches!(event, Event::Job(JobEvent::Submitted { .. }));
     let mut jobs = BTreeMap::new();
     for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
-        jobs.insert(row.try_get("job_id")?, Standing::read(&row)?);
+        jobs.insert(row.try_get("job_id")?, JobColumns::read(&row)?);
     }
     let mut changes = CountChanges::default();
     for job in jobs.values() {
@@ -36,7 +36,7 @@ pub(super) async fn apply(facts: &[Seen<'_>], tx: &mut Tx) -> Result<(), sqlx::E
 
 /// The columns of a job's row. The sealed ones are only written, never read back: without a value
 /// the row keeps what it has.
-struct Standing {
+struct JobColumns {
     user: String,
     queue: String,
     operation: String,
@@ -89,7 +89,7 @@ pub(super) const UPSERT: Upsert = Upsert {
                   outputs_sealed = coalesce(excluded.outputs_sealed, jobs.outputs_sealed)",
 };
 
-impl Standing {
+impl JobColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             user: row.try_get("user_id")?,
@@ -218,9 +218,9 @@ impl Standing {
     }
 }
 
-fn fold(jobs: &mut BTreeMap<String, Standing>, seen: &Seen<'_>, event: &JobEvent) {
+fn fold(jobs: &mut BTreeMap<String, JobColumns>, seen: &Seen<'_>, event: &JobEvent) {
     if let JobEvent::Submitted { spec, .. } = event {
-        jobs.insert(seen.id(), Standing::new(seen, spec));
+        jobs.insert(seen.id(), JobColumns::new(seen, spec));
     } else if let Some(job) = jobs.get_mut(&seen.id()) {
         job.change(seen, event);
     }

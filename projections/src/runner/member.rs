@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use genie_events::{StreamId, StreamKind};
 
-use super::Batch;
+use super::FactBatch;
 use crate::projection::{Projection, Seen};
 
-pub(super) struct Member {
+pub(super) struct ProjectionMember {
     pub projection: Box<dyn Projection>,
     /// The position of a projection that does not stand at the common checkpoint.
     pub own: Option<u64>,
@@ -17,14 +17,14 @@ pub(super) struct Member {
 }
 
 /// A row that cannot be read.
-pub(super) struct Damage {
+pub(super) struct DamagedRow {
     pub kind: String,
     pub id: String,
     pub position: u64,
     pub reason: String,
 }
 
-impl Member {
+impl ProjectionMember {
     pub fn new(projection: Box<dyn Projection>) -> Self {
         Self {
             projection,
@@ -65,11 +65,11 @@ impl Member {
         self.is_stopped = false;
     }
 
-    pub fn wants(&self, damage: &Damage) -> bool {
+    pub fn wants(&self, damage: &DamagedRow) -> bool {
         StreamKind::parse(&damage.kind).is_none_or(|kind| self.projection.wants(kind))
     }
 
-    pub fn leave_behind(&mut self, damage: &[Damage]) {
+    pub fn leave_behind(&mut self, damage: &[DamagedRow]) {
         for one in damage {
             if let (true, Some(kind)) = (self.wants(one), StreamKind::parse(&one.kind)) {
                 let stream = StreamId::new(kind, one.id.clone());
@@ -80,7 +80,7 @@ impl Member {
 
     /// The facts of a batch that this projection applies: those of streams that it wants, after its
     /// own position, and before a damaged row of their stream.
-    pub fn facts<'a>(&self, batch: &'a Batch) -> Vec<Seen<'a>> {
+    pub fn facts<'a>(&self, batch: &'a FactBatch) -> Vec<Seen<'a>> {
         let after = self.own.unwrap_or(batch.from);
         let is_readable = |seen: &Seen<'_>| {
             let stream = &seen.fact.stream;
@@ -95,7 +95,7 @@ impl Member {
             .facts
             .iter()
             .filter(|fact| fact.position > after && self.projection.wants(fact.stream.kind))
-            .filter_map(Batch::seen)
+            .filter_map(FactBatch::seen)
             .filter(is_readable)
             .collect()
     }

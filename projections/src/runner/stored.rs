@@ -7,7 +7,7 @@ use genie_log::{Epoch, LogError, store::in_time};
 use sqlx::{AnyPool, Row};
 use tracing::{error, warn};
 
-use super::{AWAY, Batch, Damage, Member, Runner};
+use super::{AWAY, DamagedRow, FactBatch, ProjectionMember, Runner};
 use crate::projection::Tx;
 
 /// The name of the common checkpoint.
@@ -15,7 +15,7 @@ pub(crate) const CHECKPOINT: &str = "projections";
 
 /// The stored state of all projections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Standings {
+pub(super) struct StoredPositions {
     /// The position of the projections that have none of their own.
     pub checkpoint: u64,
     /// True when the store says of one of them that it stopped.
@@ -24,7 +24,7 @@ pub(super) struct Standings {
 }
 
 /// The way in which a transaction moves the projections.
-pub(super) enum Step {
+pub(super) enum BatchStep {
     /// All who are not behind, with the checkpoint.
     Together { clear_stops: bool },
     /// One projection, which then has its own position.
@@ -35,7 +35,7 @@ pub(super) enum Step {
 
 impl Runner {
     /// Reads the state of each projection. One that the store does not know begins with the log.
-    pub(super) async fn load(&mut self, epoch: Epoch) -> Result<Standings, LogError> {
+    pub(super) async fn load(&mut self, epoch: Epoch) -> Result<StoredPositions, LogError> {
         let mut tx = self.log.store().relaxed_in(epoch).await?;
         let sql =
             "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING";
@@ -50,14 +50,14 @@ impl Runner {
                 .await?;
         }
         tx.commit().await?;
-        let standings = read_standings(self.log.store().reads()).await?;
+        let stored = read_positions(self.log.store().reads()).await?;
         for member in &mut self.members {
-            member.load(standings.own.get(&member.stored_name()).copied());
+            member.load(stored.own.get(&member.stored_name()).copied());
         }
         // After the checkpoint: no node of an earlier term adds to the damaged streams from here
         // on.
         self.read_damage().await?;
-        Ok(standings)
+        Ok(stored)
     }
 
     /// True when the store still has what this node wrote last. Clears the record of a stop that is
@@ -65,20 +65,20 @@ impl Runner {
     pub(super) async fn is_unchanged(
         &self,
         epoch: Epoch,
-        standings: &mut Standings,
+        written: &mut StoredPositions,
     ) -> Result<bool, LogError> {
-        let stored = read_standings(self.log.store().reads()).await?;
+        let stored = read_positions(self.log.store().reads()).await?;
         let is_known = self
             .members
             .iter()
             .all(|member| stored.own.get(&member.stored_name()).copied() == member.own);
-        if standings.some_stopped {
+        if written.some_stopped {
             let mut tx = self.log.store().relaxed_in(epoch).await?;
             clear_stops(&mut tx).await?;
             tx.commit().await?;
-            standings.some_stopped = false;
+            written.some_stopped = false;
         }
-        Ok(is_known && stored.checkpoint == standings.checkpoint)
+        Ok(is_known && stored.checkpoint == written.checkpoint)
     }
 
     /// Moves the checkpoint or a projection's own position; false when it is not where this node
@@ -88,11 +88,11 @@ impl Runner {
         tx: &mut Tx,
         epoch: Epoch,
         members: &[usize],
-        step: &Step,
-        batch: &Batch,
+        step: &BatchStep,
+        batch: &FactBatch,
     ) -> Result<bool, LogError> {
         match step {
-            Step::Alone { from } => {
+            BatchStep::Alone { from } => {
                 let Some(member) = members.first().map(|n| &self.members[*n]) else {
                     return Ok(true);
                 };
@@ -106,7 +106,7 @@ impl Runner {
                     .await?;
                 Ok(moved.rows_affected() == 1)
             }
-            Step::Together { .. } | Step::Checkpoint => {
+            BatchStep::Together { .. } | BatchStep::Checkpoint => {
                 let sql = "UPDATE checkpoints SET position = $3, epoch = $4 WHERE name = $1 AND position = $2";
                 let moved = sqlx::query(sql)
                     .bind(CHECKPOINT)
@@ -116,7 +116,7 @@ impl Runner {
                     .execute(&mut **tx)
                     .await?;
                 self.join(tx, batch).await?;
-                if let Step::Together { clear_stops: true } = step {
+                if let BatchStep::Together { clear_stops: true } = step {
                     clear_stops(tx).await?;
                 }
                 Ok(moved.rows_affected() == 1)
@@ -124,8 +124,8 @@ impl Runner {
         }
     }
 
-    async fn join(&self, tx: &mut Tx, batch: &Batch) -> Result<(), LogError> {
-        let joins = |member: &&Member| member.joins(batch.from, batch.to);
+    async fn join(&self, tx: &mut Tx, batch: &FactBatch) -> Result<(), LogError> {
+        let joins = |member: &&ProjectionMember| member.joins(batch.from, batch.to);
         for member in self.members.iter().filter(joins) {
             let sql = "UPDATE projections SET position = NULL, stopped = NULL WHERE name = $1";
             sqlx::query(sql)
@@ -139,8 +139,8 @@ impl Runner {
     pub(super) async fn record_damage(
         &self,
         tx: &mut Tx,
-        member: &Member,
-        damage: &[Damage],
+        member: &ProjectionMember,
+        damage: &[DamagedRow],
     ) -> Result<(), LogError> {
         for one in damage.iter().filter(|one| member.wants(one)) {
             error!(
@@ -172,7 +172,7 @@ impl Runner {
                 .fetch_all(self.log.store().reads())
                 .await?;
             for row in rows {
-                member.leave_behind(&[Damage {
+                member.leave_behind(&[DamagedRow {
                     kind: row.try_get("stream_kind")?,
                     id: row.try_get("stream_id")?,
                     position: row.try_get::<i64, _>("position")? as u64,
@@ -225,25 +225,25 @@ async fn clear_stops(tx: &mut Tx) -> Result<(), LogError> {
     Ok(())
 }
 
-async fn read_standings(reads: &AnyPool) -> Result<Standings, LogError> {
+async fn read_positions(reads: &AnyPool) -> Result<StoredPositions, LogError> {
     // One statement, so that checkpoint and positions are of the same moment.
     let sql = "SELECT p.name, p.position, p.stopped, c.position AS checkpoint FROM projections p, checkpoints c \
                WHERE c.name = $1";
     let rows = sqlx::query(sql).bind(CHECKPOINT).fetch_all(reads).await?;
-    let mut standings = Standings {
+    let mut stored = StoredPositions {
         checkpoint: 0,
         some_stopped: false,
         own: HashMap::new(),
     };
     for row in rows {
-        standings.checkpoint = row.try_get::<i64, _>("checkpoint")? as u64;
+        stored.checkpoint = row.try_get::<i64, _>("checkpoint")? as u64;
         let stopped: Option<String> = row.try_get("stopped")?;
         match row.try_get::<Option<i64>, _>("position")? {
             Some(own) => {
-                standings.own.insert(row.try_get("name")?, own as u64);
+                stored.own.insert(row.try_get("name")?, own as u64);
             }
-            None => standings.some_stopped |= stopped.is_some(),
+            None => stored.some_stopped |= stopped.is_some(),
         }
     }
-    Ok(standings)
+    Ok(stored)
 }

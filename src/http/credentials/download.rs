@@ -8,7 +8,7 @@ use genie_events::{SecretText, cookies, credential::CredentialKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{StoredCredential, checked_platform, checked_username};
+use super::{StoredCredentialAnswer, checked_platform, checked_username};
 use crate::{
     app::App,
     http::{
@@ -37,7 +37,7 @@ pub struct NewDownloadCredential {
 /// The sealed part. A reveal shows it again.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Sealed<'a> {
+enum SealedDownload<'a> {
     Password {
         username: &'a str,
         password: &'a SecretText,
@@ -62,7 +62,7 @@ impl NewDownloadCredential {
                         "`username` and `password` must not be empty",
                     ));
                 }
-                let sealed = Sealed::Password { username, password };
+                let sealed = SealedDownload::Password { username, password };
                 Ok((
                     CredentialKind::Password,
                     Plaintext::of("password", &sealed, MAX_SECRET_BYTES)?,
@@ -70,7 +70,7 @@ impl NewDownloadCredential {
             }
             "cookies" => {
                 let cookies = self.cookies.as_ref().ok_or_else(|| missing("cookies"))?;
-                let sealed = Sealed::Cookies {
+                let sealed = SealedDownload::Cookies {
                     cookies: cookies::checked_file(cookies)?,
                 };
                 Ok((
@@ -89,7 +89,7 @@ pub async fn store(
     idempotency_key: IdempotencyKey,
     user: UserCaller,
     Body(body): Body<NewDownloadCredential>,
-) -> Result<Written<StoredCredential>, ApiError> {
+) -> Result<Written<StoredCredentialAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
     let (kind, secret) = body.secret()?;
@@ -109,7 +109,7 @@ pub async fn store(
         .credentials
         .store(user.account.user, asking, target, secret)
         .await?;
-    let credential = StoredCredential {
+    let credential = StoredCredentialAnswer {
         id: stored.id,
         updated: stored.updated,
     };

@@ -3,7 +3,7 @@
 
 use actix_web::web::{Data, Path, Query};
 use genie_events::{Event, UserId, credential::CredentialEvent};
-use genie_log::{Body, Fact, LogError, StoredRow, keys::KeyState};
+use genie_log::{Fact, FactBody, LogError, StoredRow, keys::KeyState};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,7 +14,7 @@ use crate::{
         caller::{UserCaller, still_administers},
         error::ApiError,
         read_your_writes::MinPosition,
-        response::{self, Page, PageQuery},
+        response::{self, ListPage, PageQuery},
         words::Time,
     },
 };
@@ -26,7 +26,7 @@ pub async fn of_one(
     user: UserCaller,
     id: Path<String>,
     page: Query<PageQuery>,
-) -> Result<Page<CredentialFact>, ApiError> {
+) -> Result<ListPage<CredentialFact>, ApiError> {
     let id = credential_id(&id)?;
     let limit = page.limit()?;
     let before = page.after_number()?;
@@ -45,7 +45,7 @@ pub async fn of_one(
         .lookups()
         .credential_rows(owner, id, before, limit as usize)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| row.sequence.to_string()),
         data: told(&app, &rows).await?,
     })
@@ -57,7 +57,7 @@ pub async fn reveals(
     min_position: MinPosition,
     user: UserCaller,
     page: Query<PageQuery>,
-) -> Result<Page<CredentialFact>, ApiError> {
+) -> Result<ListPage<CredentialFact>, ApiError> {
     let limit = page.limit()?;
     let before = page.after_number()?;
     min_position.wait_for_log(&app).await?;
@@ -66,7 +66,7 @@ pub async fn reveals(
         .lookups()
         .revealed_rows(user.account.user, before, limit as usize)
         .await?;
-    Ok(Page {
+    Ok(ListPage {
         next_cursor: response::next_cursor(&rows, limit, |row| row.owner_seq.to_string()),
         data: told(&app, &rows).await?,
     })
@@ -97,7 +97,7 @@ async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<CredentialFact>, ApiE
     for row in rows {
         match app.log.reader().open_row(row).await {
             Ok(fact) => {
-                if let Body::Open(Event::Credential(event), _) = &fact.body {
+                if let FactBody::Open(Event::Credential(event), _) = &fact.body {
                     told.push(CredentialFact::new(&fact, event));
                 }
             }

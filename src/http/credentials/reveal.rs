@@ -13,7 +13,7 @@ use genie_log::keys::sha256_hex;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{checked_platform, credential_id, secret::Opened};
+use super::{checked_platform, credential_id, secret::OpenedSecret};
 use crate::{
     app::App,
     http::{
@@ -68,7 +68,7 @@ pub struct RevealedProfile {
     #[schema(required)]
     platform_username: Option<String>,
     #[schema(value_type = words::Secret)]
-    credentials: Opened,
+    credentials: OpenedSecret,
 }
 
 /// A login or a cookie file to download with, in the clear.
@@ -81,7 +81,7 @@ pub struct RevealedDownload {
     platform: String,
     #[serde(flatten)]
     #[schema(value_type = words::DownloadSecret)]
-    secret: Opened,
+    secret: OpenedSecret,
 }
 
 /// A browser's session, in the clear.
@@ -94,7 +94,7 @@ pub struct RevealedSession {
     expires_at: Option<Time>,
     #[serde(flatten)]
     #[schema(value_type = words::SessionSecret)]
-    secret: Opened,
+    secret: OpenedSecret,
 }
 
 impl RevealRequest {
@@ -130,7 +130,7 @@ async fn shown(
     wanted: RevealRequest,
     named: CredentialRef,
     kinds: &'static [CredentialKind],
-) -> Result<(Revealed, Opened), ApiError> {
+) -> Result<(Revealed, OpenedSecret), ApiError> {
     if wanted
         .purpose
         .as_ref()
@@ -149,7 +149,7 @@ async fn shown(
         purpose: wanted.purpose,
     };
     let revealed = app.write.credentials.reveal(caller, ask).await?;
-    let opened = Opened::of(&revealed.plaintext)?;
+    let opened = OpenedSecret::of(&revealed.plaintext)?;
     Ok((revealed, opened))
 }
 

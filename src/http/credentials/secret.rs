@@ -39,15 +39,15 @@ impl SecretFields {
 /// The plaintext of a secret, to be answered.
 #[derive(Serialize)]
 #[serde(transparent)]
-pub struct Opened(Map<String, Value>);
+pub struct OpenedSecret(Map<String, Value>);
 
-impl Drop for Opened {
+impl Drop for OpenedSecret {
     fn drop(&mut self) {
         self.0.values_mut().for_each(wipe);
     }
 }
 
-impl Opened {
+impl OpenedSecret {
     pub fn of(plaintext: &Plaintext) -> Result<Self, ApiError> {
         let fields = serde_json::from_slice(plaintext.expose());
         fields

@@ -27,11 +27,12 @@ use crate::{
 const MAX_USER_AGENT: usize = 1000;
 
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct NewSession {
+#[schema(as = NewSession)]
+pub struct NewSessionCredential {
     #[schema(min_length = 1, max_length = 64)]
     platform: String,
     /// Together at most 512 KiB.
-    #[schema(value_type = Vec<words::SessionCookie>, min_items = 1, max_items = 1000)]
+    #[schema(value_type = Vec<words::SessionCookieForm>, min_items = 1, max_items = 1000)]
     cookies: Vec<SessionCookie>,
     /// The browser's name for itself. Some platforms compare it.
     #[schema(max_length = 1000)]
@@ -50,7 +51,7 @@ pub struct StoredSession {
 
 /// The sealed part. A reveal shows it again.
 #[derive(Serialize)]
-struct Sealed<'a> {
+struct SealedSession<'a> {
     cookies: &'a [SessionCookie],
     user_agent: Option<&'a str>,
     captured_at: String,
@@ -61,7 +62,7 @@ pub async fn store(
     app: Data<App>,
     idempotency_key: IdempotencyKey,
     user: UserCaller,
-    Body(body): Body<NewSession>,
+    Body(body): Body<NewSessionCredential>,
 ) -> Result<Written<StoredSession>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let platform = checked_platform(&body.platform)?;
@@ -76,7 +77,7 @@ pub async fn store(
     }
     let now = app.log.clock().now();
     let expires_at = checked_session(&body.cookies, now)?;
-    let sealed = Sealed {
+    let sealed = SealedSession {
         cookies: &body.cookies,
         user_agent,
         captured_at: now.rfc3339(),

@@ -7,10 +7,14 @@ use actix_web::{
 use genie_actors::WriteError;
 use genie_log::LogError;
 use genie_projections::ReadError;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{ApiError, whole_seconds};
-use crate::identity::{directus::Trouble, password::PasswordError};
+use crate::{
+    http::words,
+    identity::{directus::DirectusTrouble, password::PasswordError},
+};
 
 /// A failure on a route of Directus' own API.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +37,7 @@ impl DirectusError {
         let wire = self.0.wire();
         match &self.0 {
             ApiError::DirectusRefused { code, .. } => code,
-            ApiError::Directus(Trouble::TooMany(_)) => "REQUESTS_EXCEEDED",
+            ApiError::Directus(DirectusTrouble::TooMany(_)) => "REQUESTS_EXCEEDED",
             ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
@@ -52,6 +56,37 @@ impl DirectusError {
             _ if wire.status == StatusCode::SERVICE_UNAVAILABLE => "SERVICE_UNAVAILABLE",
             _ if wire.status.is_server_error() => "INTERNAL_SERVER_ERROR",
             _ => "FORBIDDEN",
+        }
+    }
+}
+
+/// The shape of a failure on `/auth/*` and `/users/me`, as in Directus.
+#[derive(Serialize, ToSchema)]
+pub struct DirectusFailure<'a> {
+    #[schema(value_type = [DirectusFault], min_items = 1, max_items = 1)]
+    errors: [DirectusFault<'a>; 1],
+}
+
+#[derive(Serialize, ToSchema)]
+struct DirectusFault<'a> {
+    extensions: DirectusFaultCode<'a>,
+    message: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct DirectusFaultCode<'a> {
+    #[schema(value_type = words::DirectusCode)]
+    code: &'a str,
+}
+
+impl<'a> DirectusFailure<'a> {
+    fn new(code: &'a str, message: String) -> Self {
+        let extensions = DirectusFaultCode { code };
+        Self {
+            errors: [DirectusFault {
+                extensions,
+                message,
+            }],
         }
     }
 }
@@ -77,8 +112,7 @@ impl ResponseError for DirectusError {
         if let Some(after) = wire.retry_after {
             answer.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
-        let body = json!({"errors": [{"message": sentence, "extensions": {"code": code}}]});
-        let mut answer = answer.json(body);
+        let mut answer = answer.json(DirectusFailure::new(code, sentence));
         answer
             .extensions_mut()
             .insert(self.0.logged_failure(status, wire.code));

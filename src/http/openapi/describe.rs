@@ -13,16 +13,17 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     app::App,
     http::{
-        access::Access,
+        access::RouteAccess,
         body::{Body, JsonObject},
         caller::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
         },
-        error::{ApiError, DirectusError},
+        error::{ApiError, DirectusError, FailureBody},
+        health::{NotReady, Readiness},
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{Answer, DirectusData, NoContent, Page, Written},
+        response::{Answer, DirectusData, ListPage, NoContent, Written},
     },
 };
 
@@ -35,7 +36,7 @@ pub enum Shape {
 #[derive(Default)]
 pub struct Operation {
     /// Nobody in particular when absent.
-    pub access: Option<Access>,
+    pub access: Option<RouteAccess>,
     pub query: Vec<Value>,
     pub body: Option<Value>,
     /// By status.
@@ -48,7 +49,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    fn reference<T: ToSchema>(&mut self) -> Value {
+    pub fn reference<T: ToSchema>(&mut self) -> Value {
         let mut schemas = Vec::new();
         T::schemas(&mut schemas);
         schemas.push((T::name().into_owned(), T::schema()));
@@ -129,16 +130,16 @@ macro_rules! callers {
     };
 }
 callers! {
-    [] UserCaller => Access::User;
-    [] ActingUser => Access::ActingUser;
-    [] AdminCaller => Access::Admin;
-    [] SecretCaller => Access::SharedSecret;
-    [W: Opens] AnyCaller<W> => Access::UserOrServer(W::SCOPES);
-    [W: Opens] ServerCaller<W> => Access::Server(W::SCOPES);
-    [W: Opens] Operator<W> => Access::Operator(W::SCOPES);
-    [] DirectusUser => Access::User;
-    [] DirectusAdmin => Access::Admin;
-    [] DirectusActingUser => Access::ActingUser;
+    [] UserCaller => RouteAccess::User;
+    [] ActingUser => RouteAccess::ActingUser;
+    [] AdminCaller => RouteAccess::Admin;
+    [] SecretCaller => RouteAccess::SharedSecret;
+    [W: Opens] AnyCaller<W> => RouteAccess::UserOrServer(W::SCOPES);
+    [W: Opens] ServerCaller<W> => RouteAccess::Server(W::SCOPES);
+    [W: Opens] Operator<W> => RouteAccess::Operator(W::SCOPES);
+    [] DirectusUser => RouteAccess::User;
+    [] DirectusAdmin => RouteAccess::Admin;
+    [] DirectusActingUser => RouteAccess::ActingUser;
 }
 
 impl Describe for IdempotencyKey {
@@ -207,7 +208,22 @@ impl<T: ToSchema> Describe for Written<T> {
     }
 }
 
-impl<T: ToSchema> Describe for Page<T> {
+impl Describe for NotReady {
+    fn describe(operation: &mut Operation) {
+        let failure = operation.reference::<FailureBody>();
+        let fields = operation.reference::<Readiness>();
+        let schema = json!({"allOf": [failure, fields]});
+        operation.answers.insert(
+            "503".to_owned(),
+            json!({
+                "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
+                "content": {"application/json": {"schema": schema}},
+            }),
+        );
+    }
+}
+
+impl<T: ToSchema> Describe for ListPage<T> {
     fn describe(operation: &mut Operation) {
         let item = operation.reference::<T>();
         let fields = json!({

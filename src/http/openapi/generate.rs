@@ -11,7 +11,9 @@ use super::{
     prose::{self, Prose},
 };
 use crate::http::{
-    access::Access,
+    access::RouteAccess,
+    error::{DirectusFailure, FailureBody, QuotaRefusal},
+    response::SuccessFlags,
     routes::{API, Endpoint},
 };
 
@@ -21,7 +23,7 @@ const INTRODUCTION: &str = include_str!("introduction.md");
 pub fn document() -> Value {
     let by_hand: Value = serde_json::from_str(BY_HAND).unwrap();
     let (tags, mut prose) = prose::read();
-    let mut schemas = BTreeMap::new();
+    let mut schemas = shared_schemas();
     let mut paths = Map::new();
     for route in API.iter().filter(|route| route.is_built_in()) {
         let of = format!("{} {}", route.method, route.path);
@@ -50,8 +52,18 @@ pub fn document() -> Value {
     }
     let types = json!({"type": "string", "enum": Event::all_types()});
     document["components"]["schemas"]["EventType"] = types;
-    inline_times(&mut document);
+    inline_small_schemas(&mut document);
     document
+}
+
+/// The schemas of flags and failures, which most answers name.
+fn shared_schemas() -> BTreeMap<String, Value> {
+    let mut shared = Operation::default();
+    shared.reference::<SuccessFlags>();
+    shared.reference::<FailureBody>();
+    shared.reference::<QuotaRefusal>();
+    shared.reference::<DirectusFailure>();
+    shared.schemas
 }
 
 fn operation(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
@@ -104,7 +116,7 @@ fn path_parameters<'a>(route: &Endpoint, prose: &'a Prose) -> impl Iterator<Item
 }
 
 /// Each of these alone opens the route.
-fn security(access: Access) -> Value {
+fn security(access: RouteAccess) -> Value {
     let user = json!({"userToken": []});
     let secret = json!({"sharedSecret": []});
     let key = json!({"serviceKey": []});
@@ -115,12 +127,12 @@ fn security(access: Access) -> Value {
         ways
     };
     Value::Array(match access {
-        Access::Public => vec![],
-        Access::PublicByDefault => vec![json!({}), user, secret, key],
-        Access::User | Access::ActingUser | Access::Admin => vec![user],
-        Access::SharedSecret => vec![secret],
-        Access::Server(scopes) => with_key(vec![secret], scopes),
-        Access::UserOrServer(scopes) | Access::Operator(scopes) => {
+        RouteAccess::Public => vec![],
+        RouteAccess::PublicByDefault => vec![json!({}), user, secret, key],
+        RouteAccess::User | RouteAccess::ActingUser | RouteAccess::Admin => vec![user],
+        RouteAccess::SharedSecret => vec![secret],
+        RouteAccess::Server(scopes) => with_key(vec![secret], scopes),
+        RouteAccess::UserOrServer(scopes) | RouteAccess::Operator(scopes) => {
             with_key(vec![user, secret], scopes)
         }
     })
@@ -146,7 +158,7 @@ fn responses(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
         }
         let is_success = status.starts_with('2');
         let answer = responses.entry(*status).or_insert_with(|| json!({}));
-        if !is_success {
+        if !is_success && !told.answers.contains_key(*status) {
             *answer = failure();
         }
         answer["description"] = (*sentence).into();
@@ -181,7 +193,7 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
         return refusals;
     };
     let has_body = told.body.is_some();
-    let asks_for_caller = route.access != Access::Public;
+    let asks_for_caller = route.access != RouteAccess::Public;
     let is_directus = shape == Shape::Directus;
     if has_body || asks_for_caller || told.takes_min_position || !told.query.is_empty() {
         let name = if has_body || is_directus {
@@ -194,7 +206,7 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     if asks_for_caller {
         refusals.push(("401", "Unauthorized"));
     }
-    if asks_for_caller && route.access != Access::PublicByDefault {
+    if asks_for_caller && route.access != RouteAccess::PublicByDefault {
         refusals.push(("403", "Forbidden"));
     }
     if asks_for_caller || told.takes_min_position {
@@ -209,7 +221,10 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     }
     let takes_secret = matches!(
         route.access,
-        Access::SharedSecret | Access::Server(_) | Access::UserOrServer(_) | Access::Operator(_)
+        RouteAccess::SharedSecret
+            | RouteAccess::Server(_)
+            | RouteAccess::UserOrServer(_)
+            | RouteAccess::Operator(_)
     );
     let unavailable = if takes_secret {
         "SecretOrUnavailable"
@@ -235,39 +250,54 @@ fn merge(told: &mut Value, by_hand: &Value) {
     }
 }
 
-/// A time is a string with a format. It needs no schema with a name.
-fn inline_times(document: &mut Value) {
+/// A time is a string with a format, and a constant is a value. Neither needs a schema with a name.
+fn inline_small_schemas(document: &mut Value) {
     let schemas = document["components"]["schemas"].as_object_mut().unwrap();
-    schemas.remove("Time");
-    inline(document);
+    let is_small = |name: &str, schema: &Value| name == "Time" || schema.get("const").is_some();
+    let mut small = Map::new();
+    schemas.retain(|name, schema| {
+        let is_small = is_small(name, schema);
+        if is_small {
+            small.insert(format!("#/components/schemas/{name}"), schema.take());
+        }
+        !is_small
+    });
+    inline(document, &small);
 }
 
-fn inline(value: &mut Value) {
-    const TIME: &str = "#/components/schemas/Time";
+fn inline(value: &mut Value, small: &Map<String, Value>) {
     match value {
         Value::Object(fields) => {
-            if fields
-                .get("$ref")
-                .is_some_and(|reference| reference == TIME)
-            {
-                fields.remove("$ref");
-                fields.insert("type".to_owned(), "string".into());
-                fields.insert("format".to_owned(), "date-time".into());
-            }
-            let is_optional_time = fields
-                .get("oneOf")
-                .is_some_and(|ways| ways[0] == json!({"type": "null"}) && ways[1]["$ref"] == TIME);
-            if is_optional_time {
-                let time = fields.remove("oneOf").unwrap()[1].take();
-                fields.insert("type".to_owned(), json!(["string", "null"]));
-                fields.insert("format".to_owned(), "date-time".into());
-                if let Some(description) = time.get("description") {
-                    fields.insert("description".to_owned(), description.clone());
-                }
-            }
-            fields.values_mut().for_each(inline);
+            inline_reference(fields, small);
+            inline_optional(fields, small);
+            fields.values_mut().for_each(|value| inline(value, small));
         }
-        Value::Array(values) => values.iter_mut().for_each(inline),
+        Value::Array(values) => values.iter_mut().for_each(|value| inline(value, small)),
         _ => {}
     }
+}
+
+/// A description stays beside the schema.
+fn inline_reference(fields: &mut Map<String, Value>, small: &Map<String, Value>) {
+    let named = fields.get("$ref").and_then(Value::as_str);
+    let Some(Value::Object(schema)) = named.and_then(|name| small.get(name)) else {
+        return;
+    };
+    fields.remove("$ref");
+    fields.extend(schema.clone());
+}
+
+fn inline_optional(fields: &mut Map<String, Value>, small: &Map<String, Value>) {
+    let ways = fields.get("oneOf").and_then(Value::as_array);
+    let Some([null, Value::Object(way)]) = ways.map(Vec::as_slice) else {
+        return;
+    };
+    let mut way = way.clone();
+    inline_reference(&mut way, small);
+    if *null != json!({"type": "null"}) || way.contains_key("$ref") {
+        return;
+    }
+    way["type"] = json!([way["type"], "null"]);
+    fields.remove("oneOf");
+    fields.extend(way);
 }

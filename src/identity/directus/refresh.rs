@@ -18,7 +18,7 @@ use serde_json::json;
 use tracing::{Instrument, warn};
 use zeroize::Zeroizing;
 
-use super::upstream::{Trouble, Upstream, UpstreamRequest, WHOLE};
+use super::upstream::{DirectusTrouble, Upstream, UpstreamRequest, WHOLE};
 
 /// How long a used token still gets its successor (docs/api.md, Identity).
 const GRACE: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub enum NoPair {
         code: String,
     },
     /// Directus did not answer the question.
-    Trouble(Trouble),
+    Trouble(DirectusTrouble),
     /// The store is away.
     Store(LogError),
 }
@@ -81,9 +81,11 @@ impl Refreshes {
             pair.await.map_err(|no| (*no).clone())
         };
         let asking = self.log.store().io().spawn(asking.in_current_span());
-        asking.await.unwrap_or(Err(NoPair::Trouble(Trouble::Failed(
-            "the request broke off",
-        ))))
+        asking
+            .await
+            .unwrap_or(Err(NoPair::Trouble(DirectusTrouble::Failed(
+                "the request broke off",
+            ))))
     }
 
     async fn in_turn(

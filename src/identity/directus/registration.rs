@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 
 use super::{
     DirectusSettings,
-    upstream::{Trouble, Upstream, UpstreamRequest, WHOLE},
+    upstream::{DirectusTrouble, Upstream, UpstreamRequest, WHOLE},
     user_cache::{About, Standing, Standings},
 };
 
@@ -43,7 +43,7 @@ const QUIET: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
 /// How often reservations of broken-off registrations are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
-pub struct Applicant {
+pub struct DirectusApplicant {
     pub email: String,
     /// Directus keeps it, genie does not.
     pub password: SecretString,
@@ -64,7 +64,7 @@ pub enum NotRegistered {
     NotTaken,
     /// Directus did not answer. Nothing was created, and the reservation was released.
     #[error(transparent)]
-    Trouble(Trouble),
+    Trouble(DirectusTrouble),
     /// Directus did not say whether it created the user.
     #[error(
         "Directus did not answer in time, so it is not known yet whether you are registered; in a few minutes try to log in, then to register again"
@@ -123,7 +123,7 @@ impl Registrations {
     /// Registers a user, to its end even when the client goes away.
     pub async fn register(
         &self,
-        applicant: Applicant,
+        applicant: DirectusApplicant,
         metadata: Metadata,
         address: Option<IpAddr>,
     ) -> Result<RegisteredUser, NotRegistered> {
@@ -137,7 +137,7 @@ impl Registrations {
 
     async fn register_to_the_end(
         &self,
-        applicant: Applicant,
+        applicant: DirectusApplicant,
         metadata: Metadata,
         address: Option<IpAddr>,
     ) -> Result<RegisteredUser, NotRegistered> {
@@ -182,7 +182,7 @@ impl Registrations {
     /// Directus meanwhile.
     async fn reserve(
         &self,
-        applicant: &Applicant,
+        applicant: &DirectusApplicant,
         metadata: &Metadata,
         address: Option<IpAddr>,
     ) -> Result<ReservedRegistration, NotRegistered> {
@@ -318,7 +318,7 @@ impl Registrations {
     async fn make(
         &self,
         user: UserId,
-        who: &Applicant,
+        who: &DirectusApplicant,
         role: &str,
         address: Option<IpAddr>,
     ) -> Result<(), Unmade> {
@@ -363,7 +363,7 @@ impl Registrations {
                     http.status = reply.status,
                     code, "Directus: DIRECTUS_ADMIN_TOKEN may not create users; registrations fail"
                 );
-                NotRegistered::Trouble(Trouble::Failed(
+                NotRegistered::Trouble(DirectusTrouble::Failed(
                     "it refuses to create users for the administrator's token",
                 ))
             }

@@ -48,7 +48,7 @@ pub struct UpstreamRequest {
 }
 
 /// Directus' answer, a success or a refusal.
-pub struct Reply {
+pub struct DirectusReply {
     /// 200 to 499.
     pub status: u16,
     /// JSON, or empty.
@@ -57,7 +57,7 @@ pub struct Reply {
 
 /// Directus gave no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum DirectusTrouble {
     #[error("Directus cannot be reached; try again shortly")]
     Unreachable,
     /// Directus did not answer in time, or its answer broke off.
@@ -92,7 +92,7 @@ struct Extensions {
     code: String,
 }
 
-impl Trouble {
+impl DirectusTrouble {
     /// True when Directus did not even begin the request: it was not sent, or was turned away at
     /// once.
     pub fn is_unsent(&self) -> bool {
@@ -103,7 +103,7 @@ impl Trouble {
     }
 }
 
-impl Reply {
+impl DirectusReply {
     pub fn is_ok(&self) -> bool {
         self.status < 300
     }
@@ -125,12 +125,12 @@ impl Reply {
     }
 
     /// The data of a success.
-    pub fn data(&self) -> Result<Value, Trouble> {
+    pub fn data(&self) -> Result<Value, DirectusTrouble> {
         let mut whole: Value = serde_json::from_slice(&self.body)
-            .map_err(|_| Trouble::Failed("its answer is not JSON"))?;
+            .map_err(|_| DirectusTrouble::Failed("its answer is not JSON"))?;
         match whole.get_mut("data") {
             Some(data) => Ok(data.take()),
-            None => Err(Trouble::Failed("its answer has no `data`")),
+            None => Err(DirectusTrouble::Failed("its answer has no `data`")),
         }
     }
 }
@@ -219,21 +219,21 @@ impl Upstream {
     }
 
     /// Checks that Directus answers at all, whatever the circuit says.
-    pub async fn ping(&self) -> Result<(), Trouble> {
+    pub async fn ping(&self) -> Result<(), DirectusTrouble> {
         let asking = UpstreamRequest::new(Method::GET, "/server/ping");
         match tokio::time::timeout(CONNECT, self.send(&asking)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
+            Ok(Err(_)) | Err(_) => Err(DirectusTrouble::Silent),
         }
     }
 
     /// Sends a request. A GET is sent a second time when the connection broke: Directus may have
     /// closed it just then.
-    pub async fn ask(&self, asking: UpstreamRequest) -> Result<Reply, Trouble> {
+    pub async fn ask(&self, asking: UpstreamRequest) -> Result<DirectusReply, DirectusTrouble> {
         let leave = self
             .circuit
             .enter(self.clock.now())
-            .map_err(Trouble::LeftAlone)?;
+            .map_err(DirectusTrouble::LeftAlone)?;
         let only_reads = asking.method == Method::GET;
         let mut answered = self.send(&asking).await;
         if only_reads
@@ -248,14 +248,14 @@ impl Upstream {
             Err(error) => {
                 warn!(reason = reason(&error), "Directus: no answer");
                 Err(if error.is_connect() {
-                    Trouble::Unreachable
+                    DirectusTrouble::Unreachable
                 } else {
-                    Trouble::Silent
+                    DirectusTrouble::Silent
                 })
             }
         };
         match outcome {
-            Ok(_) | Err(Trouble::TooMany(_)) => leave.answered(self.clock.now()),
+            Ok(_) | Err(DirectusTrouble::TooMany(_)) => leave.answered(self.clock.now()),
             Err(_) => leave.failed(self.clock.now()),
         }
         outcome
@@ -286,7 +286,7 @@ impl Upstream {
         request.send().await
     }
 
-    async fn read(&self, mut answer: Response) -> Result<Reply, Trouble> {
+    async fn read(&self, mut answer: Response) -> Result<DirectusReply, DirectusTrouble> {
         let status = answer.status().as_u16();
         let pause = pause(&answer);
         let mut body = Zeroizing::new(Vec::new());
@@ -295,26 +295,26 @@ impl Upstream {
                 Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => {
                     body.extend_from_slice(&chunk)
                 }
-                Ok(Some(_)) => return Err(Trouble::Failed("its answer is too large")),
+                Ok(Some(_)) => return Err(DirectusTrouble::Failed("its answer is too large")),
                 Ok(None) => break,
                 Err(error) => {
                     warn!(reason = reason(&error), "Directus: answer broke off");
-                    return Err(Trouble::Silent);
+                    return Err(DirectusTrouble::Silent);
                 }
             }
         }
-        let reply = Reply { status, body };
+        let reply = DirectusReply { status, body };
         match status {
             200..=299 | 400..=428 | 430..=499 => Ok(reply),
-            429 => Err(Trouble::TooMany(pause)),
-            503 => Err(Trouble::Overloaded(pause)),
+            429 => Err(DirectusTrouble::TooMany(pause)),
+            503 => Err(DirectusTrouble::Overloaded(pause)),
             _ => {
                 warn!(
                     http.status = status,
                     code = reply.code(),
                     "Directus: answered with an error"
                 );
-                Err(Trouble::Failed("it answered an error"))
+                Err(DirectusTrouble::Failed("it answered an error"))
             }
         }
     }

@@ -17,7 +17,7 @@ use tracing::{Instrument, error, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::upstream::{Reply, Trouble, Upstream, UpstreamRequest, bearer};
+use super::upstream::{DirectusReply, DirectusTrouble, Upstream, UpstreamRequest, bearer};
 use crate::{limiter::Limiter, network::Network};
 
 /// How long an answer is not asked for again (docs/api.md, Identity).
@@ -160,7 +160,7 @@ impl Standings {
     }
 
     /// Directus' answer, or its last one when it gives none.
-    pub async fn of(&self, about: About) -> Result<Standing, Trouble> {
+    pub async fn of(&self, about: About) -> Result<Standing, DirectusTrouble> {
         if let Some(standing) = self.fresh.get(&about.key).await {
             return Ok(standing);
         }
@@ -172,7 +172,7 @@ impl Standings {
         or_known(asking, known).await
     }
 
-    async fn ask_once(&self, about: About) -> Result<Standing, Trouble> {
+    async fn ask_once(&self, about: About) -> Result<Standing, DirectusTrouble> {
         let key = about.key;
         let asked = self.fresh.try_get_with(key, async {
             let standing = self.ask(&about).await?;
@@ -180,12 +180,12 @@ impl Standings {
                 Standing::Known(person) => self.known.insert(key, Arc::clone(person)),
                 Standing::Gone | Standing::NotTaken => self.known.invalidate(&key),
             }
-            Ok::<_, Trouble>(standing)
+            Ok::<_, DirectusTrouble>(standing)
         });
         asked.await.map_err(|trouble| (*trouble).clone())
     }
 
-    async fn ask(&self, about: &About) -> Result<Standing, Trouble> {
+    async fn ask(&self, about: &About) -> Result<Standing, DirectusTrouble> {
         // For a proven holder the administrator may always read everything; the holder perhaps not
         // even the status.
         if matches!(about.key, StandingKey::User(_)) && self.upstream.admin().is_some() {
@@ -229,7 +229,7 @@ impl Standings {
 
     /// Counts a token that only Directus can check, for its address. A token that Directus accepted
     /// before is not counted.
-    fn count_stranger(&self, about: &About) -> Result<(), Trouble> {
+    fn count_stranger(&self, about: &About) -> Result<(), DirectusTrouble> {
         let (Some(address), StandingKey::Token(_), false) =
             (about.address, about.key, self.has_known(about))
         else {
@@ -237,7 +237,7 @@ impl Standings {
         };
         self.strangers
             .take(Network::of(address), Instant::now())
-            .map_err(|_| Trouble::TooMany(Duration::from_secs(1)))
+            .map_err(|_| DirectusTrouble::TooMany(Duration::from_secs(1)))
     }
 
     /// A user, by the administrator's token.
@@ -245,7 +245,7 @@ impl Standings {
         &self,
         user: UserId,
         address: Option<IpAddr>,
-    ) -> Result<Standing, Trouble> {
+    ) -> Result<Standing, DirectusTrouble> {
         // As a list: it is empty when nobody has that id, and refused when the token may not read
         // users. A request for the single user would answer both alike.
         let asking = UpstreamRequest::new(Method::GET, "/users")
@@ -259,21 +259,21 @@ impl Standings {
         self.expect_admin(&reply)?;
         let found = match reply.data()? {
             Value::Array(found) => found.into_iter().next(),
-            _ => return Err(Trouble::Failed("its answer is not a list of users")),
+            _ => return Err(DirectusTrouble::Failed("its answer is not a list of users")),
         };
         let Some(found) = found else {
             return Ok(Standing::Gone);
         };
         match Person::read(found) {
             Some(person) if person.user == user => Ok(Standing::Known(Arc::new(person))),
-            _ => Err(Trouble::Failed(
+            _ => Err(DirectusTrouble::Failed(
                 "it does not say whether the user is active",
             )),
         }
     }
 
     /// The names of all roles, by the administrator's token.
-    pub async fn roles(&self) -> Result<Vec<String>, Trouble> {
+    pub async fn roles(&self) -> Result<Vec<String>, DirectusTrouble> {
         let asking = UpstreamRequest::new(Method::GET, "/roles").authorized(self.upstream.admin());
         let reply = self
             .upstream
@@ -285,7 +285,7 @@ impl Standings {
             .await?;
         self.expect_admin(&reply)?;
         let Value::Array(roles) = reply.data()? else {
-            return Err(Trouble::Failed("its answer is not a list of roles"));
+            return Err(DirectusTrouble::Failed("its answer is not a list of roles"));
         };
         Ok(roles
             .iter()
@@ -295,7 +295,7 @@ impl Standings {
     }
 
     /// Fails when an answer to the administrator's token is a refusal.
-    pub fn expect_admin(&self, reply: &Reply) -> Result<(), Trouble> {
+    pub fn expect_admin(&self, reply: &DirectusReply) -> Result<(), DirectusTrouble> {
         if reply.is_ok() {
             Ok(())
         } else {
@@ -306,13 +306,19 @@ impl Standings {
                 code,
                 "Directus: DIRECTUS_ADMIN_TOKEN lacks an administrator's rights; users can't be looked up"
             );
-            Err(Trouble::Failed("it refuses the administrator's token"))
+            Err(DirectusTrouble::Failed(
+                "it refuses the administrator's token",
+            ))
         }
     }
 
     /// True when the holder of an administrator's token still administers, or did when Directus
     /// last said so. The token only says that the holder did at issue time.
-    pub async fn is_admin(&self, token: &str, address: Option<IpAddr>) -> Result<bool, Trouble> {
+    pub async fn is_admin(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+    ) -> Result<bool, DirectusTrouble> {
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let this = self.clone();
         let authorization = bearer(token);
@@ -327,7 +333,7 @@ impl Standings {
                     _ => reply.is_ok() && reply.data()?["admin_access"] == Value::Bool(true),
                 };
                 this.known_admins.insert(key, is_admin);
-                Ok::<_, Trouble>(is_admin)
+                Ok::<_, DirectusTrouble>(is_admin)
             });
             asked.await.map_err(|trouble| (*trouble).clone())
         };
@@ -346,17 +352,17 @@ impl Standings {
 /// Directus' answer, or its last one when it is slow or away. Not when its rate limit is reached:
 /// it counts by address, so a user could reach it on purpose to keep a right.
 async fn or_known<T>(
-    asking: JoinHandle<Result<T, Trouble>>,
+    asking: JoinHandle<Result<T, DirectusTrouble>>,
     known: Option<T>,
-) -> Result<T, Trouble> {
+) -> Result<T, DirectusTrouble> {
     let Some(known) = known else {
         return asking
             .await
-            .unwrap_or(Err(Trouble::Failed("the request broke off")));
+            .unwrap_or(Err(DirectusTrouble::Failed("the request broke off")));
     };
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(Ok(said))) => Ok(said),
-        Ok(Ok(Err(trouble @ Trouble::TooMany(_)))) => Err(trouble),
+        Ok(Ok(Err(trouble @ DirectusTrouble::TooMany(_)))) => Err(trouble),
         _ => Ok(known),
     }
 }

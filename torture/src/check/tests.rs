@@ -4,7 +4,7 @@
 
 use genie_events::{
     JobId, TurnId,
-    chat::{Answer, TurnMetrics, TurnOutcome},
+    chat::{TurnAnswer, TurnMetrics, TurnOutcome},
     invite::{Grant, InviteEvent},
     job::JobSpec,
     tier::Tier,
@@ -66,10 +66,12 @@ fn asked(n: u128) -> ChatEvent {
 }
 
 fn answered(n: u128) -> ChatEvent {
-    let (content, model, metrics) = ("a".into(), "m".into(), TurnMetrics::default());
+    let content = "a".into();
+    let model = "m".into();
+    let metrics = TurnMetrics::default();
     ChatEvent::Answered {
         turn: turn(n),
-        answer: Answer {
+        answer: TurnAnswer {
             content,
             outcome: TurnOutcome::Completed,
             failure: None,
@@ -113,7 +115,8 @@ impl TortureRun {
 
     /// Appends a fact of Ada to the log.
     fn fact(&mut self, mark: Option<CommandMark>, stream: &str, event: impl Into<Event>) {
-        let (event, position) = (event.into(), self.log.len() as u64 + 1);
+        let event = event.into();
+        let position = self.log.len() as u64 + 1;
         let before = self
             .log
             .iter()

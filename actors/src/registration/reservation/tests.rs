@@ -166,7 +166,8 @@ both_stores!(
         let (_, register, code) = register(&store).await;
         let mut tries = tokio::task::JoinSet::new();
         for n in 0..8 {
-            let (register, code) = (register.clone(), code.clone());
+            let register = register.clone();
+            let code = code.clone();
             tries.spawn(async move {
                 let reserved = register
                     .reserve(

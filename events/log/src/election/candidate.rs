@@ -16,11 +16,12 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tracing::{error, info, warn};
 
 use super::{Epoch, Term};
+use crate::store::in_time_or;
 
 /// How often the leader renews.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -243,8 +244,6 @@ fn is(error: &sqlx::Error, code: &str) -> bool {
 }
 
 async fn in_time<T>(step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    match timeout(STEP, step).await {
-        Ok(done) => done,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-    }
+    let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    in_time_or(STEP, step, late).await
 }

@@ -120,6 +120,7 @@ pub(crate) const CARRIED: &[Table] = &[
             ("request_hash", Text),
             ("event_id", Text),
             ("sealed", Bytes),
+            ("kept_at", Number),
         ],
         key: 1,
         only: "",
@@ -302,6 +303,7 @@ mod tests {
         "checkpoints",
         "elections",
         "rings",         // The running servers.
+        "uploads",       // Else two servers would delete each other's bytes in one blob store.
         "refresh_grace", // Good for seconds only.
         "tree_hashes",
         "tree_heads", // Signed anew over the same facts. A head to be trusted was kept outside.

@@ -6,7 +6,7 @@ use genie_events::{
 use super::*;
 use crate::forgetting::ForgettingRow;
 use crate::{
-    AppendError, AppendRequest, Appended, Body, Group, NewFact, Work,
+    AppendError, AppendRequest, Appended, FactBody, Group, NewFact, Work,
     append::AppendError::KeyNotLive,
     keys::KeyState,
     load_users::Waking,
@@ -89,8 +89,8 @@ both_stores!(
             assert!(matches!(
                 &bodies[..],
                 [
-                    Body::Forgotten,
-                    Body::Open(Event::Account(AccountEvent::Forgotten { .. }), _)
+                    FactBody::Forgotten,
+                    FactBody::Open(Event::Account(AccountEvent::Forgotten { .. }), _)
                 ]
             ));
             assert!(matches!(
@@ -208,7 +208,7 @@ both_stores!(
                     "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('{user}', 1, '{user}', {x})"
                 ),
                 format!(
-                    "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed) VALUES ('{user}', '{user}', 'r', 'e', {x})"
+                    "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at) VALUES ('{user}', '{user}', 'r', 'e', {x}, 1)"
                 ),
                 format!(
                     "INSERT INTO snapshots (user_id, version, user_seq, position, sealed) VALUES ('{user}', 1, 1, 1, {x})"

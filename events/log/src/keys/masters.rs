@@ -338,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_rewrapped_key_opens_the_same() {
-        let (old, new) = (MasterKeys::generate(), MasterKeys::new_entry("m2"));
+        let old = MasterKeys::generate();
+        let new = MasterKeys::new_entry("m2");
         let both = MasterKeys::parse(&format!("{},{}", *new, *old)).unwrap();
         let (keys, wrapped) = both
             .with_current("m1")

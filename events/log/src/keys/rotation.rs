@@ -53,20 +53,20 @@ pub struct Wraps {
 
 /// The progress of a rotation: all keys before this place were looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct RotationCursor {
     master: String,
     owner: String,
 }
 
 /// The outcome of one step of a rotation.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Step {
+pub struct RotationStep {
     /// The number of data keys that were rewrapped.
     pub wrapped: u64,
     /// The owners of data keys that cannot be opened; those keys stay as they are.
     pub unreadable: Vec<String>,
     /// The begin of the next step; `None` at the end.
-    pub next: Option<Place>,
+    pub next: Option<RotationCursor>,
 }
 
 /// The use of each master key, and the rotation to another. See [`Keys::rotation`].
@@ -131,7 +131,11 @@ impl KeyRotation {
     }
 
     /// Continues a rotation to that key for about a second.
-    pub async fn rotate(&self, to: &str, from: Place) -> Result<Step, RotationError> {
+    pub async fn rotate(
+        &self,
+        to: &str,
+        from: RotationCursor,
+    ) -> Result<RotationStep, RotationError> {
         let current = self.0.keys().rings().follow_current().await?;
         if current != to {
             return Err(RotationError::Refused(format!(
@@ -140,20 +144,20 @@ impl KeyRotation {
         }
         self.0.keys().rings().none_lacks(to).await?;
         let began = Instant::now();
-        let mut step = Step::default();
+        let mut step = RotationStep::default();
         let mut place = from;
         loop {
             let rows = self.wrapped_by_others(to, place).await?;
             let Some(last) = rows.last() else {
                 return Ok(step);
             };
-            place = Place {
+            place = RotationCursor {
                 master: last.master_id.clone(),
                 owner: last.owner.to_string(),
             };
             self.wrap_batch(to, rows, &mut step).await?;
             if began.elapsed() >= STEP {
-                return Ok(Step {
+                return Ok(RotationStep {
                     next: Some(place),
                     ..step
                 });
@@ -251,7 +255,11 @@ impl KeyRotation {
     }
 
     /// The next data keys that another master key wraps.
-    async fn wrapped_by_others(&self, to: &str, from: Place) -> Result<Vec<WrappedKey>, LogError> {
+    async fn wrapped_by_others(
+        &self,
+        to: &str,
+        from: RotationCursor,
+    ) -> Result<Vec<WrappedKey>, LogError> {
         let to = to.to_owned();
         let read = async move |store: Store| {
             let sql = format!(
@@ -289,7 +297,7 @@ impl KeyRotation {
         &self,
         to: &str,
         rows: Vec<WrappedKey>,
-        step: &mut Step,
+        step: &mut RotationStep,
     ) -> Result<(), LogError> {
         let masters = self.0.keys().masters();
         let mut anew = Vec::with_capacity(rows.len());
@@ -489,7 +497,7 @@ mod tests {
             let rows = log
                 .keys()
                 .rotation()
-                .wrapped_by_others("m2", Place::default())
+                .wrapped_by_others("m2", RotationCursor::default())
                 .await
                 .unwrap();
             assert_eq!(rows.len(), 2);
@@ -497,7 +505,7 @@ mod tests {
                 "UPDATE user_keys SET state = 'destroyed', wrapped = NULL WHERE user_id = '{ada}'"
             );
             store.try_sql(&forget).await.unwrap();
-            let mut step = Step::default();
+            let mut step = RotationStep::default();
             log.keys()
                 .rotation()
                 .wrap_batch("m2", rows, &mut step)
@@ -536,7 +544,7 @@ mod tests {
         let old = log
             .keys()
             .rotation()
-            .wrapped_by_others("m2", Place::default())
+            .wrapped_by_others("m2", RotationCursor::default())
             .await
             .unwrap()
             .remove(0)
@@ -551,7 +559,7 @@ mod tests {
         assert!(held());
         log.keys()
             .rotation()
-            .rotate("m2", Place::default())
+            .rotate("m2", RotationCursor::default())
             .await
             .unwrap();
         checkpoint().await;

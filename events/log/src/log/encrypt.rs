@@ -6,7 +6,7 @@ use genie_events::account::FORGOTTEN;
 
 use super::Log;
 use crate::{
-    AppendError, AppendRequest, Body, Fact, LogError, LogReader, Owner, Remember, StoredRow,
+    AppendError, AppendRequest, Fact, FactBody, LogError, LogReader, Owner, Remember, StoredRow,
     UserKeys, Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     encryption::Place,
@@ -84,6 +84,7 @@ impl Log {
             user,
             event_id,
             sealed,
+            kept_at: self.0.clock.now(),
         })
     }
 
@@ -168,9 +169,9 @@ impl LogReader {
         let (stream, body) = match keys? {
             KeyState::Live(keys) => {
                 let (stream, event) = row.open(&keys)?;
-                (stream, Body::Open(event, keys))
+                (stream, FactBody::Open(event, keys))
             }
-            KeyState::Destroyed => (row.verified_stream()?, Body::Forgotten),
+            KeyState::Destroyed => (row.verified_stream()?, FactBody::Forgotten),
         };
         Ok(Fact {
             position: row.position,

@@ -10,7 +10,7 @@ use crate::{
     LogError,
     keys::WrappedKey,
     log::wrapped_key,
-    read_batcher::{Bounds, ReadBatcher, padded_size},
+    read_batcher::{BatchBounds, ReadBatcher, padded_size},
     store::Store,
 };
 
@@ -37,7 +37,7 @@ pub(super) struct SecretReader(ReadBatcher<SecretOwner, Vec<StoredSecret>>);
 impl SecretReader {
     /// Starts the task on the current runtime, which must be the one that owns the store's connections.
     pub fn start(store: Store) -> Self {
-        let bounds = Bounds {
+        let bounds = BatchBounds {
             waiting: QUEUE,
             at_once: AT_ONCE,
             overload: "too many secrets are read at once",

@@ -88,10 +88,8 @@ both_stores!(
 
 #[test]
 fn a_keys_id_is_part_of_the_sealed_bytes() {
-    let (mine, keys) = (
-        name(UserId(Uuid::from_u128(7)), 1, 1),
-        [8, 9].map(|id| SealingKey::derive(Uuid::from_u128(id), &[1; 32], "vault")),
-    );
+    let mine = name(UserId(Uuid::from_u128(7)), 1, 1);
+    let keys = [8, 9].map(|id| SealingKey::derive(Uuid::from_u128(id), &[1; 32], "vault"));
     let own = keys[0].seal(&[7; 32], &mine.place("key", &keys[0]));
     assert!(keys[0].open(&own, &mine.place("key", &keys[0])).is_ok());
     assert_eq!(
@@ -164,7 +162,8 @@ async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
     };
     let event = match version {
         1 => {
-            let (kind, platform) = (CredentialKind::Profile, "x".to_owned());
+            let kind = CredentialKind::Profile;
+            let platform = "x".to_owned();
             CredentialEvent::Stored {
                 kind,
                 platform,
@@ -358,7 +357,8 @@ both_stores!(
             let wanted = (n < names.len()).then(|| format!("{n}/2").into_bytes());
             assert_eq!(opened.map(|opened| opened.to_vec()), wanted);
         }
-        let (user, secret) = (names[7].user, "secret-7");
+        let user = names[7].user;
+        let secret = "secret-7";
         assert_eq!(
             vault
                 .open_held(user, secret, "profile")

@@ -32,7 +32,8 @@ async fn append(log: &Log, user: UserId, work: Vec<Work>) {
 
 fn session(log: &Log, user: UserId, family: &str) -> NewSession {
     let now = log.clock().now();
-    let (family, token_hash) = (family.to_owned(), "token 0".to_owned());
+    let family = family.to_owned();
+    let token_hash = "token 0".to_owned();
     NewSession {
         user,
         family,

@@ -12,8 +12,8 @@ use genie_events::{
 use genie_log::leases::LeaseRow;
 use genie_log::turn_journal::JournalRow;
 use genie_log::{
-    AppendError, AppendRequest, Body, Group, Log, LogError, MasterKeys, NewFact, Owner, Remember,
-    Work,
+    AppendError, AppendRequest, FactBody, Group, Log, LogError, MasterKeys, NewFact, Owner,
+    Remember, Work,
     follow::Following,
     idempotency::Remembered,
     leases::LeaseKind,
@@ -322,7 +322,8 @@ both_stores!(
                 ],
                 _ => vec![job_fact(&job, 1, submitted("x"))],
             };
-            let (log, group) = (opened.log.clone(), Group::of_user(user, 1, facts));
+            let log = opened.log.clone();
+            let group = Group::of_user(user, 1, facts);
             asked.push(tokio::spawn(async move {
                 genie_log::testing::append(&log, append(vec![group], vec![])).await
             }));
@@ -373,7 +374,7 @@ both_stores!(
             .open_row(&other_node.log.reader().rows(0, 10).await.unwrap()[0])
             .await
             .unwrap();
-        assert!(matches!(fact.body, Body::Forgotten));
+        assert!(matches!(fact.body, FactBody::Forgotten));
     }
 );
 
@@ -421,7 +422,7 @@ both_stores!(
             .log
             .reader()
             .user_facts(ada, |fact| {
-                if let Body::Open(event, _) = fact.body {
+                if let FactBody::Open(event, _) = fact.body {
                     found += usize::from(event.to_json().to_string().contains("canary"));
                 }
             })
@@ -549,7 +550,8 @@ both_stores!(
         // Rows of another node are read once for both followers.
         let waiting = tokio::spawn(async move { (one.next(10).await.unwrap(), one) });
         submit(&first, ada, 51).await.unwrap();
-        let ((ones, one), others) = (waiting.await.unwrap(), other.next(10).await.unwrap());
+        let (ones, one) = waiting.await.unwrap();
+        let others = other.next(10).await.unwrap();
         assert!(Arc::ptr_eq(&ones[0], &others[0]));
         assert_eq!((ones[0].position, one.state()), (52, Following::Live));
     }
@@ -813,7 +815,8 @@ both_stores!(
         genie_log::testing::append(log, append(vec![group], vec![free]))
             .await
             .unwrap();
-        let (now, until) = (store.clock.now(), store.clock.now().plus_seconds(15));
+        let now = store.clock.now();
+        let until = store.clock.now().plus_seconds(15);
         let mut election = log.elections().stand("a").await.unwrap();
         let epoch = election.elected().await;
         let leases = log.leases();
@@ -963,7 +966,8 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_refuses() {
         .unwrap();
     let asked: Vec<_> = (0..5000)
         .map(|n| {
-            let (log, append) = (opened.log.clone(), append_of(n));
+            let log = opened.log.clone();
+            let append = append_of(n);
             tokio::spawn(async move { genie_log::testing::append(&log, append).await })
         })
         .collect();

@@ -35,7 +35,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (node, user) = (0..NODES, 0..USERS);
+    let node = 0..NODES;
+    let user = 0..USERS;
     prop_oneof![
         4 => (node.clone(), user.clone(), 1..6_usize, prop_oneof![3 => Just(0), 1 => 1..3_u64])
             .prop_map(|(node, user, facts, behind)| Step::Append { node, user, facts, behind }),

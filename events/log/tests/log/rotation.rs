@@ -4,7 +4,7 @@
 use genie_events::{Event, Metadata, StreamId, StreamKind, UserId, account::AccountEvent};
 use genie_log::{
     AppendRequest, Group, Log, LogError, MasterKeys, NewFact, Opened,
-    keys::rotation::{Place, RotationError, Step},
+    keys::rotation::{RotationCursor, RotationError, RotationStep},
     load_users::Waking,
     testing::{Kind, TestStore, both_stores},
 };
@@ -30,9 +30,10 @@ async fn wraps(log: &Log) -> Vec<(String, u64)> {
 }
 
 /// Rotates to the end.
-async fn rotate(log: &Log) -> Step {
+async fn rotate(log: &Log) -> RotationStep {
     let to = log.keys().rotation().begin().await.unwrap();
-    let (mut all, mut place) = (Step::default(), Place::default());
+    let mut all = RotationStep::default();
+    let mut place = RotationCursor::default();
     loop {
         let step = log.keys().rotation().rotate(&to, place).await.unwrap();
         all.wrapped += step.wrapped;
@@ -133,7 +134,8 @@ both_stores!(
         }
         log.keys().rings().take(ring(&grown(&store))).await.unwrap();
         let busy = {
-            let (log, users) = (log.clone(), users.clone());
+            let log = log.clone();
+            let users = users.clone();
             let store = &store;
             async move {
                 let mut new = Vec::new();
@@ -338,7 +340,10 @@ async fn a_rotation_waits_until_every_server_has_the_new_key() {
     assert_eq!(one.keys().rotation().begin().await.unwrap(), "m3");
     assert_eq!(other.keys().rotation().begin().await.unwrap(), "m4");
     refused(
-        one.keys().rotation().rotate("m3", Place::default()).await,
+        one.keys()
+            .rotation()
+            .rotate("m3", RotationCursor::default())
+            .await,
         "`m4` is current now",
     );
 }

@@ -114,7 +114,7 @@ async fn filled(store: &TestStore) -> Log {
             blob(store)
         ),
         format!(
-            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', {})",
+            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', {}, 1)",
             blob(store)
         ),
         format!(
@@ -546,10 +546,13 @@ both_stores!(
             Arc,
             atomic::{AtomicBool, Ordering},
         };
-        let (log, store) = (store.open().await.log, Arc::new(store));
+        let log = store.open().await.log;
+        let store = Arc::new(store);
         let done = Arc::new(AtomicBool::new(false));
         let writing = tokio::spawn({
-            let (log, store, done) = (log.clone(), Arc::clone(&store), Arc::clone(&done));
+            let log = log.clone();
+            let store = Arc::clone(&store);
+            let done = Arc::clone(&done);
             async move {
                 while !done.load(Ordering::SeqCst) {
                     // One append writes the fact and the key.

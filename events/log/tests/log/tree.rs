@@ -8,7 +8,7 @@ use genie_events::{
 };
 use genie_log::{
     AppendRequest, Group, Log, StoredRow,
-    head_signer::{self, Sealing, State},
+    head_signer::{self, HeadSignerState, Sealing},
     merkle_proof::CantProve,
     merkle_tree,
     signed_heads::SignedHead,
@@ -78,7 +78,7 @@ impl Node {
         let status = self
             .sealing
             .status
-            .wait_for(|status| matches!(status.state, State::Stopped(_)));
+            .wait_for(|status| matches!(status.state, HeadSignerState::Stopped(_)));
         match tokio::time::timeout(LONG, status)
             .await
             .expect("the head signer stops")
@@ -86,7 +86,7 @@ impl Node {
             .state
             .clone()
         {
-            State::Stopped(reason) => reason,
+            HeadSignerState::Stopped(reason) => reason,
             state => panic!("{state:?}"),
         }
     }
@@ -156,7 +156,8 @@ async fn row_at(log: &Log, position: u64) -> StoredRow {
 }
 
 async fn set_leaf(store: &TestStore, position: u64, leaf: &[u8]) {
-    let (index, leaf) = (merkle_tree::first_index(position), bytes(store.kind, leaf));
+    let index = merkle_tree::first_index(position);
+    let leaf = bytes(store.kind, leaf);
     store
         .tamper(&format!(
             "UPDATE tree_hashes SET hash = {leaf} WHERE hash_index = {index}"
@@ -169,7 +170,8 @@ async fn change_with_digest(store: &TestStore, log: &Log, position: u64) -> Stor
     let mut row = row_at(log, position).await;
     row.recorded_at.0 += 1;
     row.digest = row.computed_digest().to_vec();
-    let (at, digest) = (row.recorded_at.0, bytes(store.kind, &row.digest));
+    let at = row.recorded_at.0;
+    let digest = bytes(store.kind, &row.digest);
     store
         .tamper(&format!(
             "UPDATE events SET recorded_at = {at}, digest = {digest} WHERE position = {position}"
@@ -274,7 +276,8 @@ both_stores!(
 both_stores!(
     a_head_signer_that_is_dropped_anywhere_continues,
     async |store: TestStore| {
-        let (mut size, mut heads) = (0, Vec::new());
+        let mut size = 0;
+        let mut heads = Vec::new();
         for _ in 0..5 {
             let mut node = Node::start(&store).await;
             facts(&node.log, 900).await;
@@ -328,7 +331,10 @@ both_stores!(
             .await
             .expect("the head signer learns that it was deposed")
             .unwrap();
-        assert_eq!(slow.status.borrow_and_update().state, State::Waiting);
+        assert_eq!(
+            slow.status.borrow_and_update().state,
+            HeadSignerState::Waiting
+        );
         let verified = verify(&log, &[]).await.unwrap();
         assert_eq!((verified.facts, verified.heads), (3, 0));
         let stored = store.try_sql("DELETE FROM tree_hashes").await.unwrap()

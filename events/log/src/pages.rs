@@ -1,0 +1,115 @@
+//! Pages that end at a number of rows or of bytes, whichever comes first. The first row is always
+//! part of the page, so that a reader gets on.
+
+use sqlx::{Row, any::AnyRow};
+
+use crate::store::Store;
+
+/// The most bytes of a page as stored.
+pub const PAGE_BYTES: i64 = 1 << 20;
+
+/// The name of the column with the number of rows that were found, at most one more than asked for.
+const FOUND: &str = "page_found";
+
+/// The SQL of a page. Sizes are looked at first, so no row is read that is not on the page.
+#[derive(Debug, Clone, Copy)]
+pub struct PageSql<'a> {
+    pub table: &'a str,
+    /// The columns of the answer.
+    pub columns: &'a str,
+    /// A unique column, by which the rows are found again.
+    pub key: &'a str,
+    /// The size of a row: an expression that needs no column's content.
+    pub bytes: &'a str,
+    pub condition: &'a str,
+    /// The columns of the order, which an index has.
+    pub order: &'a [&'a str],
+    pub descending: bool,
+    /// The parameter that holds the most rows, such as `$3`.
+    pub limit: &'a str,
+}
+
+impl PageSql<'_> {
+    /// The statement. On Postgres the keys are gathered into an array first: so the rows are found by
+    /// their key, whatever the statistics say.
+    pub fn text(&self, store: &Store) -> String {
+        let Self {
+            table,
+            columns,
+            key,
+            bytes,
+            condition,
+            limit,
+            ..
+        } = self;
+        let direction = if self.descending { " DESC" } else { "" };
+        let order: Vec<String> = self
+            .order
+            .iter()
+            .map(|column| format!("{column}{direction}"))
+            .collect();
+        let order = order.join(", ");
+        let mut kept = self.order.to_vec();
+        if !kept.contains(key) {
+            kept.push(key);
+        }
+        let kept = kept.join(", ");
+        let (open, close) = if store.is_postgres() {
+            ("= ANY (ARRAY(", "))")
+        } else {
+            ("IN (", ")")
+        };
+        format!(
+            "WITH page_sizes AS ( \
+                 SELECT {kept}, {bytes} AS page_bytes FROM {table} WHERE {condition} ORDER BY {order} LIMIT {limit} + 1 \
+             ), page_sums AS ( \
+                 SELECT {key}, row_number() OVER (ORDER BY {order}) AS page_nth, \
+                     sum(page_bytes) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS page_upto FROM page_sizes \
+             ) \
+             SELECT {columns}, (SELECT count(*) FROM page_sizes) AS {FOUND} FROM {table} WHERE {key} {open} \
+                 SELECT {key} FROM page_sums WHERE page_nth <= {limit} AND (page_nth = 1 OR page_upto <= {PAGE_BYTES}) \
+             {close} ORDER BY {order}"
+        )
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paged<T> {
+    pub rows: Vec<T>,
+    /// True when more rows follow.
+    pub has_more: bool,
+}
+
+impl<T> Paged<T> {
+    pub fn empty() -> Self {
+        Self {
+            rows: vec![],
+            has_more: false,
+        }
+    }
+
+    /// Cuts a list that was read with one row more than `limit`.
+    pub fn cut(mut rows: Vec<T>, limit: usize) -> Self {
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        Self { rows, has_more }
+    }
+
+    pub fn try_map<U, E>(self, each: impl FnMut(T) -> Result<U, E>) -> Result<Paged<U>, E> {
+        Ok(Paged {
+            rows: self.rows.into_iter().map(each).collect::<Result<_, _>>()?,
+            has_more: self.has_more,
+        })
+    }
+}
+
+/// The answer to the statement of a [`PageSql`].
+pub fn paged(rows: Vec<AnyRow>) -> Result<Paged<AnyRow>, sqlx::Error> {
+    let found = match rows.first() {
+        Some(row) => row.try_get::<i64, _>(FOUND)?,
+        None => 0,
+    };
+    let has_more = found > rows.len() as i64;
+    Ok(Paged { rows, has_more })
+}

@@ -1,0 +1,167 @@
+//! Reads a stream of a user backwards, from its newest event.
+
+use genie_events::{Event, StreamId, UserId};
+
+use super::below;
+use crate::{
+    LogError, LogReader, StoredRow,
+    pages::{PageSql, paged},
+    store::Store,
+    stored_row::{BYTES, COLUMNS},
+};
+
+impl LogReader {
+    /// The events of a user's stream before a sequence, newest first, each with its sequence: at most
+    /// `limit`, and at most a page in bytes. Empty when the user has no such stream.
+    pub async fn newest_events(
+        &self,
+        user: UserId,
+        stream: &StreamId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, Event)>, LogError> {
+        let rows = self
+            .newest_rows(user, stream.clone(), before, limit)
+            .await?;
+        if rows.is_empty() {
+            return match before {
+                Some(before @ 2..) => {
+                    let missing = format!("event {} of the stream is missing", before - 1);
+                    Err(LogError::damaged(0, stream, missing))
+                }
+                _ => Ok(vec![]),
+            };
+        }
+        let keys = self.log().keys().live(user).await?;
+        let mut events = Vec::with_capacity(rows.len());
+        let mut expected = before;
+        for row in &rows {
+            if expected.is_some_and(|after| row.sequence + 1 != after) {
+                return Err(row.damaged("the event after it is missing"));
+            }
+            expected = Some(row.sequence);
+            let (_, event) = row.open(&keys)?;
+            events.push((row.sequence, event));
+        }
+        Ok(events)
+    }
+
+    async fn newest_rows(
+        &self,
+        user: UserId,
+        stream: StreamId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredRow>, LogError> {
+        let read = async move |store: Store| {
+            let sql = PageSql {
+                table: "events",
+                columns: COLUMNS,
+                key: "position",
+                bytes: BYTES,
+                condition: "aggregate_type = $1 AND aggregate_id = $2 AND sequence < $3",
+                order: &["sequence"],
+                descending: true,
+                limit: "$4",
+            }
+            .text(&store);
+            let query = sqlx::query(&sql)
+                .bind(stream.kind.as_str())
+                .bind(stream.id)
+                .bind(below(before))
+                .bind(limit as i64);
+            let page = paged(query.fetch_all(store.reads()).await?)?;
+            let rows = page.try_map(|row| StoredRow::read(&row))?.rows;
+            Ok(rows)
+        };
+        let mut rows: Vec<StoredRow> = self.log().store().run(read).await?;
+        // A stream belongs to one owner.
+        rows.retain(|row| row.user() == Some(user));
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Metadata, StreamKind, TurnId, chat::ChatEvent};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        AppendRequest, Group, Log, NewFact,
+        pages::PAGE_BYTES,
+        testing::{TestStore, both_stores},
+    };
+
+    fn session(log: &Log, user: UserId) -> StreamId {
+        StreamId::new(StreamKind::Chat, log.hashes().session(user, "s"))
+    }
+
+    /// Appends questions of so many bytes to a session; the user has one event before them.
+    async fn ask(log: &Log, user: UserId, questions: u64, bytes: usize) {
+        for n in 1..=questions {
+            let event = ChatEvent::Asked {
+                turn: TurnId(Uuid::from_u128(u128::from(n))),
+                session: "s".into(),
+                message: "x".repeat(bytes),
+            };
+            let fact = NewFact {
+                stream: session(log, user),
+                sequence: n,
+                event: event.into(),
+            };
+            let request = AppendRequest {
+                groups: vec![Group::of_user(user, n, vec![fact])],
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            };
+            crate::testing::append(log, request).await.unwrap();
+        }
+    }
+
+    both_stores!(
+        a_stream_is_read_backwards_in_pages_that_end_at_bytes_or_rows,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let bob = store.register(&log, "bob").await;
+            ask(&log, ada, 25, 100_000).await;
+            let stream = session(&log, ada);
+            let reader = log.reader();
+            let page = async |before, limit| {
+                let events = reader.newest_events(ada, &stream, before, limit);
+                let events = events.await.unwrap();
+                events.into_iter().map(|(n, _)| n).collect::<Vec<u64>>()
+            };
+            assert_eq!(page(None, 3).await, [25, 24, 23]);
+            assert_eq!(page(Some(3), 3).await, [2, 1]);
+            assert!(page(Some(1), 3).await.is_empty());
+            let mut seen = Vec::new();
+            while seen.last() != Some(&1) {
+                let next = page(seen.last().copied(), 500).await;
+                assert!(!next.is_empty() && next.len() as i64 * 100_000 <= PAGE_BYTES);
+                seen.extend(next);
+            }
+            assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
+            let others = reader.newest_events(bob, &stream, None, 3);
+            assert!(others.await.unwrap().is_empty(), "of another owner");
+        }
+    );
+
+    both_stores!(
+        a_row_larger_than_a_page_is_a_page_and_a_missing_one_an_alarm,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            ask(&log, ada, 3, PAGE_BYTES as usize - 100_000).await;
+            let stream = session(&log, ada);
+            let reader = log.reader();
+            let newest = reader.newest_events(ada, &stream, None, 10);
+            assert_eq!(newest.await.unwrap().len(), 1);
+            store.tamper("DELETE FROM events WHERE position = 2").await;
+            let oldest = reader.newest_events(ada, &stream, Some(2), 10).await;
+            assert!(matches!(oldest, Err(LogError::Damaged(_))), "{oldest:?}");
+        }
+    );
+}
