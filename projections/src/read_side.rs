@@ -42,7 +42,7 @@ pub struct ReadSide {
     pub service_keys: ServiceKeyReader,
 }
 
-fn all() -> Vec<Box<dyn Projection>> {
+pub(crate) fn all() -> Vec<Box<dyn Projection>> {
     vec![
         Box::new(crate::accounts::Projector),
         Box::new(crate::usage::Projector),

@@ -28,6 +28,8 @@ use crate::{
 
 mod member;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 use member::{DamagedRow, ProjectionMember};
 use stored::{BatchStep, StoredPositions};
