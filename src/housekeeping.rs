@@ -1,5 +1,5 @@
-//! What the leader deletes by age: outcomes of requests with an `Idempotency-Key`, and signed heads
-//! but for one an hour. Each step is short, so that appends never wait for it long. A step that is
+//! What the leader deletes: old outcomes of requests with an `Idempotency-Key`, old signed heads but
+//! for one an hour, and pieces of answers whose turn is over. Each step is short, so that appends never wait for it long. A step that is
 //! repeated deletes the rest.
 
 use std::time::Duration;
@@ -44,6 +44,7 @@ async fn tidy(log: &Log, epoch: Epoch, keep_seconds: i64) -> Result<u64, LogErro
         }
         tokio::time::sleep(BETWEEN_STEPS).await;
     }
+    retention.delete_stray_pieces(epoch).await?;
     while retention.thin_heads(epoch, now).await? == ROWS_AT_ONCE {
         tokio::time::sleep(BETWEEN_STEPS).await;
     }

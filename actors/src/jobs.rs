@@ -4,12 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use genie_events::{
-    JobId, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
+    JobId, JobName, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
     job::{Job, JobCommand, JobSpec, backoff_millis},
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{
-    Log, LogError, StoredRow, Work, clock,
+    Log, LogError, Owner, StoredRow, Work, clock,
     keys::sha256_hex,
     leases::{Lease, LeaseKind},
     read::JobStep,
@@ -73,6 +73,23 @@ pub struct SubmittedJob {
     pub status: String,
     /// The position that reads must have reached to see it.
     pub position: u64,
+}
+
+/// A job that its owner cancelled or queued again.
+#[derive(Debug)]
+pub struct ChangedJob {
+    pub job: JobId,
+    /// The position that reads must have reached to see it.
+    pub position: u64,
+}
+
+impl ChangedJob {
+    fn of(done: &Receipt) -> Result<Self, WriteError> {
+        Ok(Self {
+            job: done.outcome("a changed job")?,
+            position: done.position,
+        })
+    }
 }
 
 /// The outcome that the answer to a submission is made from.
@@ -244,12 +261,11 @@ impl JobBoard {
         metadata: Metadata,
     ) -> Result<JobClaim, WriteError> {
         let user = candidate.user;
-        let job = candidate.job.clone();
+        let job = candidate.job;
         let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
         let planner = {
-            let job = job.clone();
             let worker = worker.to_owned();
             move |state: &User, now: Now| {
                 let claim = JobCommand::Claim {
@@ -257,7 +273,7 @@ impl JobBoard {
                     lease: hash.clone(),
                     now: now.moment,
                 };
-                let changes = state.decide(now, UserCommand::Job(job.clone(), claim))?;
+                let changes = state.decide(now, UserCommand::Job(job, claim))?;
                 let work = Work::Lease(LeaseRow::Put {
                     kind: LeaseKind::Job,
                     id: job.to_string(),
@@ -278,7 +294,7 @@ impl JobBoard {
         let done = self
             .0
             .users
-            .plan(user, Some(job.clone()), metadata, Arc::new(planner))
+            .plan(user, Some(job), metadata, Arc::new(planner))
             .await?;
         let PlanNote::Job(before) = &done.note else {
             return Err(WriteError::Internal("a claimed job left no note".into()));
@@ -307,17 +323,16 @@ impl JobBoard {
         spec: JobSpec,
         context: impl Into<CommandContext>,
     ) -> Result<SubmittedJob, WriteError> {
-        let id = job.clone();
         let planner = move |state: &User, now: Now| {
             let moment = now.moment;
-            let changes = state.decide(now, UserCommand::SubmitJob(id.clone(), spec.clone()))?;
-            let status = match state.job(&id) {
+            let changes = state.decide(now, UserCommand::SubmitJob(job, spec.clone()))?;
+            let status = match state.job(&job) {
                 None | Some(Job::Absent) if spec.run_at.is_some_and(|at| at > moment) => "delayed",
                 None => Job::Absent.status(moment),
                 Some(before) => before.status(moment),
             };
             let outcome = json!(SubmitOutcome {
-                job: id.clone(),
+                job,
                 status: status.to_owned()
             });
             Ok(Plan {
@@ -339,15 +354,34 @@ impl JobBoard {
         })
     }
 
+    /// The name that the owner gave the job.
+    pub async fn name(&self, owner: UserId, job: JobId) -> Result<Option<JobName>, WriteError> {
+        let id = job.to_string();
+        let owner = Owner::User(owner);
+        let found = self.0.log.reader().stream::<Job>(&owner, &id).await?;
+        Ok(found.and_then(|(job, _)| job.spec()?.name.clone()))
+    }
+
     /// Queues a failed or cancelled job again.
     pub async fn retry(
         &self,
         owner: UserId,
         job: JobId,
         context: impl Into<CommandContext>,
-    ) -> Result<Receipt, WriteError> {
-        let retry = UserCommand::RetryJob(job);
-        self.0.users.ask(owner, context, retry).await
+    ) -> Result<ChangedJob, WriteError> {
+        let planner = move |state: &User, now| {
+            Ok(Plan {
+                changes: state.decide(now, UserCommand::RetryJob(job))?,
+                outcome: json!(job),
+                ..Plan::default()
+            })
+        };
+        let done = self
+            .0
+            .users
+            .plan(owner, Some(job), context, Arc::new(planner))
+            .await?;
+        ChangedJob::of(&done)
     }
 
     /// A worker's heartbeat: `None` when its lease is not the present one.
@@ -363,7 +397,7 @@ impl JobBoard {
             .0
             .log
             .leases()
-            .renew(LeaseKind::Job, job.as_str(), &hash, until, progress)
+            .renew(LeaseKind::Job, &job.to_string(), &hash, until, progress)
             .await?)
     }
 
@@ -373,7 +407,7 @@ impl JobBoard {
             .0
             .log
             .leases()
-            .get(LeaseKind::Job, job.as_str())
+            .get(LeaseKind::Job, &job.to_string())
             .await?
             .map(|lease| lease.user))
     }
@@ -389,7 +423,6 @@ impl JobBoard {
     ) -> Result<Receipt, WriteError> {
         let hash = sha256_hex(lease.as_bytes());
         let log = self.0.log.clone();
-        let id = job.clone();
         let spread = clock::chance();
         let command = move |state: &User| match end.clone() {
             AttemptEnd::Completed { result, outputs } => JobCommand::Complete {
@@ -398,7 +431,7 @@ impl JobBoard {
                 outputs,
             },
             AttemptEnd::Failed { error, retryable } => {
-                let attempts = state.job(&id).map_or(1, Job::attempts);
+                let attempts = state.job(&job).map_or(1, Job::attempts);
                 let retry_at = log
                     .clock()
                     .now()
@@ -420,27 +453,26 @@ impl JobBoard {
         owner: UserId,
         job: JobId,
         context: impl Into<CommandContext>,
-    ) -> Result<Receipt, WriteError> {
-        let planner = {
-            let job = job.clone();
-            move |state: &User, now| {
-                let changes =
-                    state.decide(now, UserCommand::Job(job.clone(), JobCommand::Cancel))?;
-                let work = vec![Work::Lease(LeaseRow::Cancel {
-                    kind: LeaseKind::Job,
-                    id: job.to_string(),
-                })];
-                Ok(Plan {
-                    changes,
-                    work,
-                    ..Plan::default()
-                })
-            }
+    ) -> Result<ChangedJob, WriteError> {
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::Job(job, JobCommand::Cancel))?;
+            let work = vec![Work::Lease(LeaseRow::Cancel {
+                kind: LeaseKind::Job,
+                id: job.to_string(),
+            })];
+            Ok(Plan {
+                changes,
+                work,
+                outcome: json!(job),
+                ..Plan::default()
+            })
         };
-        self.0
+        let done = self
+            .0
             .users
             .plan(owner, Some(job), context, Arc::new(planner))
-            .await
+            .await?;
+        ChangedJob::of(&done)
     }
 
     async fn end(
@@ -451,21 +483,18 @@ impl JobBoard {
         conditions: Vec<Work>,
         command: impl Fn(&User) -> JobCommand + Send + Sync + 'static,
     ) -> Result<Receipt, WriteError> {
-        let planner = {
-            let job = job.clone();
-            move |state: &User, now| {
-                let changes = state.decide(now, UserCommand::Job(job.clone(), command(state)))?;
-                let mut work = conditions.clone();
-                work.push(Work::Lease(LeaseRow::Drop {
-                    kind: LeaseKind::Job,
-                    id: job.to_string(),
-                }));
-                Ok(Plan {
-                    changes,
-                    work,
-                    ..Plan::default()
-                })
-            }
+        let planner = move |state: &User, now| {
+            let changes = state.decide(now, UserCommand::Job(job, command(state)))?;
+            let mut work = conditions.clone();
+            work.push(Work::Lease(LeaseRow::Drop {
+                kind: LeaseKind::Job,
+                id: job.to_string(),
+            }));
+            Ok(Plan {
+                changes,
+                work,
+                ..Plan::default()
+            })
         };
         self.0
             .users

@@ -61,7 +61,7 @@ impl OnboardingSteps {
         row: Work,
         context: impl Into<CommandContext>,
     ) -> Result<(QueuedUpload, u64), WriteError> {
-        let job = JobId::new(self.log.clock().new_uuid());
+        let job = JobId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
             let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
             let queued = QueuedUpload {

@@ -396,10 +396,10 @@ impl CommandRun {
             && let Some((found, sequence)) = self
                 .log
                 .reader()
-                .stream::<Job>(&Owner::User(self.id), job.as_str())
+                .stream::<Job>(&Owner::User(self.id), &job.to_string())
                 .await?
         {
-            state.user.recall_job(job.clone(), found, sequence);
+            state.user.recall_job(*job, found, sequence);
         }
         Ok(())
     }

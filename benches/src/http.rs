@@ -125,6 +125,7 @@ impl BenchServer {
             // The rate is never reached, but requests are counted.
             .env("RATE_LIMIT_USER", "1000000/1s")
             .env("RATE_LIMIT_ADDRESS", "1000000/1s")
+            .env("FACTS_PER_USER_DAY", "1000000000")
             .env("GENIE_LOG", "error");
         if let Some(url) = store.database_url() {
             command.env("DATABASE_URL", url);

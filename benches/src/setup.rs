@@ -78,7 +78,11 @@ impl Ground {
     pub async fn node(&self) -> Measured<Node> {
         let Opened { log, append, .. } = self.store.open_with(&self.masters).await?;
         Ok(Node {
-            users: Users::new(append, Limits::built_in(), self.arbiters.clone()),
+            users: Users::new(
+                append,
+                Limits::built_in().with_facts_per_day(u64::MAX),
+                self.arbiters.clone(),
+            ),
             log,
         })
     }
@@ -87,7 +91,11 @@ impl Ground {
     pub async fn node_with_vault(&self) -> Measured<(Node, Credentials)> {
         let Opened { log, append, vault } = self.store.open_with(&self.masters).await?;
         let node = Node {
-            users: Users::new(append.clone(), Limits::built_in(), self.arbiters.clone()),
+            users: Users::new(
+                append.clone(),
+                Limits::built_in().with_facts_per_day(u64::MAX),
+                self.arbiters.clone(),
+            ),
             log,
         };
         let users = node.users.clone();

@@ -52,40 +52,41 @@ uuid_id!(
 );
 uuid_id!(CaptionId, "caption id");
 
-/// A job. Clients of the original choose the id: a UUID or the number of a record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+uuid_id!(
+    /// A job: a UUID of genie's own, or the keyed hash of its user and of the name that the client
+    /// gave it.
+    JobId,
+    "job id"
+);
+
+/// The most characters of a job's name.
+const MAX_JOB_NAME: usize = 100;
+
+/// A client's own id of a job, a name within its user. A whole number is its digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct JobId(String);
+pub struct JobName(String);
 
-impl JobId {
-    /// A job whose id genie makes.
-    pub fn new(id: Uuid) -> Self {
-        Self(id.to_string())
-    }
-
-    /// As stored.
+impl JobName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for JobId {
+impl fmt::Display for JobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl FromStr for JobId {
+impl FromStr for JobName {
     type Err = NotAnId;
     fn from_str(text: &str) -> Result<Self, NotAnId> {
-        if let Ok(id) = Uuid::try_parse(text) {
-            return Ok(Self(id.to_string()));
-        }
-        let number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        if !number {
+        let may_stand = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if !(1..=MAX_JOB_NAME).contains(&text.len()) || !text.bytes().all(may_stand) {
             return Err(NotAnId {
                 what: "jobId",
-                wanted: "a UUID or a number",
+                wanted: "a whole number, or 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_`, `-`",
             });
         }
         Ok(Self(text.to_owned()))
@@ -225,21 +226,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_id_is_a_uuid_or_a_number_and_nothing_else() {
-        assert!(
-            "0192d4e0-7f3a-7c3b-8f4e-0123456789ab"
-                .parse::<JobId>()
-                .is_ok()
-        );
-        assert!("42".parse::<JobId>().is_ok());
-        for bad in [
-            "",
-            "my secret project",
-            "123456789012345678901",
-            "-1",
-            "4 2",
-        ] {
-            assert!(bad.parse::<JobId>().is_err(), "{bad}");
+    fn a_job_name_is_short_and_fits_into_a_path() {
+        let longest = "a".repeat(MAX_JOB_NAME);
+        for good in ["0", "42", "post_7.v2-final", &longest] {
+            assert!(good.parse::<JobName>().is_ok(), "{good}");
+        }
+        let too_long = "a".repeat(MAX_JOB_NAME + 1);
+        for bad in ["", "my secret project", "a/b", "é", &too_long] {
+            assert!(bad.parse::<JobName>().is_err(), "{bad}");
         }
     }
 

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp, usage::Unit};
+use crate::{
+    aggregate, domain_event, ids::JobName, refusal::Refusal, timestamp::Timestamp, usage::Unit,
+};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +55,9 @@ pub enum Ending {
 /// The work to be done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
+    /// The client's own id of the job; personal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<JobName>,
     /// The operation, such as `resize_image`.
     pub operation: String,
     /// The queue, which follows from the operation.
@@ -523,7 +528,7 @@ impl Job {
     }
 }
 
-/// The id belongs to another job, of this user or of another.
+/// The id belongs to another job of the user.
 pub fn job_exists() -> Refusal {
     Refusal::conflict(
         "job_exists",

@@ -54,8 +54,8 @@ pub mod user;
 
 pub use event::{Change, Event};
 pub use ids::{
-    BlobId, CaptionId, CredentialId, EventId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind,
-    TurnId, UserId,
+    BlobId, CaptionId, CredentialId, EventId, JobId, JobName, ServiceKeyId, SessionId, StreamId,
+    StreamKind, TurnId, UserId,
 };
 pub use metadata::{CallerKind, Metadata};
 pub use positions::{Positions, Shard};

@@ -59,6 +59,7 @@ CREATE TABLE jobs (
     started_at     bigint,
     finished_at    bigint,
     position       bigint NOT NULL,
+    name_sealed    bytea,
     error_sealed   bytea,
     result_sealed  bytea,
     outputs_sealed bytea

@@ -59,6 +59,7 @@ CREATE TABLE jobs (
     started_at     INTEGER,
     finished_at    INTEGER,
     position       INTEGER NOT NULL,
+    name_sealed    BLOB,
     error_sealed   BLOB,
     result_sealed  BLOB,
     outputs_sealed BLOB

@@ -72,7 +72,9 @@ impl Projection for Projector {
 
 #[derive(Debug, Clone)]
 pub struct JobRow {
-    pub id: String,
+    pub id: JobId,
+    /// The client's own id.
+    pub name: Option<String>,
     pub user: UserId,
     pub queue: String,
     pub operation: String,
@@ -229,7 +231,7 @@ pub struct JobReader {
 }
 
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
-                       outputs_sealed, created_at, run_at, started_at, finished_at, position";
+                       outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
 
 impl JobReader {
     pub(crate) fn new(log: Log) -> Self {
@@ -353,7 +355,11 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
     let run_at = moment("run_at")?;
     let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
     Ok(JobRow {
-        id: row.try_get("job_id")?,
+        id: row
+            .try_get::<String, _>("job_id")?
+            .parse()
+            .map_err(|_| LogError::Statement("a read table holds an invalid job id".into()))?,
+        name: text("jobs.name", "name_sealed")?,
         user: user_id(&row.try_get::<String, _>("user_id")?)?,
         queue: row.try_get("queue")?,
         operation: row.try_get("operation")?,

@@ -126,12 +126,13 @@ mod tests {
     use super::*;
 
     /// Columns that no projection empties. `events`, `user_keys` and `forgettings` keep the id of a
-    /// forgotten user; the row of a file goes after its bytes.
-    const OTHERWISE: [&str; 4] = [
+    /// forgotten user; the row of a file or of a begun upload goes after its bytes.
+    const OTHERWISE: [&str; 5] = [
         "events.user_id",
         "user_keys.user_id",
         "forgettings.user_id",
         "blobs.user_id",
+        "uploads.user_id",
     ];
 
     both_stores!(

@@ -8,7 +8,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
-    io::{Read, Write},
+    io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,8 +28,17 @@ use zeroize::Zeroizing;
 pub struct ForgottenLedger {
     path: PathBuf,
     seal: LineSeal,
-    /// Users whom this process has seen in the file; they cost no look into it.
-    known: Arc<Mutex<HashSet<UserId>>>,
+    known: Arc<Mutex<KnownLines>>,
+}
+
+/// What this process has seen in the file.
+#[derive(Debug, Default)]
+struct KnownLines {
+    /// They cost no look into the file.
+    users: HashSet<UserId>,
+    /// The end of the last line. A look begins there, so that it costs the same however long the
+    /// ledger is.
+    end: u64,
 }
 
 impl ForgottenLedger {
@@ -66,9 +75,9 @@ impl ForgottenLedger {
         let shown = self.path.display();
         let text = open_to_append(&self.path).and_then(|mut file| {
             file.lock()?;
-            whole_lines(&mut file)
+            whole_lines(&mut file, 0)
         });
-        let text = text.map_err(|error| {
+        let (text, end) = text.map_err(|error| {
             format!("{shown}: {error}; GENIE_FORGOTTEN_FILE names another place")
         })?;
         let mut known = HashSet::new();
@@ -80,7 +89,7 @@ impl ForgottenLedger {
             known.insert(user);
         }
         let users = known.iter().copied().collect();
-        *self.lock() = known;
+        *self.lock() = KnownLines { users: known, end };
         Ok(users)
     }
 
@@ -93,7 +102,7 @@ impl ForgottenLedger {
     /// Writes a forgotten user as the fact names them, unless the ledger has them. After `Ok` the
     /// line is flushed.
     pub async fn write(&self, user: UserId, at: Timestamp, position: u64) -> Result<(), String> {
-        if self.lock().contains(&user) {
+        if self.lock().users.contains(&user) {
             return Ok(());
         }
         let this = self.clone();
@@ -102,13 +111,19 @@ impl ForgottenLedger {
             let mut file = open_to_append(&this.path)?;
             file.lock()?;
             // Another process may have written the user meanwhile, so this looks under the lock.
-            let text = whole_lines(&mut file)?;
-            let mut known = text.lines().filter_map(|line| this.seal.open(line).ok());
-            if !known.any(|known| known == user) {
+            let seen = this.lock().end;
+            let (text, end) = whole_lines(&mut file, seen)?;
+            let news = text.lines().filter_map(|line| this.seal.open(line).ok());
+            let news: HashSet<UserId> = news.collect();
+            let is_new = !news.contains(&user);
+            if is_new {
                 file.write_all(line.as_bytes())?;
             }
             file.sync_all()?;
-            this.lock().insert(user);
+            let mut known = this.lock();
+            known.users.extend(news);
+            known.users.insert(user);
+            known.end = if is_new { end + line.len() as u64 } else { end };
             Ok(())
         });
         let written = written
@@ -117,7 +132,7 @@ impl ForgottenLedger {
         written.map_err(|error: std::io::Error| format!("{}: {error}", self.path.display()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<UserId>> {
+    fn lock(&self) -> MutexGuard<'_, KnownLines> {
         self.known.lock()
     }
 }
@@ -182,17 +197,31 @@ impl LineSeal {
     }
 }
 
-/// Reads the ledger. A line that a power cut or a full disk broke is cut off: the store still knows
-/// its user, who is written again.
-fn whole_lines(file: &mut File) -> std::io::Result<String> {
+/// Reads the lines from a place on, or all lines when no line ends there: then it is another file.
+/// Answers them with their end. A line that a power cut or a full disk broke is cut off: the store
+/// still knows its user, who is written again.
+fn whole_lines(file: &mut File, from: u64) -> std::io::Result<(String, u64)> {
+    let from = if ends_a_line(file, from)? { from } else { 0 };
     let mut text = String::new();
+    file.seek(SeekFrom::Start(from))?;
     file.read_to_string(&mut text)?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let end = from + whole as u64;
     if whole < text.len() {
-        file.set_len(whole as u64)?;
+        file.set_len(end)?;
         text.truncate(whole);
     }
-    Ok(text)
+    Ok((text, end))
+}
+
+fn ends_a_line(file: &mut File, at: u64) -> std::io::Result<bool> {
+    if at == 0 || at > file.metadata()?.len() {
+        return Ok(at == 0);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::Start(at - 1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 fn open_to_append(path: &Path) -> std::io::Result<File> {
@@ -307,6 +336,36 @@ mod tests {
         let renamed = whole.replace(log.hashes().log_name(), others.hashes().log_name());
         fs::write(&path, renamed).unwrap();
         assert!(refusal(&path, &others).contains("line 1 was changed"));
+    }
+
+    #[tokio::test]
+    async fn a_look_reads_only_the_lines_that_others_wrote_since() {
+        let (store, log) = log().await;
+        let path = store.folder().join("forgotten");
+        let here = ForgottenLedger::open(&path, log.hashes()).unwrap();
+        let there = ForgottenLedger::open(&path, log.hashes()).unwrap();
+        for n in 1..=3 {
+            here.write(user(n), Timestamp(0), 7).await.unwrap();
+        }
+        there.write(user(4), Timestamp(0), 8).await.unwrap();
+        // What was read already is not read again: this change goes unnoticed.
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            text.replacen(&user(2).to_string(), &user(9).to_string(), 1),
+        )
+        .unwrap();
+        here.write(user(4), Timestamp(0), 8).await.unwrap();
+        here.write(user(5), Timestamp(0), 9).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5);
+        let mut known: Vec<UserId> = here.lock().users.iter().copied().collect();
+        known.sort_unstable();
+        assert_eq!(known, [1, 2, 3, 4, 5].map(user));
+        // A shorter file is another file, and read from its beginning.
+        let first = text.lines().next().unwrap();
+        fs::write(&path, format!("{first}\n")).unwrap();
+        here.write(user(6), Timestamp(0), 9).await.unwrap();
+        assert_eq!(here.read().unwrap().len(), 2);
     }
 
     #[tokio::test]

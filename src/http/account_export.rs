@@ -281,19 +281,18 @@ impl AccountExport {
         );
         Box::pin(rows.and_then(move |row| async move {
             let mut shown = value(jobs::JobAnswer::new(&row, None));
-            self.add_what_was_asked(&row.id, &mut shown).await?;
+            self.add_what_was_asked(row.id, &mut shown).await?;
             Ok(shown)
         }))
     }
 
     /// Adds what the job was submitted with, which only its first fact has.
-    async fn add_what_was_asked(&self, job: &str, shown: &mut Value) -> Result<(), ApiError> {
-        let job: JobId = jobs::job_id(job)?;
+    async fn add_what_was_asked(&self, job: JobId, shown: &mut Value) -> Result<(), ApiError> {
         let facts = self
             .app
             .log
             .reader()
-            .stream_events::<Job>(&Owner::User(self.user), job.as_str())
+            .stream_events::<Job>(&Owner::User(self.user), &job.to_string())
             .await?;
         if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
             shown["params"] = spec.params;

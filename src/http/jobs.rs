@@ -6,7 +6,10 @@ use actix_web::{
     HttpRequest,
     web::{Data, Path, Query},
 };
-use genie_events::{JobId, Timestamp, UserId, job::JobSpec, job_operation, user::onboarding};
+use genie_actors::WriteError;
+use genie_events::{
+    JobId, JobName, RefusalKind, Timestamp, UserId, job::JobSpec, job_operation, user::onboarding,
+};
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::{Deserialize, Serialize};
@@ -39,9 +42,9 @@ const MAX_URL: usize = 2048;
     "operation": "resize_image", "input_url": "https://example.com/a.jpg", "params": {"width": 1080},
 }))]
 pub struct NewJob {
-    /// The caller's own id for the job. Without it genie makes a UUID.
+    /// The caller's own id for the job: a whole number from 0, or 1 to 100 of the characters `A-Z a-z 0-9 . _ -`.
     #[serde(rename = "jobId")]
-    job: Option<AnnouncedId>,
+    job: Option<AnnouncedName>,
     #[schema(value_type = words::Operation)]
     operation: String,
     /// 1 to 2048 bytes.
@@ -67,10 +70,10 @@ pub struct NewJob {
     max_attempts: Option<u32>,
 }
 
-/// A UUID or the number of a record, as text or as a number: clients of the original send both.
+/// Text or a number: clients of the original send both.
 #[derive(Deserialize, ToSchema)]
-#[serde(untagged, expecting = "a UUID or a number")]
-enum AnnouncedId {
+#[serde(untagged, expecting = "text or a whole number")]
+enum AnnouncedName {
     Text(String),
     Number(u64),
 }
@@ -80,8 +83,10 @@ enum AnnouncedId {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Job)]
 pub struct JobAnswer {
-    /// A UUID, or the number of a record.
+    /// The owner's own id for the job; without one, `id`.
     job_id: String,
+    #[schema(value_type = Uuid)]
+    id: JobId,
     #[schema(value_type = words::Queue)]
     queue: String,
     #[schema(value_type = words::JobOperation)]
@@ -127,7 +132,8 @@ impl JobAnswer {
     pub fn new(row: &JobRow, progress: Option<i64>) -> Self {
         let is_completed = row.status == "completed";
         Self {
-            job_id: row.id.clone(),
+            job_id: row.name.clone().unwrap_or_else(|| row.id.to_string()),
+            id: row.id,
             queue: row.queue.clone(),
             operation: row.operation.clone(),
             status: row.status.clone(),
@@ -150,7 +156,10 @@ impl JobAnswer {
 #[serde(rename_all = "camelCase")]
 #[schema(as = SubmittedJob)]
 pub struct SubmittedJobAnswer {
+    /// The caller's own id for the job; without one, `id`.
     job_id: String,
+    #[schema(value_type = Uuid)]
+    id: JobId,
     /// The same as `jobId`.
     bull_job_id: String,
     #[schema(value_type = words::Queue)]
@@ -167,7 +176,10 @@ pub struct SubmittedJobAnswer {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetriedJob {
+    /// The owner's own id for the job; without one, `id`.
     job_id: String,
+    #[schema(value_type = Uuid)]
+    id: JobId,
     /// The same as `jobId`.
     bull_job_id: String,
     #[schema(value_type = words::JobStatus)]
@@ -177,7 +189,10 @@ pub struct RetriedJob {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CancelledJob {
+    /// The owner's own id for the job; without one, `id`.
     job_id: String,
+    #[schema(value_type = Uuid)]
+    id: JobId,
     #[schema(value_type = words::JobStatus)]
     status: &'static str,
 }
@@ -220,11 +235,11 @@ pub struct QueueStatsAnswer {
 }
 
 impl NewJob {
-    fn id(&self) -> Result<Option<JobId>, ApiError> {
+    fn name(&self) -> Result<Option<JobName>, ApiError> {
         let text = match &self.job {
             None => return Ok(None),
-            Some(AnnouncedId::Text(text)) => text.clone(),
-            Some(AnnouncedId::Number(number)) => number.to_string(),
+            Some(AnnouncedName::Text(text)) => text.clone(),
+            Some(AnnouncedName::Number(number)) => number.to_string(),
         };
         text.parse()
             .map(Some)
@@ -232,6 +247,7 @@ impl NewJob {
     }
 
     fn spec(self) -> Result<JobSpec, ApiError> {
+        let name = self.name()?;
         let Some(queue) = job_operation::queue_of(&self.operation) else {
             return Err(unknown_operation());
         };
@@ -279,6 +295,7 @@ impl NewJob {
             ));
         }
         Ok(JobSpec {
+            name,
             operation: self.operation,
             queue: queue.to_owned(),
             params: Value::Object(self.params),
@@ -305,20 +322,21 @@ pub async fn submit(
     Body(body): Body<NewJob>,
 ) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let job = body
-        .id()?
-        .unwrap_or_else(|| JobId::new(app.log.clock().new_uuid()));
     let spec = body.spec()?;
     let queue = spec.queue.clone();
-    let submitted = app
-        .write
-        .jobs
-        .submit(user.account.user, job, spec, asking)
-        .await?;
+    let name = spec.name.clone();
+    let id = user.account.user;
+    let job = match &name {
+        Some(name) => app.log.hashes().job(id, name),
+        None => JobId(app.log.clock().new_uuid()),
+    };
+    let submitted = app.write.jobs.submit(id, job, spec, asking).await?;
     let place = app.write.jobs.waiting(&queue).max(1);
+    let job_id = name.map_or_else(|| submitted.job.to_string(), |name| name.to_string());
     let job = SubmittedJobAnswer {
-        job_id: submitted.job.to_string(),
-        bull_job_id: submitted.job.to_string(),
+        bull_job_id: job_id.clone(),
+        job_id,
+        id: submitted.job,
         queue,
         status: submitted.status,
         queue_position: place as u64,
@@ -334,15 +352,16 @@ pub async fn retry(
     id: Path<String>,
 ) -> Result<Written<RetriedJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let job = job_id(&id)?;
-    let done = app
-        .write
-        .jobs
-        .retry(user.account.user, job.clone(), asking)
-        .await?;
+    let owner = user.account.user;
+    let done = with_own(&app, owner, &id, async |job| {
+        app.write.jobs.retry(owner, job, asking.clone()).await
+    })
+    .await?;
+    let job_id = own_id(&app, owner, done.job, &id).await?;
     let job = RetriedJob {
-        job_id: job.to_string(),
-        bull_job_id: job.to_string(),
+        bull_job_id: job_id.clone(),
+        job_id,
+        id: done.job,
         status: "queued",
     };
     Ok(Written(job, done.position))
@@ -356,14 +375,14 @@ pub async fn cancel(
     id: Path<String>,
 ) -> Result<Written<CancelledJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let job = job_id(&id)?;
-    let done = app
-        .write
-        .jobs
-        .cancel(user.account.user, job.clone(), asking)
-        .await?;
+    let owner = user.account.user;
+    let done = with_own(&app, owner, &id, async |job| {
+        app.write.jobs.cancel(owner, job, asking.clone()).await
+    })
+    .await?;
     let job = CancelledJob {
-        job_id: job.to_string(),
+        job_id: own_id(&app, owner, done.job, &id).await?,
+        id: done.job,
         status: "cancelled",
     };
     Ok(Written(job, done.position))
@@ -485,20 +504,66 @@ pub async fn show(
     user: ActingUser,
     id: Path<String>,
 ) -> Result<Answer<JobAnswer>, ApiError> {
-    let job = job_id(&id)?;
-    min_position
-        .wait(&app, "jobs", Some(user.account.user))
-        .await?;
-    let row = app.reads.jobs.get(&job, app.log.clock().now()).await?;
-    let row = row
-        .filter(|row| may_see(&user, row.user))
-        .ok_or(ApiError::NotFound("job"))?;
+    let caller = user.account.user;
+    min_position.wait(&app, "jobs", Some(caller)).await?;
+    let row = find(&app, &user, &id).await?;
     let lease = match row.status.as_str() {
-        "processing" => app.log.leases().get(LeaseKind::Job, job.as_str()).await?,
+        "processing" => {
+            let leases = app.log.leases();
+            leases.get(LeaseKind::Job, &row.id.to_string()).await?
+        }
         _ => None,
     };
     let progress = lease.and_then(|lease| lease.progress);
     Ok(Answer(JobAnswer::new(&row, progress)))
+}
+
+/// The job that the caller means. Its name is shown to its owner only.
+async fn find(app: &App, user: &ActingUser, text: &str) -> Result<JobRow, ApiError> {
+    let caller = user.account.user;
+    let now = app.log.clock().now();
+    for job in meant(app, caller, text) {
+        let row = app.reads.jobs.get(&job, now).await?;
+        if let Some(mut row) = row.filter(|row| may_see(user, row.user)) {
+            row.name = row.name.filter(|_| row.user == caller);
+            return Ok(row);
+        }
+    }
+    Err(ApiError::NotFound("job"))
+}
+
+/// The jobs that a user may mean: the job with this UUID, then the job that has this name.
+fn meant(app: &App, user: UserId, text: &str) -> impl Iterator<Item = JobId> {
+    let by_id = text.parse::<JobId>().ok();
+    let name = text.parse::<JobName>().ok();
+    let by_name = name.map(|name| app.log.hashes().job(user, &name));
+    by_id.into_iter().chain(by_name)
+}
+
+/// Acts on the first of the user's own jobs that the text may mean.
+async fn with_own<T>(
+    app: &App,
+    user: UserId,
+    text: &str,
+    act: impl AsyncFn(JobId) -> Result<T, WriteError>,
+) -> Result<T, ApiError> {
+    for job in meant(app, user, text) {
+        match act(job).await {
+            Err(WriteError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {}
+            done => return Ok(done?),
+        }
+    }
+    Err(ApiError::NotFound("job"))
+}
+
+/// The owner's own id for a job that was asked for by this text.
+async fn own_id(app: &App, owner: UserId, job: JobId, text: &str) -> Result<String, ApiError> {
+    let is_named = job.0.get_version() == Some(uuid::Version::Custom);
+    if !is_named || text.parse::<JobId>() != Ok(job) {
+        return Ok(text.to_owned());
+    }
+    let name = app.write.jobs.name(owner, job).await?;
+    Ok(name.map_or_else(|| job.to_string(), |name| name.to_string()))
 }
 
 fn may_see(user: &ActingUser, owner: UserId) -> bool {

@@ -7,7 +7,7 @@ use actix_web::{
     web::{Data, Path},
 };
 use genie_actors::jobs::{AttemptEnd, JobClaim};
-use genie_events::{JobId, Refusal, UserId, job_operation};
+use genie_events::{JobId, JobName, Refusal, UserId, job_operation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -55,9 +55,13 @@ pub struct ClaimedJobs {
 
 #[derive(Serialize, ToSchema)]
 pub struct ClaimedJob {
-    /// A UUID, or the number of a record.
     #[serde(rename = "jobId")]
-    job: String,
+    #[schema(value_type = Uuid)]
+    job: JobId,
+    /// The owner's own id for the job; absent without one.
+    #[serde(rename = "clientJobId", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    client_job: Option<JobName>,
     /// The job's owner.
     #[serde(rename = "userId")]
     #[schema(value_type = Uuid)]
@@ -83,7 +87,8 @@ pub struct ClaimedJob {
 impl From<JobClaim> for ClaimedJob {
     fn from(claimed: JobClaim) -> Self {
         Self {
-            job: claimed.job.to_string(),
+            job: claimed.job,
+            client_job: claimed.spec.name,
             user: claimed.user,
             operation: claimed.spec.operation,
             params: claimed.spec.params,
@@ -242,7 +247,8 @@ pub struct Complete {
 #[derive(Serialize, ToSchema)]
 pub struct CompletedJob {
     #[serde(rename = "jobId")]
-    job: String,
+    #[schema(value_type = Uuid)]
+    job: JobId,
     #[schema(value_type = words::JobStatus)]
     status: &'static str,
 }
@@ -265,10 +271,10 @@ pub async fn complete(
     let done = app
         .write
         .jobs
-        .end_attempt(owner, job.clone(), &body.lease, end, asking)
+        .end_attempt(owner, job, &body.lease, end, asking)
         .await?;
     let job = CompletedJob {
-        job: job.to_string(),
+        job,
         status: "completed",
     };
     Ok(Written(job, done.position))
@@ -287,7 +293,8 @@ pub struct Fail {
 #[derive(Serialize, ToSchema)]
 pub struct FailedAttempt {
     #[serde(rename = "jobId")]
-    job: String,
+    #[schema(value_type = Uuid)]
+    job: JobId,
 }
 
 /// `POST /api/worker/jobs/{id}/fail`
@@ -311,12 +318,9 @@ pub async fn fail(
     let done = app
         .write
         .jobs
-        .end_attempt(owner, job.clone(), &body.lease, end, asking)
+        .end_attempt(owner, job, &body.lease, end, asking)
         .await?;
-    let job = FailedAttempt {
-        job: job.to_string(),
-    };
-    Ok(Written(job, done.position))
+    Ok(Written(FailedAttempt { job }, done.position))
 }
 
 /// A job's owner: from its lease while it runs, else from the read side.

@@ -614,7 +614,8 @@ both_stores!(
         let (admin, ada) = (genie.user("root").await, genie.user("ada").await);
         let id = profile(&genie, &ada, "x").await;
         let worker = Key::make(&genie, &admin, &["jobs:work"]).await;
-        let body = |id: &str| json!({"creatorProfileId": id, "jobId": "7", "lease": "nonsense"});
+        let job = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab";
+        let body = |id: &str| json!({"creatorProfileId": id, "jobId": job, "lease": "nonsense"});
         for _ in 0..3 {
             let without = json!({"creatorProfileId": id});
             worker

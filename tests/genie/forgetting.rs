@@ -708,8 +708,8 @@ both_stores!(
                     erased(&genie, &admin, &user.id).await;
                     assert_eq!(
                         rows_of(&genie, &user.id).await.len(),
-                        4,
-                        "only events, key, the record of forgetting and its fact are left"
+                        3,
+                        "only events, key and the record of forgetting are left"
                     );
                 }
                 status => panic!("{status}: {:?}", shown.json),

@@ -216,7 +216,7 @@ both_stores!(
 );
 
 both_stores!(
-    an_id_chosen_by_the_client_is_one_job,
+    a_name_chosen_by_the_client_is_one_job_of_its_user,
     async |store: TestStore| {
         let (mut genie, ada) = start(store, 30_000).await;
         let bob = genie.user("bob").await;
@@ -226,12 +226,10 @@ both_stores!(
             (first["jobId"].as_str(), first["bullJobId"].as_str()),
             (Some("4711"), Some("4711"))
         );
-        ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
+        let again = ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
+        assert_eq!(again["id"], first["id"]);
         let other = json!({"jobId": "4711", "operation": "thumbnail"});
         ada.post(&genie, "/api/queue/media", other)
-            .await
-            .refused(409, "job_exists");
-        bob.post(&genie, "/api/queue/media", job.clone())
             .await
             .refused(409, "job_exists");
         bob.get(&genie, "/api/jobs/4711")
@@ -239,9 +237,17 @@ both_stores!(
             .refused(404, "not_found");
         let claimed = genie.claim().await;
         assert_eq!(
+            (&claimed["jobId"], &claimed["clientJobId"]),
+            (&first["id"], &json!("4711"))
+        );
+        assert_eq!(
             ada.post(&genie, "/api/queue/media", job.clone()).await.ok()["status"],
             "processing"
         );
+        let bobs = bob.post(&genie, "/api/queue/media", job.clone()).await.ok();
+        assert_eq!(bobs["jobId"], "4711");
+        assert_ne!(bobs["id"], first["id"], "a name is its own user's");
+        assert_eq!(genie.claim().await["jobId"], bobs["id"]);
         let none = genie
             .server(
                 "/api/worker/claim",
@@ -252,19 +258,51 @@ both_stores!(
         assert_eq!(none["jobs"], json!([]), "asked twice, queued once");
         let listed = ada.get(&genie, "/api/jobs?status=processing").await.ok();
         assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            (&listed["data"][0]["jobId"], &listed["data"][0]["id"]),
+            (&json!("4711"), &first["id"])
+        );
         let failed = json!({"lease": claimed["lease"], "error": "e", "retryable": false});
         genie
-            .server("/api/worker/jobs/4711/fail", failed)
+            .server("/api/worker/jobs/4711/fail", failed.clone())
             .await
-            .ok();
+            .refused(404, "not_found");
+        let path = format!(
+            "/api/worker/jobs/{}/fail",
+            claimed["jobId"].as_str().unwrap()
+        );
+        genie.server(&path, failed).await.ok();
         ada.post(&genie, "/api/queue/retry/4711", Value::Null)
             .await
             .ok();
         assert_eq!(
             ada.post(&genie, "/api/queue/media", job).await.ok()["status"],
             "queued",
-            "the id is still the same job"
+            "the name is still the same job"
         );
+    }
+);
+
+both_stores!(
+    an_owner_may_use_the_name_and_the_uuid_of_a_job,
+    async |store: TestStore| {
+        let (genie, ada) = start(store, 30_000).await;
+        // A name in the form of a UUID is a name, too.
+        for name in ["post.7_final-2", "0192d4e0-7f3a-7c3b-8f4e-0123456789ab"] {
+            let job = json!({"jobId": name, "operation": "thumbnail"});
+            let id = ada.post(&genie, "/api/queue/media", job).await.ok()["id"].clone();
+            let id = id.as_str().unwrap();
+            assert_ne!(id, name);
+            for used in [name, id] {
+                let shown = ada.get(&genie, &format!("/api/jobs/{used}")).await.ok();
+                assert_eq!((&shown["jobId"], &shown["id"]), (&json!(name), &json!(id)));
+                for verb in ["cancel", "retry"] {
+                    let path = format!("/api/queue/{verb}/{used}");
+                    let done = ada.post(&genie, &path, Value::Null).await.ok();
+                    assert_eq!((&done["jobId"], &done["id"]), (&json!(name), &json!(id)));
+                }
+            }
+        }
     }
 );
 

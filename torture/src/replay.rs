@@ -200,6 +200,7 @@ mod tests {
 
     fn spec() -> JobSpec {
         JobSpec {
+            name: None,
             operation: "thumbnail".into(),
             queue: "media-jobs".into(),
             params: Value::Null,

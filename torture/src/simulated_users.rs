@@ -287,7 +287,7 @@ impl UserAtWork {
             .await
         {
             ClientAnswer::Yes { json, position } => {
-                let Some(job) = id::<JobId>(&json["jobId"]) else {
+                let Some(job) = id::<JobId>(&json["id"]) else {
                     return self.arena.accuse(
                         Mistake::Missing,
                         format!("a submitted job was acknowledged without its id: {json}"),
@@ -336,7 +336,7 @@ impl UserAtWork {
         let Some(job) = jobs.choose(&mut self.chance).cloned() else {
             return;
         };
-        let stream = stream_hash("job", job.as_str());
+        let stream = stream_hash("job", &job.to_string());
         let path = format!("/api/queue/{verb}/{job}");
         self.tell(|by| ClientRequest {
             stream,

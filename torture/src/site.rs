@@ -92,6 +92,7 @@ impl RunSite {
             ("ONBOARDING_GATE", "off".to_owned()),
             ("RATE_LIMIT_USER", "off".to_owned()),
             ("RATE_LIMIT_ADDRESS", "off".to_owned()),
+            ("FACTS_PER_USER_DAY", "1000000000".to_owned()),
             ("GENIE_LOG", "warn".to_owned()),
         ]);
         if let Some(ground) = &self.ground {

@@ -118,7 +118,7 @@ async fn end(arena: &Arena, chance: &mut StdRng, held: &LeasedJob, kind: Command
         ),
     };
     let path = format!("/api/worker/jobs/{}/{verb}", held.job);
-    let stream = stream_hash("job", held.job.as_str());
+    let stream = stream_hash("job", &held.job.to_string());
     arena
         .tell(
             chance,

@@ -60,6 +60,7 @@ impl JobBoard {
         let Ok(job) = lease.id.parse::<JobId>() else {
             return;
         };
+        let lease_id = lease.id.clone();
         let holder = lease.holder.clone();
         let has_lapsed = Work::Lease(LeaseRow::OnlyIfLapsed {
             kind: LeaseKind::Job,
@@ -68,23 +69,16 @@ impl JobBoard {
             now,
         });
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
-        let id = job.clone();
         let spread = clock::chance();
         let command = move |state: &User| {
-            let attempts = state.job(&id).map_or(1, Job::attempts);
+            let attempts = state.job(&job).map_or(1, Job::attempts);
             JobCommand::Lapse {
                 lease: lease.holder.clone(),
                 retry_at: now.plus_millis(backoff_millis(attempts, spread)),
             }
         };
         let ended = self
-            .end(
-                lease.user,
-                job.clone(),
-                Metadata::system(),
-                conditions,
-                command,
-            )
+            .end(lease.user, job, Metadata::system(), conditions, command)
             .await;
         match ended {
             Ok(_) => {}
@@ -94,7 +88,7 @@ impl JobBoard {
                     .0
                     .log
                     .leases()
-                    .remove(LeaseKind::Job, job.as_str(), &holder)
+                    .remove(LeaseKind::Job, &lease_id, &holder)
                     .await
                 {
                     warn!(%error, job.id = %job, "job leases: dropping a used lease failed; trying again");

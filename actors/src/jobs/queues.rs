@@ -83,7 +83,7 @@ impl JobQueues {
                     sequence: step.sequence,
                     on_board: false,
                 };
-                self.jobs.insert(step.job.clone(), known);
+                self.jobs.insert(step.job, known);
                 self.put(&step.job)
             }
             "job.claimed" => {
@@ -130,7 +130,7 @@ impl JobQueues {
         let queue = self.queues.entry(known.queue).or_default();
         match known.not_before {
             Some(at) => {
-                queue.delayed.insert((at, known.submitted), job.clone());
+                queue.delayed.insert((at, known.submitted), *job);
             }
             None => queue.make_ready(known, job),
         }
@@ -144,7 +144,7 @@ impl JobQueues {
         known.on_board = false;
         if let Some(queue) = self.queues.get_mut(known.queue) {
             if let Some(ready) = queue.ready.get_mut(&known.user) {
-                ready.remove(&(known.priority, known.submitted, job.clone()));
+                ready.remove(&(known.priority, known.submitted, *job));
             }
             if let Some(at) = known.not_before {
                 queue.delayed.remove(&(at, known.submitted));
@@ -163,7 +163,7 @@ impl JobQueues {
             .jobs
             .iter()
             .filter(|(_, known)| known.user == user)
-            .map(|(job, _)| job.clone())
+            .map(|(job, _)| *job)
             .collect();
         theirs.iter().for_each(|job| self.forget(job));
     }
@@ -188,7 +188,7 @@ impl JobQueues {
             while let Some((&(at, submitted), job)) = queue.delayed.first_key_value()
                 && at <= now
             {
-                let job = job.clone();
+                let job = *job;
                 queue.delayed.remove(&(at, submitted));
                 if let Some(known) = self.jobs.get(&job) {
                     queue.make_ready(known, &job);
@@ -241,7 +241,7 @@ impl Queue {
         if ready.is_empty() && !self.turns.contains(&known.user) {
             self.turns.push_back(known.user);
         }
-        ready.insert((known.priority, known.submitted, job.clone()));
+        ready.insert((known.priority, known.submitted, *job));
     }
 
     fn next(&mut self) -> Option<(UserId, JobId)> {
@@ -274,6 +274,10 @@ mod tests {
 
     struct Board(JobQueues, u64);
 
+    fn job_id(n: u64) -> JobId {
+        JobId(Uuid::from_u128(n.into()))
+    }
+
     impl Board {
         fn see(
             &mut self,
@@ -286,7 +290,7 @@ mod tests {
             self.1 += 1;
             self.0.see(&JobStep {
                 position: self.1,
-                job: job.to_string().parse().unwrap(),
+                job: job_id(job),
                 user: UserId(Uuid::from_u128(user)),
                 sequence,
                 event_type: event_type.into(),
@@ -302,10 +306,10 @@ mod tests {
                 json!({"queue": QUEUE, "priority": priority})
             ));
         }
-        fn take(&mut self) -> Option<String> {
+        fn take(&mut self) -> Option<JobId> {
             self.0
                 .take(&[QUEUE], Timestamp(100))
-                .map(|candidate| candidate.job.to_string())
+                .map(|candidate| candidate.job)
         }
     }
 
@@ -321,8 +325,8 @@ mod tests {
         }
         board.submit(1, 4, 1);
         board.submit(2, 5, 10);
-        let order: Vec<String> = std::iter::from_fn(|| board.take()).collect();
-        assert_eq!(order, ["4", "5", "1", "2", "3"]);
+        let order: Vec<JobId> = std::iter::from_fn(|| board.take()).collect();
+        assert_eq!(order, [4, 5, 1, 2, 3].map(job_id));
     }
 
     #[test]
@@ -338,13 +342,8 @@ mod tests {
         assert_eq!(board.take(), None);
         assert_eq!(board.0.next_due(&[QUEUE]), Some(Timestamp(200)));
         assert_eq!(
-            board
-                .0
-                .take(&[QUEUE], Timestamp(200))
-                .unwrap()
-                .job
-                .to_string(),
-            "1"
+            board.0.take(&[QUEUE], Timestamp(200)).unwrap().job,
+            job_id(1)
         );
     }
 
@@ -359,7 +358,7 @@ mod tests {
             !board.see(1, 1, 3, "job.lapsed", json!({"attempt": 1, "retry_at": 50})),
             "seen before"
         );
-        assert_eq!(board.take(), Some("1".into()));
+        assert_eq!(board.take(), Some(job_id(1)));
         board.see(1, 1, 4, "job.claimed", json!({"attempt": 2}));
         board.see(1, 1, 5, "job.failed", json!({"attempt": 2}));
         assert_eq!(board.take(), None);
@@ -370,7 +369,7 @@ mod tests {
             "job.retried",
             json!({"queue": QUEUE, "priority": 5})
         ));
-        assert_eq!(board.take(), Some("1".into()));
+        assert_eq!(board.take(), Some(job_id(1)));
     }
 
     #[test]
@@ -386,7 +385,7 @@ mod tests {
             json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
         );
         board.0.drop_user(UserId(Uuid::from_u128(1)));
-        assert_eq!((board.take(), board.take()), (Some("2".into()), None));
+        assert_eq!((board.take(), board.take()), (Some(job_id(2)), None));
         assert_eq!(
             board.0.take(&[QUEUE], Timestamp(300)),
             None,
@@ -401,7 +400,7 @@ mod tests {
         let candidate = board.0.take(&[QUEUE], Timestamp(100)).unwrap();
         board.0.put_back(&candidate);
         board.0.put_back(&candidate);
-        assert_eq!(board.take(), Some("1".into()));
+        assert_eq!(board.take(), Some(job_id(1)));
         assert_eq!(board.take(), None);
         board.see(1, 1, 2, "job.claimed", json!({"attempt": 1}));
         board.0.put_back(&candidate);
@@ -418,7 +417,7 @@ mod tests {
             "job.retried",
             json!({"queue": QUEUE, "priority": 5})
         ));
-        assert_eq!(board.take(), Some("1".into()));
+        assert_eq!(board.take(), Some(job_id(1)));
         board.see(1, 1, 4, "job.cancelled", json!({}));
         assert!(board.see(
             1,

@@ -95,7 +95,7 @@ both_stores!(
         let (one, two) = (node(&opened.log), node(&opened.log));
         let ask = async |users: &Users, command| users.ask(ada, Metadata::system(), command).await;
         ask(&one, UserCommand::SignIn).await.unwrap(); // warm, and soon behind
-        let job = JobId::new(opened.log.clock().new_uuid());
+        let job = JobId(opened.log.clock().new_uuid());
         let spec: JobSpec = serde_json::from_value(serde_json::json!({
             "operation": "thumbnail", "queue": "media-jobs", "priority": 10, "max_attempts": 3,
         }))

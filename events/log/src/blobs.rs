@@ -291,6 +291,9 @@ impl BlobTable {
     /// The files among these that have a row, doomed ones included. At most [`ROWS_AT_ONCE`] may be
     /// asked for.
     pub async fn known(&self, ids: Vec<BlobId>) -> Result<HashSet<BlobId>, LogError> {
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
         self.0
             .store()
             .run(async move |store: Store| {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use genie_events::{
     UserId,
-    ids::{EmailId, InviteId, NetworkId, ServiceKeyId, SessionId},
+    ids::{EmailId, InviteId, JobId, JobName, NetworkId, ServiceKeyId, SessionId},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -101,6 +101,7 @@ pub struct SystemHashes {
     email: Zeroizing<[u8; 32]>,
     invite: Zeroizing<[u8; 32]>,
     session: Zeroizing<[u8; 32]>,
+    job: Zeroizing<[u8; 32]>,
     request: Zeroizing<[u8; 32]>,
     token: Zeroizing<[u8; 32]>,
     service_key: Zeroizing<[u8; 32]>,
@@ -119,6 +120,7 @@ impl SystemHashes {
             email: part("email"),
             invite: part("invite"),
             session: part("session"),
+            job: part("job"),
             request: part("request"),
             token: part("token"),
             service_key: part("service key"),
@@ -151,6 +153,14 @@ impl SystemHashes {
     /// The stream of the user's chat session with that name.
     pub fn session(&self, user: UserId, name: &str) -> SessionId {
         SessionId(keyed_hash(&self.session, &[&user.to_string(), name])[..32].to_owned())
+    }
+
+    /// The user's job with that name.
+    pub fn job(&self, user: UserId, name: &JobName) -> JobId {
+        let hash = keyed_bytes(&self.job, &[&user.to_string(), name.as_str()]);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        JobId(Uuid::new_v8(id))
     }
 
     /// The identity of a request that may be sent again. `asked` is the whole request: its target
@@ -210,12 +220,16 @@ pub(crate) fn log_name(system: &DataKey) -> String {
 }
 
 fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
+    hex::encode(keyed_bytes(key, parts))
+}
+
+fn keyed_bytes(key: &[u8; 32], parts: &[&str]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part.as_bytes());
     }
-    hex::encode(mac.finalize().into_bytes())
+    mac.finalize().into_bytes().into()
 }
 
 /// SHA-256 in hexadecimal: facts name tokens, leases and ciphertexts by it.

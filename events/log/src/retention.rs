@@ -1,5 +1,5 @@
-//! Deletes rows that would otherwise grow for ever: outcomes of requests by age, and signed heads
-//! but for one an hour. Only the leader does it, in steps of bounded size.
+//! Deletes rows that would otherwise grow for ever: outcomes of requests by age, signed heads but for
+//! one an hour, and pieces of answers whose turn is over. Only the leader does it, in steps of bounded size.
 
 use genie_events::Timestamp;
 
@@ -35,6 +35,27 @@ impl Retention {
             let mut tx = store.relaxed_in(epoch).await?;
             let deleted = sqlx::query(sql)
                 .bind(before.0)
+                .bind(ROWS_AT_ONCE as i64)
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+            tx.commit().await?;
+            Ok(deleted)
+        };
+        self.0.store().run(delete).await
+    }
+
+    /// Deletes pieces in the journal of turns that are over, and answers their number. A piece stays
+    /// when its write timed out and was carried out after the turn's end. The journal is short: it
+    /// holds the running turns.
+    ///
+    /// A turn has its lease before its first piece.
+    pub async fn delete_stray_pieces(&self, epoch: Epoch) -> Result<u64, LogError> {
+        let delete = async move |store: Store| {
+            let sql = "DELETE FROM journal WHERE turn_id IN (SELECT j.turn_id FROM journal j \
+                       WHERE NOT EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'turn' AND l.id = j.turn_id) LIMIT $1)";
+            let mut tx = store.relaxed_in(epoch).await?;
+            let deleted = sqlx::query(sql)
                 .bind(ROWS_AT_ONCE as i64)
                 .execute(&mut *tx)
                 .await?
@@ -224,6 +245,37 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(left, (31, 10_800));
+        }
+    );
+
+    both_stores!(
+        pieces_of_turns_that_are_over_are_deleted_and_those_of_running_ones_stay,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let epoch = leads(&log).await;
+            let sealed = if store.database_url().is_some() {
+                "''"
+            } else {
+                "x''"
+            };
+            for sql in [
+                "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES \
+                 ('turn', 'runs', 'u', 's', 'h', 1, 0), ('job', 'over', 'u', 's', 'h', 1, 0)"
+                    .to_owned(),
+                format!(
+                    "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES \
+                     ('runs', 1, 'u', {sealed}), ('over', 1, 'u', {sealed}), ('over', 2, 'u', {sealed})"
+                ),
+            ] {
+                store.try_sql(&sql).await.unwrap();
+            }
+            assert_eq!(log.retention().delete_stray_pieces(epoch).await.unwrap(), 2);
+            assert_eq!(log.retention().delete_stray_pieces(epoch).await.unwrap(), 0);
+            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM journal")
+                .fetch_one(log.store().reads())
+                .await
+                .unwrap();
+            assert_eq!(left, 1);
         }
     );
 

@@ -6,6 +6,7 @@ type Given = TestFramework<Job>;
 
 fn spec() -> JobSpec {
     JobSpec {
+        name: None,
         operation: "resize_image".into(),
         queue: "media-jobs".into(),
         params: serde_json::json!({"width": 10}),

@@ -50,6 +50,7 @@ impl User {
         self.may_upload()?;
         self.check_room_for_a_job()?;
         let spec = JobSpec {
+            name: None,
             operation: OPERATION.into(),
             queue: QUEUE.into(),
             params: serde_json::json!({}),

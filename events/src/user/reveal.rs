@@ -233,7 +233,7 @@ mod tests {
                 .map_err(|refused| (refused.id, refused.reason))
         };
         let worker = || RevealRight::WorksOn {
-            job: JobId::new(Uuid::from_u128(9)),
+            job: JobId(Uuid::from_u128(9)),
             lease: "l".into(),
         };
         let session = CredentialKind::Session;

@@ -75,6 +75,7 @@ fn ask_at(user: &mut User, moment: Timestamp, command: UserCommand) -> Result<us
 
 fn spec(operation: &str) -> JobSpec {
     JobSpec {
+        name: None,
         operation: operation.into(),
         queue: "media-jobs".into(),
         params: Value::Null,
@@ -152,7 +153,7 @@ fn a_caption_is_counted_with_its_request_and_given_back_when_it_fails() {
 #[test]
 fn an_operation_that_the_tier_lacks_queues_nothing() {
     let mut ada = ada();
-    let job = JobId::new(id(5));
+    let job = JobId(id(5));
     let refused = ask(
         &mut ada,
         UserCommand::SubmitJob(job.clone(), spec("trim_videos")),
@@ -168,7 +169,7 @@ fn an_operation_that_the_tier_lacks_queues_nothing() {
 #[test]
 fn a_finished_job_leaves_the_state_and_can_be_recalled() {
     let mut ada = ada();
-    let job = JobId::new(id(5));
+    let job = JobId(id(5));
     ask(
         &mut ada,
         UserCommand::SubmitJob(job.clone(), spec("resize_image")),
@@ -386,7 +387,7 @@ fn a_suspended_user_may_ask_nothing_but_running_work_may_end() {
     );
     let refused = ask(
         &mut ada,
-        UserCommand::SubmitJob(JobId::new(id(2)), spec("resize_image")),
+        UserCommand::SubmitJob(JobId(id(2)), spec("resize_image")),
     )
     .unwrap_err();
     assert_eq!(refused.code, "suspended");
@@ -435,7 +436,7 @@ fn busy_ada() -> User {
     ask(&mut user, store).unwrap();
     ask(
         &mut user,
-        UserCommand::SubmitJob(JobId::new(id(3)), spec("apply_watermark")),
+        UserCommand::SubmitJob(JobId(id(3)), spec("apply_watermark")),
     )
     .unwrap();
     let question = ChatCommand::Ask {
@@ -488,7 +489,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
 
 #[test]
 fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
-    let (job, mut user, mut stream) = (JobId::new(id(9)), ada(), Job::Absent);
+    let (job, mut user, mut stream) = (JobId(id(9)), ada(), Job::Absent);
     let claimed = JobEvent::Claimed {
         attempt: 1,
         worker: "w".into(),
@@ -549,6 +550,7 @@ fn fail(retryable: bool) -> JobCommand {
 fn ended(user: &mut User, job: &JobId, end: JobEvent) {
     let mut stream = Job::Absent;
     let spec = JobSpec {
+        name: None,
         operation: onboarding::OPERATION.into(),
         queue: "onboarding-jobs".into(),
         ..spec("")
@@ -568,7 +570,7 @@ fn ended(user: &mut User, job: &JobId, end: JobEvent) {
 #[test]
 fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     let (mut ada, file) = (ada(), BlobId(id(9)));
-    let begin = |n| UserCommand::BeginOnboarding(JobId::new(id(n)), file);
+    let begin = |n| UserCommand::BeginOnboarding(JobId(id(n)), file);
     assert_eq!(
         ask(&mut ada, begin(1)).unwrap_err().code,
         "onboarding_order",
@@ -585,7 +587,7 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     .unwrap();
 
     assert_eq!(ask(&mut ada, begin(1)), Ok(2));
-    let spec = ada.job(&JobId::new(id(1))).and_then(Job::spec).unwrap();
+    let spec = ada.job(&JobId(id(1))).and_then(Job::spec).unwrap();
     assert_eq!(
         (spec.queue.as_str(), spec.input_file_id.as_deref()),
         ("onboarding-jobs", Some(file.to_string().as_str()))
@@ -598,20 +600,17 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     );
 
     assert_eq!(
-        work_on(&mut ada, &JobId::new(id(1)), fail(true)),
+        work_on(&mut ada, &JobId(id(1)), fail(true)),
         1,
         "it will be tried again"
     );
     assert_eq!(onboarding(&ada), Onboarding::Processing);
-    assert_eq!(work_on(&mut ada, &JobId::new(id(1)), fail(false)), 2);
+    assert_eq!(work_on(&mut ada, &JobId(id(1)), fail(false)), 2);
     assert_eq!(onboarding(&ada), Onboarding::DataCollection);
 
     assert_eq!(ask(&mut ada, begin(2)), Ok(2));
     assert_eq!(
-        ask(
-            &mut ada,
-            UserCommand::Job(JobId::new(id(2)), JobCommand::Cancel)
-        ),
+        ask(&mut ada, UserCommand::Job(JobId(id(2)), JobCommand::Cancel)),
         Ok(2)
     );
     assert_eq!(onboarding(&ada), Onboarding::DataCollection);
@@ -622,13 +621,13 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
             lease: "l".into(),
             retry_at: NOW,
         };
-        assert_eq!(work_on(&mut ada, &JobId::new(id(3)), lapse), 1);
+        assert_eq!(work_on(&mut ada, &JobId(id(3)), lapse), 1);
     }
     let last = JobCommand::Lapse {
         lease: "l".into(),
         retry_at: NOW,
     };
-    assert_eq!(work_on(&mut ada, &JobId::new(id(3)), last), 2);
+    assert_eq!(work_on(&mut ada, &JobId(id(3)), last), 2);
     assert_eq!(onboarding(&ada), Onboarding::DataCollection);
 
     assert_eq!(ask(&mut ada, begin(4)), Ok(2));
@@ -646,9 +645,9 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
         worker: "w".into(),
         lease: "l".into(),
     };
-    apply(&mut ada, vec![Change::new(JobId::new(id(4)), claimed)]);
+    apply(&mut ada, vec![Change::new(JobId(id(4)), claimed)]);
     assert_eq!(
-        ask(&mut ada, UserCommand::Job(JobId::new(id(4)), complete)),
+        ask(&mut ada, UserCommand::Job(JobId(id(4)), complete)),
         Ok(2),
         "work of a suspended user may end"
     );
@@ -657,7 +656,7 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
 
 #[test]
 fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
-    let (mut ada, first) = (ada(), JobId::new(id(1)));
+    let (mut ada, first) = (ada(), JobId(id(1)));
     let to = Onboarding::DataCollection;
     ask(
         &mut ada,
@@ -671,7 +670,7 @@ fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
     assert_eq!(ask(&mut ada, UserCommand::RetryJob(first.clone())), Ok(2));
     assert_eq!(onboarding(&ada), Onboarding::Processing);
 
-    let (second, third) = (JobId::new(id(2)), JobId::new(id(3)));
+    let (second, third) = (JobId(id(2)), JobId(id(3)));
     for job in [&second, &third] {
         ended(&mut ada, job, JobEvent::Cancelled);
     }
@@ -719,7 +718,7 @@ fn every_operation_counts_against_its_documented_counter() {
     .into_iter()
     .enumerate()
     {
-        let (job, before) = (JobId::new(id(n as u128)), ada.used(counter, NOW));
+        let (job, before) = (JobId(id(n as u128)), ada.used(counter, NOW));
         assert_eq!(
             ask(
                 &mut ada,
@@ -738,7 +737,7 @@ fn every_operation_counts_against_its_documented_counter() {
     assert_eq!(
         ask(
             &mut ada,
-            UserCommand::SubmitJob(JobId::new(id(99)), spec("resize_image"))
+            UserCommand::SubmitJob(JobId(id(99)), spec("resize_image"))
         ),
         Ok(1),
         "this operation is not counted"
@@ -748,7 +747,7 @@ fn every_operation_counts_against_its_documented_counter() {
 
 #[test]
 fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_queued_again() {
-    let (mut ada, job) = (on_tier(Tier::Creator), JobId::new(id(1)));
+    let (mut ada, job) = (on_tier(Tier::Creator), JobId(id(1)));
     ask(
         &mut ada,
         UserCommand::SubmitJob(job.clone(), spec("create_teaser")),
@@ -813,7 +812,7 @@ fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_que
 #[test]
 fn a_job_is_queued_again_only_within_the_limit() {
     let mut ada = on_tier(Tier::Creator);
-    let first = JobId::new(id(100));
+    let first = JobId(id(100));
     ask(
         &mut ada,
         UserCommand::SubmitJob(first.clone(), spec("join_videos")),
@@ -829,7 +828,7 @@ fn a_job_is_queued_again_only_within_the_limit() {
     for n in 0..10 {
         ask(
             &mut ada,
-            UserCommand::SubmitJob(JobId::new(id(n)), spec("join_videos")),
+            UserCommand::SubmitJob(JobId(id(n)), spec("join_videos")),
         )
         .unwrap();
     }
@@ -837,7 +836,7 @@ fn a_job_is_queued_again_only_within_the_limit() {
     assert!(is_quota(
         &ask(&mut ada, UserCommand::RetryJob(first)).unwrap_err()
     ));
-    let running = JobId::new(id(1));
+    let running = JobId(id(1));
     assert_eq!(
         ask(&mut ada, UserCommand::RetryJob(running))
             .unwrap_err()
@@ -858,12 +857,12 @@ fn a_delayed_job_needs_room_among_the_delayed_jobs() {
         assert_eq!(
             ask(
                 &mut ada,
-                UserCommand::SubmitJob(JobId::new(id(n)), later.clone())
+                UserCommand::SubmitJob(JobId(id(n)), later.clone())
             ),
             Ok(1)
         );
     }
-    let one_more = UserCommand::SubmitJob(JobId::new(id(3)), later);
+    let one_more = UserCommand::SubmitJob(JobId(id(3)), later);
     let refused = ask(&mut ada, one_more.clone()).unwrap_err();
     assert_eq!(
         refused.kind,
@@ -872,11 +871,7 @@ fn a_delayed_job_needs_room_among_the_delayed_jobs() {
             in_tier: true
         }
     );
-    ask(
-        &mut ada,
-        UserCommand::Job(JobId::new(id(0)), JobCommand::Cancel),
-    )
-    .unwrap();
+    ask(&mut ada, UserCommand::Job(JobId(id(0)), JobCommand::Cancel)).unwrap();
     assert_eq!(ask(&mut ada, one_more), Ok(1));
 }
 

@@ -49,6 +49,7 @@ struct JobColumns {
     started_at: Option<i64>,
     finished_at: Option<i64>,
     position: i64,
+    name_sealed: Option<Vec<u8>>,
     error_sealed: Option<Vec<u8>>,
     result_sealed: Option<Vec<u8>>,
     outputs_sealed: Option<Vec<u8>>,
@@ -75,6 +76,7 @@ pub(super) const UPSERT: Upsert = Upsert {
         "started_at",
         "finished_at",
         "position",
+        "name_sealed",
         "error_sealed",
         "result_sealed",
         "outputs_sealed",
@@ -104,6 +106,7 @@ impl JobColumns {
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,
             position: row.try_get("position")?,
+            name_sealed: None,
             error_sealed: None,
             result_sealed: None,
             outputs_sealed: None,
@@ -124,6 +127,10 @@ impl JobColumns {
             started_at: None,
             finished_at: None,
             position: seen.fact.position as i64,
+            name_sealed: spec
+                .name
+                .as_ref()
+                .map(|name| seen.seal("jobs.name", name.as_str())),
             error_sealed: None,
             result_sealed: None,
             outputs_sealed: None,
@@ -155,6 +162,7 @@ impl JobColumns {
             self.started_at.into(),
             self.finished_at.into(),
             self.position.into(),
+            self.name_sealed.into(),
             self.error_sealed.into(),
             self.result_sealed.into(),
             self.outputs_sealed.into(),

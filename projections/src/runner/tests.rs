@@ -74,6 +74,7 @@ fn id(n: u128) -> Uuid {
 fn submitted(operation: &str, run_at: Option<Timestamp>) -> Event {
     let queue = genie_events::job_operation::queue_of(operation).unwrap();
     let spec = JobSpec {
+        name: None,
         operation: operation.into(),
         queue: queue.into(),
         params: json!({}),

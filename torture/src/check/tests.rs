@@ -25,6 +25,7 @@ struct TortureRun {
 
 fn spec() -> JobSpec {
     JobSpec {
+        name: None,
         operation: "resize_image".into(),
         queue: "media-jobs".into(),
         params: Value::Null,

@@ -23,6 +23,7 @@ use genie_log::{
 
 fn submitted(secret: &str) -> Event {
     let spec = JobSpec {
+        name: None,
         operation: "resize_image".into(),
         queue: "media-jobs".into(),
         params: serde_json::json!({"note": secret}),
@@ -40,7 +41,7 @@ fn submitted(secret: &str) -> Event {
 }
 
 fn new_job(log: &Log) -> String {
-    JobId::new(log.clock().new_uuid()).to_string()
+    JobId(log.clock().new_uuid()).to_string()
 }
 
 fn job_fact(job: &str, sequence: u64, event: Event) -> NewFact {

@@ -4,6 +4,7 @@
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
 mod contract;
+mod engines;
 mod poolers;
 mod position_protocol;
 mod property;

@@ -258,6 +258,12 @@ both_stores!(
         imported(&back, store.masters(), &back_dir).await.unwrap();
         let back = back.open_with(store.masters()).await.unwrap().log;
         assert_same(&back, &log).await;
+        // It is the same log, for ledgers and blob stores, too; another one has another name.
+        for same in [&copy, &back] {
+            assert_eq!(same.hashes().log_name(), log.hashes().log_name());
+        }
+        let another = TestStore::new(store.kind).await.open().await.log;
+        assert_ne!(another.hashes().log_name(), log.hashes().log_name());
         // The next append gets the next position.
         let user = store.register(&back, "eve").await;
         assert_eq!(
