@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use genie_log::{Epoch, LogError, store::in_time};
-use sqlx::{AnyPool, Row};
+use sqlx::Row;
 use tracing::{error, warn};
 
 use super::{AWAY, DamagedRow, FactBatch, ProjectionMember, Runner};
@@ -20,7 +20,8 @@ pub(super) struct StoredPositions {
     pub checkpoint: u64,
     /// True when the store says of one of them that it stopped.
     pub some_stopped: bool,
-    own: HashMap<String, u64>,
+    /// The projections that the store knows, and their own positions.
+    own: HashMap<String, Option<u64>>,
 }
 
 /// The way in which a transaction moves the projections.
@@ -49,10 +50,10 @@ impl Runner {
                 .execute(&mut *tx)
                 .await?;
         }
+        let stored = read_positions(&mut tx).await?;
         tx.commit().await?;
-        let stored = read_positions(self.log.store().reads()).await?;
         for member in &mut self.members {
-            member.load(stored.own.get(&member.stored_name()).copied());
+            member.load(stored.own.get(&member.stored_name()).copied().flatten());
         }
         // After the checkpoint: no node of an earlier term adds to the damaged streams from here
         // on.
@@ -67,17 +68,18 @@ impl Runner {
         epoch: Epoch,
         written: &mut StoredPositions,
     ) -> Result<bool, LogError> {
-        let stored = read_positions(self.log.store().reads()).await?;
+        // In a transaction of the leader, so that one who was deposed learns of it without new facts.
+        let mut tx = self.log.store().relaxed_in(epoch).await?;
+        let stored = read_positions(&mut tx).await?;
         let is_known = self
             .members
             .iter()
-            .all(|member| stored.own.get(&member.stored_name()).copied() == member.own);
+            .all(|member| stored.own.get(&member.stored_name()) == Some(&member.own));
         if written.some_stopped {
-            let mut tx = self.log.store().relaxed_in(epoch).await?;
             clear_stops(&mut tx).await?;
-            tx.commit().await?;
             written.some_stopped = false;
         }
+        tx.commit().await?;
         Ok(is_known && stored.checkpoint == written.checkpoint)
     }
 
@@ -225,11 +227,14 @@ async fn clear_stops(tx: &mut Tx) -> Result<(), LogError> {
     Ok(())
 }
 
-async fn read_positions(reads: &AnyPool) -> Result<StoredPositions, LogError> {
+async fn read_positions(tx: &mut Tx) -> Result<StoredPositions, LogError> {
     // One statement, so that checkpoint and positions are of the same moment.
     let sql = "SELECT p.name, p.position, p.stopped, c.position AS checkpoint FROM projections p, checkpoints c \
                WHERE c.name = $1";
-    let rows = sqlx::query(sql).bind(CHECKPOINT).fetch_all(reads).await?;
+    let rows = sqlx::query(sql)
+        .bind(CHECKPOINT)
+        .fetch_all(&mut **tx)
+        .await?;
     let mut stored = StoredPositions {
         checkpoint: 0,
         some_stopped: false,
@@ -238,12 +243,11 @@ async fn read_positions(reads: &AnyPool) -> Result<StoredPositions, LogError> {
     for row in rows {
         stored.checkpoint = row.try_get::<i64, _>("checkpoint")? as u64;
         let stopped: Option<String> = row.try_get("stopped")?;
-        match row.try_get::<Option<i64>, _>("position")? {
-            Some(own) => {
-                stored.own.insert(row.try_get("name")?, own as u64);
-            }
-            None => stored.some_stopped |= stopped.is_some(),
-        }
+        let own: Option<i64> = row.try_get("position")?;
+        stored.some_stopped |= own.is_none() && stopped.is_some();
+        stored
+            .own
+            .insert(row.try_get("name")?, own.map(|own| own as u64));
     }
     Ok(stored)
 }

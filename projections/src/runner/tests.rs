@@ -475,10 +475,15 @@ both_stores!(
         }
         let reads = elect_again(&store, &log, reads).await;
         reads.wait_for_all(head, LIMIT).await.unwrap();
-        // The read side may not have noticed yet that the store changed behind its back.
-        while rows_of_tables(&log).await != rows {
-            tokio::task::yield_now().await;
-        }
+        // The runner may not have noticed yet that the store changed behind its back.
+        let refilled = async {
+            while rows_of_tables(&log).await != rows {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, refilled)
+            .await
+            .expect("refilled");
         assert_eq!(reads.statuses().await.unwrap()["accounts"].position, head);
     }
 );
