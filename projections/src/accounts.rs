@@ -228,6 +228,9 @@ pub struct AccountRow {
     pub created_at: Timestamp,
 }
 
+const OTHER_ADMINISTRATOR: &str =
+    "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";
+
 #[derive(Debug, Clone)]
 pub struct AccountReader {
     log: Log,
@@ -276,9 +279,17 @@ impl AccountReader {
     /// True when another active user is an administrator.
     pub async fn has_other_administrator(&self, user: UserId) -> Result<bool, LogError> {
         read(&self.log, async move |store: Store| {
-            let sql = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";
-            Ok(sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?.is_some())
+            Ok(sqlx::query(OTHER_ADMINISTRATOR)
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?
+                .is_some())
         })
         .await
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), UPSERT.sql(4), OTHER_ADMINISTRATOR.into()]
 }

@@ -206,3 +206,8 @@ impl CaptionReader {
         rows.iter().map(caption).collect()
     }
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), UPSERT.sql(4), LIST.into()]
+}

@@ -366,3 +366,11 @@ impl ChatReader {
         rows.iter().map(message).collect()
     }
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    let reads = [SESSIONS, SESSION, MESSAGES_OF_SESSION, MESSAGES_OF_TURN];
+    let mut all = vec![BY_ID.sql(4), UPSERT.sql(4), MESSAGES.sql(4)];
+    all.extend(reads.map(String::from));
+    all
+}

@@ -255,10 +255,7 @@ impl CredentialReader {
     ) -> Result<Vec<CredentialRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
-            let sql = format!(
-                "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND (created_at, credential_id) > ($2, $3) \
-                 ORDER BY created_at, credential_id LIMIT $4"
-            );
+            let sql = list_sql();
             Ok(sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(created)
@@ -317,4 +314,16 @@ impl CredentialReader {
         };
         rows.iter().map(open).collect()
     }
+}
+
+fn list_sql() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND (created_at, credential_id) > ($2, $3) \
+         ORDER BY created_at, credential_id LIMIT $4"
+    )
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), DELETE.sql(4), UPSERT.sql(4), list_sql()]
 }

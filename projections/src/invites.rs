@@ -211,3 +211,8 @@ impl InviteReader {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), DELETE.sql(4), UPSERT.sql(4), LIST.into()]
+}

@@ -377,3 +377,18 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
         position: row.try_get::<i64, _>("position")? as u64,
     })
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    let mut all = [counts::statements(), write::statements()].concat();
+    let statuses = [None, Some("queued"), Some("delayed"), Some("failed")];
+    for status in statuses {
+        let filter = JobFilter {
+            status: status.map(str::to_owned),
+            queue: Some("q".into()),
+            operation: Some("o".into()),
+        };
+        all.extend([filter.sql(), filter.floor_sql()]);
+    }
+    all
+}

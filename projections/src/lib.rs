@@ -2,6 +2,8 @@
 //! decides anything or calls anybody. The crate links no actor, no HTTP client and no cryptography:
 //! `genie-log`'s types seal and open personal text.
 
+#[cfg(test)]
+mod plans;
 /// How far the projections have come, whichever node moves them.
 pub mod progress;
 /// The trait of every projection.

@@ -274,3 +274,8 @@ fn lowest(positions: &[(&'static str, u64)], names: &[&str]) -> u64 {
     let wanted = positions.iter().filter(|(name, _)| names.contains(name));
     wanted.map(|(_, at)| *at).min().unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![POSITIONS.into()]
+}

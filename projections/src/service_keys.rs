@@ -157,3 +157,8 @@ impl ServiceKeyReader {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![INSERT.sql(4), LIST.into()]
+}

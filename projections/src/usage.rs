@@ -141,3 +141,8 @@ impl UsageReader {
         .await
     }
 }
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![ADD.sql(4), OF.into()]
+}

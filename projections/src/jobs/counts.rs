@@ -32,7 +32,7 @@ pub(super) const STATS: &str = "SELECT queue, status, n FROM job_counts WHERE qu
      UNION ALL SELECT queue, 'not_due', count(*) FROM jobs WHERE status = 'queued' \
          AND run_at > $1 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1) GROUP BY queue";
 
-pub(super) const IS_DUE: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' \
+const IS_DUE: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' \
          AND run_at > (SELECT until FROM jobs_due WHERE one = 1) AND run_at <= $1) \
      OR EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' \
          AND run_at > $1 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1))";
@@ -40,10 +40,10 @@ pub(super) const IS_DUE: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE
 const UNTIL: &str = "SELECT until FROM jobs_due WHERE one = 1";
 
 /// The moment at which a pass over many due jobs stops.
-pub(super) const STOP: &str = "SELECT run_at FROM jobs WHERE status = 'queued' AND run_at > $1 AND run_at <= $2 \
+const STOP: &str = "SELECT run_at FROM jobs WHERE status = 'queued' AND run_at > $1 AND run_at <= $2 \
                                ORDER BY run_at LIMIT 1 OFFSET $3";
 
-pub(super) const PASSED: &str = "SELECT user_id, queue, count(*) AS n, \
+const PASSED: &str = "SELECT user_id, queue, count(*) AS n, \
                                  sum(CASE WHEN attempt = 0 THEN 1 ELSE 0 END) AS scheduled \
                                  FROM jobs WHERE status = 'queued' AND run_at > $1 AND run_at <= $2 \
                                  GROUP BY user_id, queue";
@@ -205,4 +205,11 @@ async fn stop(from: i64, to: i64, tx: &mut Tx) -> Result<Option<i64>, sqlx::Erro
         .bind(PASSED_AT_ONCE - 1)
         .fetch_optional(&mut **tx)
         .await
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    let mut all = vec![ADD.sql(4)];
+    all.extend([STATS, IS_DUE, UNTIL, STOP, PASSED, ERASE].map(String::from));
+    all
 }

@@ -55,12 +55,12 @@ struct JobColumns {
     outputs_sealed: Option<Vec<u8>>,
 }
 
-pub(super) const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey(
     "SELECT job_id, user_id, queue, operation, status, priority, attempt, max_attempts, created_at, run_at, \
             started_at, finished_at, position FROM jobs WHERE job_id IN ({})",
 );
 
-pub(super) const UPSERT: Upsert = Upsert {
+const UPSERT: Upsert = Upsert {
     table: "jobs",
     columns: &[
         "job_id",
@@ -232,4 +232,9 @@ fn fold(jobs: &mut BTreeMap<String, JobColumns>, seen: &Seen<'_>, event: &JobEve
     } else if let Some(job) = jobs.get_mut(&seen.id()) {
         job.change(seen, event);
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), UPSERT.sql(4)]
 }
