@@ -9,17 +9,19 @@ use genie_projections::ReadSide;
 
 use crate::{
     blobs::Blobs,
+    byte_budget::{BodyBytes, ByteBudget},
     config::Config,
     exports::Exports,
     forgetting::Eraser,
     identity::{
-        account_cache::AccountCache, directus::Directus, impersonation::ImpersonationTokens,
+        callers::Callers, directus::Directus, impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter, password::Passwords, refresh::RefreshTokens,
         secret_limiter::SecretLimiter, token::Tokens,
     },
     keys::server::Ring,
     outages::Outages,
     request_limits::RequestLimits,
+    streams::Streams,
     uploads::Uploads,
 };
 
@@ -44,9 +46,13 @@ pub struct App {
     pub blobs: Blobs,
     pub uploads: Uploads,
     pub eraser: Eraser,
-    pub account_cache: AccountCache,
+    pub callers: Callers,
     pub request_limits: RequestLimits,
+    /// The large answers that clients have not read yet.
+    pub large_answers: ByteBudget,
     pub exports: Exports,
     pub outages: Outages,
+    pub streams: Streams,
+    pub body_bytes: BodyBytes,
     pub limits: Limits,
 }

@@ -60,6 +60,16 @@ pub struct Config {
     /// The most facts that a user's own commands may add in a day.
     pub facts_per_user_day: u64,
     pub trusted_proxies: Vec<IpNet>,
+    pub connections_per_address: Option<usize>,
+    pub connections_in_all: usize,
+    /// How long a client may leave an answer unread, or a request unfinished.
+    pub client_stall: Duration,
+    pub answer_bytes_in_flight: usize,
+    pub body_bytes_in_flight: usize,
+    pub streams_per_user: usize,
+    pub streams_in_all: usize,
+    /// How old an answer of `/readyz` or `/api/queue/stats` may be.
+    pub probe_age: Duration,
     pub job_lease: Duration,
     pub read_wait: Duration,
     /// How long a read without `Genie-Min-Position` waits for its caller's last write.
@@ -147,6 +157,14 @@ impl Config {
             rate_limit_address: read.rate(settings::RATE_LIMIT_ADDRESS),
             facts_per_user_day: read.number(settings::FACTS_PER_USER_DAY),
             trusted_proxies: read.networks(settings::TRUSTED_PROXIES),
+            connections_per_address: read.count(settings::CONNECTIONS_PER_ADDRESS),
+            connections_in_all: read.number(settings::CONNECTIONS_IN_ALL) as usize,
+            client_stall: read.millis(settings::CLIENT_STALL_MS),
+            answer_bytes_in_flight: read.number(settings::ANSWER_BYTES_IN_FLIGHT) as usize,
+            body_bytes_in_flight: read.number(settings::BODY_BYTES_IN_FLIGHT) as usize,
+            streams_per_user: read.number(settings::STREAMS_PER_USER) as usize,
+            streams_in_all: read.number(settings::STREAMS_IN_ALL) as usize,
+            probe_age: read.millis(settings::PROBE_AGE_MS),
             job_lease: read.millis(settings::GENIE_JOB_LEASE_MS),
             read_wait: read.millis(settings::GENIE_READ_WAIT_MS),
             own_writes_wait: read.millis(settings::GENIE_OWN_WRITES_WAIT_MS),

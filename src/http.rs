@@ -1,5 +1,7 @@
 //! The HTTP services: all routes, and what every request passes through.
 
+use std::time::Duration;
+
 use actix_cors::Cors;
 use actix_web::{
     App as ActixApp, Error,
@@ -15,6 +17,8 @@ use crate::app::App;
 pub mod access;
 /// Who is let in: rates and the size of headers.
 pub mod admission;
+/// The bodies of answers, on their way out.
+mod answer_body;
 /// Bodies: JSON, within a limit, with sentences that name the field.
 mod body;
 /// Who is calling.
@@ -25,6 +29,8 @@ mod error;
 mod idempotency;
 /// Reads wait for what their caller wrote.
 mod read_your_writes;
+/// Answers that everybody may share for a moment.
+mod recent;
 /// Request ids, logging, security headers.
 mod request;
 /// What a success looks like; positions and cursors.
@@ -89,9 +95,29 @@ mod words;
 /// `/api/worker/*`.
 mod workers;
 
+use recent::Recent;
+
+/// The answers that all threads of a server share.
+#[derive(Clone)]
+pub struct RecentAnswers {
+    readiness: Recent<health::Readiness>,
+    queue_stats: Recent<jobs::QueueStatsAnswer>,
+}
+
+impl RecentAnswers {
+    /// `age` is how old an answer may be.
+    pub fn new(age: Duration) -> Self {
+        Self {
+            readiness: Recent::new(age),
+            queue_stats: Recent::new(age),
+        }
+    }
+}
+
 /// The whole service.
 pub fn service(
     app: web::Data<App>,
+    recent: RecentAnswers,
 ) -> ActixApp<
     impl ServiceFactory<
         ServiceRequest,
@@ -105,6 +131,8 @@ pub fn service(
     let has_directus = app.directus.is_some();
     ActixApp::new()
         .app_data(app)
+        .app_data(web::Data::new(recent.readiness))
+        .app_data(web::Data::new(recent.queue_stats))
         .app_data(web::Data::new(routes::rules()))
         .app_data(web::QueryConfig::default().error_handler(error::bad_query))
         .configure(|config| routes::register(config, has_directus))

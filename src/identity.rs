@@ -1,7 +1,8 @@
 //! Identity: genie itself keeps users, passwords and tokens, or a Directus server does. Clients see
 //! the same routes and tokens either way.
 
-pub mod account_cache;
+/// The callers whom this server knows.
+pub mod callers;
 /// Identity by a Directus server.
 pub mod directus;
 /// Tokens of administrators who act for a user.

@@ -7,14 +7,20 @@ pub mod app;
 mod audit;
 /// The blob store: uploaded files, encrypted.
 mod blobs;
+/// Bounds bytes in memory.
+mod byte_budget;
 pub mod cli;
 /// The settings, read from the environment once and checked.
 pub mod config;
+/// The connections of the port, and what each may cost.
+mod connections;
 pub mod core_dumps;
 /// `genie import`: credentials from the original.
 mod credential_import;
 /// Limits each user to one account export at a time.
 mod exports;
+/// The limit of open files.
+mod file_limit;
 /// Erases forgotten users; `genie forget`, `genie restore-check`.
 mod forgetting;
 /// Deletes old outcomes of requests and old signed heads.
@@ -39,6 +45,8 @@ mod network;
 mod onboarding;
 /// Counts answers with status 503 for the log.
 mod outages;
+/// Accepts connections, and serves HTTP on them.
+mod port;
 /// Copies signed heads to a file and to a webhook, outside the store.
 mod publish_heads;
 /// Limits the requests of a key, and reports what is left.
@@ -48,10 +56,14 @@ mod request_limits;
 mod roles;
 /// Builds a server and starts listening.
 pub mod serve;
+/// Counts what is held at once, by holder and in all.
+mod shares;
 /// The socket through which commands reach a running server.
 mod socket;
 /// Opens the log, and locks an embedded store.
 mod store;
+/// Limits the streams that are open at once.
+mod streams;
 mod tier_limits;
 /// Limits the uploads that this server receives and checks at once.
 mod uploads;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix::{Arbiter, ArbiterHandle};
-use actix_web::{HttpServer, dev::ServerHandle, web};
+use actix_web::dev::ServerHandle;
 use futures_util::poll;
 use genie_actors::{ModelSettings, WriteSettings, WriteSide};
 use genie_events::Limits;
@@ -26,13 +26,15 @@ use tracing::{info, warn};
 use crate::{
     app::App,
     blobs::Blobs,
+    byte_budget::{BodyBytes, ByteBudget},
     cli::output,
     config::Config,
     exports::Exports,
+    file_limit,
     forgetting::{Eraser, ForgottenLedger},
-    housekeeping, http,
+    housekeeping,
     identity::{
-        account_cache::AccountCache,
+        callers::Callers,
         directus::Directus,
         impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter,
@@ -44,18 +46,17 @@ use crate::{
     keys::server::Ring,
     logging,
     outages::Outages,
-    publish_heads,
+    port, publish_heads,
     request_limits::RequestLimits,
     socket,
     store::{lock_store, open_log},
+    streams::Streams,
     tier_limits,
     uploads::Uploads,
 };
 
 /// The threads of the users' actors.
 const ACTOR_THREADS: usize = 2;
-/// How long running requests may take at shutdown, in seconds.
-const SHUTDOWN_SECONDS: u64 = 3;
 /// How long recording the last refusals may take at shutdown.
 const LAST_FACTS: Duration = Duration::from_secs(2);
 
@@ -64,6 +65,9 @@ pub fn run(config: Config) -> Result<(), String> {
     logging::start(&config)?;
     for warning in &config.unknown {
         warn!("{warning}");
+    }
+    if let Err(reason) = file_limit::raise() {
+        warn!(reason, "port: fewer connections are allowed");
     }
     let owner = ServerOwner {
         say: Arc::new(output::say),
@@ -222,11 +226,7 @@ async fn build(
     let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
-    tokio::spawn(housekeeping::run(
-        log.clone(),
-        election.clone(),
-        config.keep_outcomes,
-    ));
+    start_housekeeping(&config, &log, &election);
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
@@ -236,9 +236,17 @@ async fn build(
         ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
     );
     start_erasing(&eraser, &election, &say).await?;
-    let account_cache = AccountCache::new(log.clone(), reads.clone(), write.users.clone());
-    tokio::spawn(account_cache.clone().follow());
+    let callers = Callers::new(
+        log.clone(),
+        reads.clone(),
+        write.users.clone(),
+        write.service_keys.clone(),
+    );
+    tokio::spawn(callers.clone().follow());
     let request_limits = start_request_limits(&config);
+    let streams = Streams::new(config.streams_per_user, config.streams_in_all);
+    let body_bytes = BodyBytes::new(config.body_bytes_in_flight);
+    let large_answers = ByteBudget::new(config.answer_bytes_in_flight);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
@@ -260,8 +268,11 @@ async fn build(
         directus,
         blobs,
         eraser,
-        account_cache,
+        callers,
         request_limits,
+        large_answers,
+        streams,
+        body_bytes,
         limits,
     };
     Ok(Built { app, first_invite })
@@ -333,6 +344,11 @@ fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs,
     Ok(blobs)
 }
 
+fn start_housekeeping(config: &Config, log: &Log, election: &Election) {
+    let tidy = housekeeping::run(log.clone(), election.clone(), config.keep_outcomes);
+    tokio::spawn(tidy);
+}
+
 fn start_request_limits(config: &Config) -> RequestLimits {
     let limits = RequestLimits::new(config);
     tokio::spawn(limits.clone().forget_idle());
@@ -355,21 +371,15 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     let io = app.log.store().io().clone();
     io.spawn(put_refused_on_record(Arc::clone(&app)));
     let host = app.config.host.as_str();
-    let port = app.config.port;
-    let data = web::Data::from(Arc::clone(&app));
-    // A worker that has gone must not be handed the job that it waited for.
-    let mut server = HttpServer::new(move || http::service(data.clone()))
-        .h1_allow_half_closed(false)
-        .shutdown_timeout(SHUTDOWN_SECONDS);
-    if owner.stop.is_some() {
-        server = server.disable_signals();
-    }
-    let server = server
-        .bind((host, port))
-        .map_err(|error| format!("{host}:{port} can't be listened on: {error}"))?;
+    let number = app.config.port;
+    let not_listened = |error| format!("{host}:{number} can't be listened on: {error}");
+    let listeners = port::bind(host, number).map_err(not_listened)?;
+    let addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
+    let server = port::serve(&app, listeners, owner.stop.is_none()).map_err(not_listened)?;
     let commands = socket::server::serve(&app);
-    let addresses = server.addrs();
-    let server = server.run();
     let handle = server.handle();
     let mut server = pin!(server);
     // The first poll installs the handlers of signals. Nobody is told before that the server

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{
-    Event, Now, Refusal, Timestamp, User, UserCommand, UserId,
+    Event, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User, UserCommand, UserId,
     account::{
         AccountCommand, AccountEvent, AccountSync, LifecycleCommand, OneTimeCode, ProfileCommand,
         ResetLink, TwoFactor,
@@ -15,7 +15,7 @@ use genie_log::forgetting::ForgettingRow;
 use genie_log::secrets::SecretRow;
 use genie_log::sessions::SessionRow;
 use genie_log::{
-    Append, Election, Log, LogError, UserKeys, Work,
+    Append, AppendRequest, Election, Group, Log, LogError, NewFact, UserKeys, Work,
     clock::random_bytes,
     keys::{KeyState, sha256_hex},
     secrets::VaultKey,
@@ -32,6 +32,7 @@ use crate::{
     WriteError,
     caller::CommandContext,
     emails::Emails,
+    race::Race,
     users::{Plan, Receipt, Users},
     vault::{Vault, seal_password, seal_two_factor, two_factor_id},
 };
@@ -42,6 +43,10 @@ pub mod change_login;
 pub const RESET_SECONDS: i64 = 60 * 60;
 /// How often the sweep deletes expired logins.
 const SWEEP: Duration = Duration::from_secs(600);
+/// The types of facts that say whether a user may act. The first one says no.
+const STATUSES: [&str; 2] = ["account.suspended", "account.reactivated"];
+/// How many facts of an account that can't be read are looked through for one of them.
+const STATUS_WITHIN: usize = 200;
 /// In characters. A longer client name is cut.
 const MAX_AGENT: usize = 200;
 
@@ -110,7 +115,10 @@ impl Accounts {
         sync: AccountSync,
         context: impl Into<CommandContext>,
     ) -> Result<(bool, u64), WriteError> {
-        let receipt = self
+        let context = context.into();
+        let metadata = context.metadata.clone();
+        let suspends = sync.active == Some(false);
+        let planned = self
             .plan(user, context, move |state, now| {
                 let sync = UserCommand::account(LifecycleCommand::Sync(sync.clone()));
                 let changes = state.decide(now, sync)?;
@@ -130,9 +138,62 @@ impl Accounts {
                     ..Plan::default()
                 })
             })
-            .await?;
+            .await;
+        let receipt = match planned {
+            Err(WriteError::Internal(reason)) if suspends => {
+                return self.suspend_unread(user, metadata, reason).await;
+            }
+            planned => planned?,
+        };
         let synced: SyncOutcome = receipt.outcome("a synced account")?;
         Ok((synced.changed, receipt.position))
+    }
+
+    /// Suspends a user whose events cannot be read, because one is damaged. Nothing else of the sync is done. `reason`
+    /// is what the user's actor said.
+    async fn suspend_unread(
+        &self,
+        user: UserId,
+        metadata: Metadata,
+        reason: String,
+    ) -> Result<(bool, u64), WriteError> {
+        match self.log.users().wake(user).await {
+            Ok(_) => return Err(WriteError::Internal(reason)),
+            Err(LogError::Away(away)) => return Err(WriteError::Away(away)),
+            Err(error) => {
+                warn!(user.id = %user, %error, "accounts: the user's events can't be read; the user is suspended all the same");
+            }
+        }
+        let stream = StreamId::new(StreamKind::Account, user);
+        let mut race = Race::new();
+        loop {
+            let (after, of_account) = self.log.forgettings().counts_of(user).await?;
+            if of_account == 0 {
+                return Err(WriteError::Internal(reason));
+            }
+            let reader = self.log.reader();
+            let newest = reader
+                .newest_types(user, stream.clone(), STATUS_WITHIN)
+                .await?;
+            let status = newest.iter().find(|one| STATUSES.contains(&one.as_str()));
+            if status.is_some_and(|status| status == STATUSES[0]) {
+                return Ok((false, reader.head()));
+            }
+            let fact = NewFact {
+                stream: stream.clone(),
+                sequence: of_account + 1,
+                event: AccountEvent::Suspended.into(),
+            };
+            let request = AppendRequest {
+                groups: vec![Group::of_user(user, after, vec![fact])],
+                work: vec![Work::Session(SessionRow::EndAll { user, but: None })],
+                metadata: metadata.clone(),
+                remember: None,
+            };
+            if let Some(at) = race.append(&self.append, request).await? {
+                return Ok((true, at.last));
+            }
+        }
     }
 
     /// The hash of a user's password, with its version.
@@ -156,10 +217,26 @@ impl Accounts {
         Ok(self.log.sessions().refresh(refresh).await?)
     }
 
-    /// Ends the login of a refresh token.
-    pub async fn log_out(&self, family: Uuid) -> Result<(), WriteError> {
-        self.log.sessions().end(&family.to_string(), None).await?;
-        Ok(())
+    /// Ends the login of a refresh token. A fact says so, because every server must hear of it. Answers its position;
+    /// `None` when the login was over already.
+    pub async fn log_out(&self, family: Uuid, request_id: &str) -> Result<Option<u64>, WriteError> {
+        let family = family.to_string();
+        let Some(user) = self.log.sessions().user_of(&family).await? else {
+            return Ok(None);
+        };
+        let work = vec![Work::Session(SessionRow::End {
+            family: family.clone(),
+        })];
+        let end = ProfileCommand::EndSession { family };
+        match self
+            .account(user, end, work, Metadata::user(user, request_id))
+            .await
+        {
+            Ok(receipt) => Ok(Some(receipt.position)),
+            // A user who may not act has no logins left.
+            Err(WriteError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Records that everything held about a user is about to be handed out.

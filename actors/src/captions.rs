@@ -111,7 +111,7 @@ impl Captions {
         let log = &self.supervisor.0.log;
         let events = log
             .reader()
-            .stream_events::<Caption>(&Owner::User(user), &caption.to_string())
+            .stream_events::<Caption>(&Owner::User(user), caption.0)
             .await?;
         let position = log.reader().head(); // at or after the caption's end
         match events.into_iter().next_back() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use genie_events::{Metadata, TurnId, User, UserCommand, UserId, chat::ChatCommand};
+use genie_events::{Metadata, TurnId, User, UserCommand, UserId, chat::ChatCommand, user::Recall};
 use genie_log::leases::LeaseKind;
 use tokio::sync::watch;
 
@@ -53,6 +53,7 @@ impl Chats {
         let session = log.hashes().session(user, &session_name);
         let progress = supervisor.0.feeds.open(turn, user);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
+        let recall = Recall::Session(session.clone());
         let planner = move |state: &User, now| {
             let command = ChatCommand::Ask {
                 turn,
@@ -66,7 +67,9 @@ impl Chats {
                 ..Plan::default()
             })
         };
-        let receipt = self.plan(turn, user, metadata, Arc::new(planner)).await?;
+        let receipt = self
+            .plan(turn, user, recall, metadata, Arc::new(planner))
+            .await?;
         Ok(StartedTurn {
             turn,
             position: receipt.position,
@@ -79,12 +82,16 @@ impl Chats {
         &self,
         turn: TurnId,
         user: UserId,
+        recall: Recall,
         metadata: Metadata,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
         let supervisor = self.supervisor.clone();
         let asking = async move {
-            let asked = supervisor.0.users.plan(user, None, metadata, planner).await;
+            let users = &supervisor.0.users;
+            let asked = users
+                .plan_recalling(user, Some(recall), metadata, planner)
+                .await;
             if asked.is_err() {
                 supervisor.release_turn(turn);
             }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use genie_events::{
     CredentialId, Refusal, Timestamp, User, UserCommand, UserId,
     credential::{Credential, CredentialKind, SealedSecret},
+    user::Recall,
 };
 use genie_log::secrets::SecretRow;
 use genie_log::{Append, Log, Work, keys::sha256_hex, secrets::SecretName};
@@ -180,6 +181,10 @@ impl Credentials {
     ) -> Result<StoredCredential, WriteError> {
         let key = self.vault.key(user).await?.ok_or(WriteError::Forgotten)?;
         let fresh = CredentialId(self.log.clock().new_uuid());
+        let recall = match &target {
+            StoreTarget::Imported { id, .. } => Some(Recall::Credential(*id)),
+            StoreTarget::For(_) | StoreTarget::Existing { .. } => None,
+        };
         let planner = move |state: &User, now| {
             let (id, details) = place(state, &target, fresh)?;
             let expires_at = details.expires_at;
@@ -210,7 +215,7 @@ impl Credentials {
         };
         let done = self
             .users
-            .plan(user, None, context, Arc::new(planner))
+            .plan_recalling(user, recall, context, Arc::new(planner))
             .await?;
         let StoreOutcome {
             id,
@@ -243,8 +248,9 @@ impl Credentials {
                 ..Plan::default()
             })
         };
+        let recall = Some(Recall::Credential(id));
         self.users
-            .plan(user, None, context, Arc::new(planner))
+            .plan_recalling(user, recall, context, Arc::new(planner))
             .await
     }
 }

@@ -63,7 +63,7 @@ impl Emails {
         let (account, count) = self
             .log
             .reader()
-            .stream::<Account>(&Owner::User(user), &stream.id)
+            .stream::<Account>(&Owner::User(user), stream.id)
             .await?
             .ok_or_else(|| Refusal::not_found("user"))?;
         let former = account.active()?.email.clone();

@@ -91,14 +91,7 @@ impl Invites {
     ) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
         let revoke = |invite: &Invite| invite.decide(InviteCommand::Revoke);
-        system_stream::ask(
-            &self.append,
-            StreamKind::Invite,
-            &id.0,
-            context.into(),
-            revoke,
-        )
-        .await
+        system_stream::ask(&self.append, StreamKind::Invite, id, context.into(), revoke).await
     }
 
     /// Makes the first invite of an empty log; its user becomes administrator. Answers the code while it is unspent.
@@ -138,6 +131,6 @@ impl Invites {
     }
 
     pub(crate) async fn load_id(&self, id: &InviteId) -> Result<SystemStream<Invite>, WriteError> {
-        SystemStream::load(&self.log, StreamKind::Invite, &id.0).await
+        SystemStream::load(&self.log, StreamKind::Invite, id).await
     }
 }

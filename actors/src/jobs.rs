@@ -150,10 +150,7 @@ impl JobBoard {
 
     fn see(&self, rows: &[Arc<StoredRow>]) {
         let mut steps = Vec::new();
-        for row in rows
-            .iter()
-            .filter(|row| row.kind == StreamKind::Job.as_str())
-        {
+        for row in rows.iter().filter(|row| row.kind == StreamKind::Job.code()) {
             match JobStep::of(row) {
                 Ok(step) => steps.extend(step),
                 Err(error) => error!(%error, "job board: skipped a damaged row"),
@@ -356,9 +353,8 @@ impl JobBoard {
 
     /// The name that the owner gave the job.
     pub async fn name(&self, owner: UserId, job: JobId) -> Result<Option<JobName>, WriteError> {
-        let id = job.to_string();
         let owner = Owner::User(owner);
-        let found = self.0.log.reader().stream::<Job>(&owner, &id).await?;
+        let found = self.0.log.reader().stream::<Job>(&owner, job.0).await?;
         Ok(found.and_then(|(job, _)| job.spec()?.name.clone()))
     }
 

@@ -37,6 +37,8 @@ struct QueueState {
     /// Admitted and not yet in line.
     coming: usize,
     classes: [ClassQueue; 2],
+    /// The number of the next waiter.
+    next: u64,
     /// The smoothed duration of the latest runs.
     typical: Option<Duration>,
 }
@@ -46,10 +48,13 @@ struct QueueState {
 struct ClassQueue {
     turns: VecDeque<UserId>,
     waiting: HashMap<UserId, VecDeque<Waiter>>,
+    /// How many wait, of all users.
+    count: usize,
 }
 
 #[derive(Debug)]
 struct Waiter {
+    number: u64,
     go: oneshot::Sender<QueuePass>,
     stage: watch::Sender<TurnStage>,
 }
@@ -72,9 +77,13 @@ impl Drop for QueueAdmission {
     }
 }
 
-/// A place in the line.
+/// A place in the line. It is given back when dropped.
 #[derive(Debug)]
 pub struct QueueTicket {
+    queue: ModelQueue,
+    class: QueueClass,
+    user: UserId,
+    number: u64,
     /// Resolves at the turn.
     pub pass: oneshot::Receiver<QueuePass>,
     /// The place in the line.
@@ -90,6 +99,7 @@ impl ModelQueue {
             running: 0,
             coming: 0,
             classes: [ClassQueue::default(), ClassQueue::default()],
+            next: 0,
             typical: None,
         };
         Self(Arc::new(Mutex::new(state)))
@@ -118,9 +128,15 @@ impl ModelQueue {
         let (go, going) = oneshot::channel();
         let (stage, staged) = watch::channel(TurnStage::Accepted);
         let mut state = self.lock();
-        state.classes[class as usize].push(user, Waiter { go, stage });
+        state.next += 1;
+        let number = state.next;
+        state.classes[class as usize].push(user, Waiter { number, go, stage });
         self.start_next(&mut state);
         QueueTicket {
+            queue: self.clone(),
+            class,
+            user,
+            number,
             pass: going,
             stage: staged,
         }
@@ -160,6 +176,15 @@ impl ModelQueue {
     }
 }
 
+impl Drop for QueueTicket {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        if state.classes[self.class as usize].remove(self.user, self.number) {
+            state.tell_places();
+        }
+    }
+}
+
 impl Drop for QueuePass {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.take() {
@@ -170,7 +195,7 @@ impl Drop for QueuePass {
 
 impl QueueState {
     fn waiting(&self) -> usize {
-        self.classes.iter().map(ClassQueue::len).sum()
+        self.classes.iter().map(|class| class.count).sum()
     }
 
     /// Tells every waiter its place, in the order of the turns to come.
@@ -213,27 +238,36 @@ impl ClassQueue {
             self.turns.push_back(user);
         }
         waiters.push_back(waiter);
+        self.count += 1;
+    }
+
+    /// Takes a waiter who leaves out of the line. Returns whether it was there.
+    fn remove(&mut self, user: UserId, number: u64) -> bool {
+        let Some(waiters) = self.waiting.get_mut(&user) else {
+            return false;
+        };
+        let before = waiters.len();
+        waiters.retain(|waiter| waiter.number != number);
+        let left = before - waiters.len();
+        if waiters.is_empty() {
+            self.waiting.remove(&user);
+            self.turns.retain(|turn| *turn != user);
+        }
+        self.count -= left;
+        left > 0
     }
 
     fn pop(&mut self) -> Option<Waiter> {
         let user = self.turns.pop_front()?;
         let waiters = self.waiting.get_mut(&user)?;
-        let first = waiters.pop_front();
+        let first = waiters.pop_front()?;
+        self.count -= 1;
         if waiters.is_empty() {
             self.waiting.remove(&user);
         } else {
             self.turns.push_back(user);
         }
-        first
-    }
-
-    fn len(&self) -> usize {
-        // Waiters that are gone stay in line until their turn, so they are not counted.
-        self.waiting
-            .values()
-            .flatten()
-            .filter(|waiter| !waiter.go.is_closed())
-            .count()
+        Some(first)
     }
 }
 
@@ -282,8 +316,19 @@ mod tests {
             .pass
             .try_recv()
             .unwrap();
-        drop(queue.enqueue(QueueClass::Chat, user(2)));
+        let leaving = queue.enqueue(QueueClass::Chat, user(2));
         let mut bob = queue.enqueue(QueueClass::Chat, user(3));
+        drop(leaving);
+        let place = *bob.stage.borrow();
+        assert!(
+            matches!(place, TurnStage::Queued { place: 1, .. }),
+            "{place:?}"
+        );
+        for _ in 0..1000 {
+            drop(queue.enqueue(QueueClass::Chat, user(2)));
+        }
+        assert_eq!(queue.lock().classes[0].waiting.len(), 1);
+        assert_eq!(queue.lock().waiting(), 1);
         drop(pass);
         let _pass = bob.pass.try_recv().unwrap();
         assert!(

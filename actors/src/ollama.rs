@@ -17,6 +17,8 @@ const FIRST_FRAME: Duration = Duration::from_secs(330);
 const NEXT_FRAME: Duration = Duration::from_secs(60);
 /// The longest line. Ollama's own client allows the same.
 const MAX_LINE: usize = 8 << 20;
+/// The most bytes that are read of an error's body.
+const MAX_ERROR: usize = 64 * 1024;
 /// Connections that are idle for this long are closed.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -50,6 +52,8 @@ pub enum ModelFrame {
 pub struct ModelStream {
     bytes: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     buffer: BytesMut,
+    /// How many bytes of the buffer were searched for the end of a line.
+    searched: usize,
     model: String,
 }
 
@@ -146,16 +150,15 @@ impl Ollama {
             return Ok(ModelStream {
                 bytes: answer.bytes_stream().boxed(),
                 buffer: BytesMut::new(),
+                searched: 0,
                 model: model.to_owned(),
             });
         }
         // An error's body is not always JSON, and may be empty.
-        let body = tokio::time::timeout(NEXT_FRAME, answer.text())
+        let body = tokio::time::timeout(NEXT_FRAME, error_body(answer))
             .await
-            .ok()
-            .and_then(Result::ok)
             .unwrap_or_default();
-        let text = serde_json::from_str::<WireFrame>(&body)
+        let text = serde_json::from_slice::<WireFrame>(&body)
             .ok()
             .and_then(|frame| frame.error)
             .map(|error| error_text(&error));
@@ -163,11 +166,27 @@ impl Ollama {
     }
 }
 
+/// The beginning of an error's body.
+async fn error_body(mut answer: reqwest::Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(bytes)) = answer.chunk().await {
+        let room = MAX_ERROR - body.len();
+        body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if body.len() == MAX_ERROR {
+            break;
+        }
+    }
+    body
+}
+
 impl ModelStream {
     /// The next frame. After `Done` or an error there is no more. Cancel-safe: dropping the wait loses no bytes.
     pub async fn next(&mut self) -> Result<ModelFrame, Failure> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+            let unsearched = &self.buffer[self.searched..];
+            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
+                let end = self.searched + end;
+                self.searched = 0;
                 let line = self.buffer.split_to(end);
                 self.buffer.advance(1);
                 if line.trim_ascii().is_empty() {
@@ -175,6 +194,7 @@ impl ModelStream {
                 }
                 return self.read(&line);
             }
+            self.searched = self.buffer.len();
             if self.buffer.len() > MAX_LINE {
                 warn!(
                     model = self.model,
@@ -191,6 +211,7 @@ impl ModelStream {
                 }
                 // The last line may come without its line feed.
                 Ok(None) if !self.buffer.trim_ascii().is_empty() => {
+                    self.searched = 0;
                     let line = self.buffer.split();
                     return self.read(&line);
                 }
@@ -306,6 +327,7 @@ mod tests {
         ModelStream {
             bytes: futures_util::stream::iter(chunks).boxed(),
             buffer: BytesMut::new(),
+            searched: 0,
             model: "m".into(),
         }
     }

@@ -43,6 +43,14 @@ impl OnboardingSteps {
         self.users.ask(user, context, command).await
     }
 
+    /// The user's present step; `None` for a user who never registered.
+    pub async fn step(&self, user: UserId) -> Result<Option<Onboarding>, WriteError> {
+        let step = |state: &User| json!(state.account().profile().map(|known| known.onboarding));
+        let step = self.users.look(user, step).await?;
+        serde_json::from_value(step)
+            .map_err(|error| WriteError::Internal(format!("a step of onboarding: {error}")))
+    }
+
     /// Refuses an upload that would not be taken, so that nobody sends one in vain. [`Self::queue`] decides again.
     pub async fn check_upload(&self, user: UserId, metadata: Metadata) -> Result<(), WriteError> {
         let planner = |state: &User, _| state.may_upload().map(|()| Plan::default());

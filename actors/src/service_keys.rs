@@ -1,5 +1,4 @@
-//! Service keys: made, looked up, revoked. Each request looks its key up in the log itself. So a revoked key opens
-//! nothing from the next request on, on every node, however far the read side is.
+//! Service keys: made, looked up, revoked. A key is looked up in the log itself, however far the read side is.
 
 use genie_events::{
     Metadata, ServiceKeyId, StreamKind,
@@ -57,7 +56,7 @@ impl ServiceKeys {
         let position = system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
-            &id.0,
+            id,
             metadata.into(),
             create,
         )
@@ -65,15 +64,16 @@ impl ServiceKeys {
         Ok(NewServiceKey { key, id, position })
     }
 
+    /// The hash that names a key; `None` for a text that cannot be one.
+    pub fn id_of(&self, key: &str) -> Option<ServiceKeyId> {
+        has_the_form_of_one(key).then(|| self.log.hashes().service_key(key))
+    }
+
     /// The state of a key; `None` when it never existed.
-    pub async fn find(&self, key: &str) -> Result<Option<(ServiceKeyId, ServiceKey)>, WriteError> {
-        if !has_the_form_of_one(key) {
-            return Ok(None);
-        }
-        let id = self.log.hashes().service_key(key);
+    pub async fn find(&self, id: &ServiceKeyId) -> Result<Option<ServiceKey>, WriteError> {
         let stream: SystemStream<ServiceKey> =
-            SystemStream::load(&self.log, StreamKind::ServiceKey, &id.0).await?;
-        Ok(Some((id, stream.state)).filter(|(_, state)| *state != ServiceKey::Absent))
+            SystemStream::load(&self.log, StreamKind::ServiceKey, id).await?;
+        Ok(Some(stream.state).filter(|state| *state != ServiceKey::Absent))
     }
 
     /// Revokes a key. Answers the position that reads must have reached to see it.
@@ -86,7 +86,7 @@ impl ServiceKeys {
         system_stream::ask(
             &self.append,
             StreamKind::ServiceKey,
-            &id.0,
+            id,
             context.into(),
             revoke,
         )

@@ -5,6 +5,7 @@ use cqrs_es::Aggregate;
 use genie_events::{Event, Refusal, StreamId, StreamKind};
 use genie_log::{Append, AppendRequest, Group, Log, Owner, Remember};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{WriteError, caller::CommandContext, race::Race, user::answer_again};
 
@@ -22,11 +23,15 @@ where
     A: Aggregate + 'static,
     A::Event: Into<Event>,
 {
-    pub async fn load(log: &Log, kind: StreamKind, id: impl ToString) -> Result<Self, WriteError> {
+    pub async fn load(
+        log: &Log,
+        kind: StreamKind,
+        id: impl Into<Uuid>,
+    ) -> Result<Self, WriteError> {
         let stream = StreamId::new(kind, id);
         let (state, count) = log
             .reader()
-            .stream(&Owner::System(stream.clone()), &stream.id)
+            .stream(&Owner::System(stream), stream.id)
             .await?
             .unwrap_or_default();
         Ok(Self {
@@ -48,7 +53,7 @@ where
 pub(crate) async fn ask<A>(
     append: &Append,
     kind: StreamKind,
-    id: &str,
+    id: impl Into<Uuid> + Copy,
     context: CommandContext,
     decide: impl Fn(&A) -> Result<Vec<A::Event>, Refusal>,
 ) -> Result<u64, WriteError>

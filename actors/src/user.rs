@@ -13,9 +13,12 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture,
 };
 use genie_events::{
-    Change, JobId, Limits, Now, Refusal, User, UserId,
+    Change, Limits, Now, Refusal, User, UserId,
     job::Job,
-    user::reveal::{RevealDenial, RevealableCredential},
+    user::{
+        Recall,
+        reveal::{RevealDenial, RevealableCredential},
+    },
 };
 use genie_log::{
     Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, Remember, UserKeys, Work,
@@ -94,8 +97,8 @@ impl Receipt {
 #[rtype(result = "()")]
 pub(crate) struct CommandMessage {
     pub planner: Planner,
-    /// A job that the planner must see even when it has finished.
-    pub job: Option<JobId>,
+    /// A thing that the planner must see even when the state leaves it out.
+    pub recall: Option<Recall>,
     pub context: CommandContext,
     pub deadline: Instant,
     pub reply: oneshot::Sender<Result<Receipt, WriteError>>,
@@ -229,8 +232,8 @@ impl CommandRun {
             Some(state) => state,
             None => self.load().await?,
         };
-        if let Some(job) = &message.job {
-            self.recall(&mut state, job).await?;
+        if let Some(recall) = &message.recall {
+            self.recall(&mut state, recall).await?;
         }
         // Looked up after the state was read, so that an earlier run of this request that is in the state is found
         // here.
@@ -326,7 +329,7 @@ impl CommandRun {
             );
         }
         state.position = at.last;
-        self.state = Some(state);
+        self.put_back(state, message);
         Ok(Some(Receipt {
             position: at.last,
             changes: plan.changes,
@@ -345,10 +348,10 @@ impl CommandRun {
         })
     }
 
-    /// Keeps the state after a command that changed nothing.
+    /// Keeps the state after a command, without what was recalled for it.
     fn put_back(&mut self, mut state: LoadedUser, message: &CommandMessage) {
-        if let Some(job) = &message.job {
-            state.user.drop_recalled(job);
+        if let Some(recall) = &message.recall {
+            state.user.drop_recalled(recall);
         }
         self.state = Some(state);
     }
@@ -390,16 +393,22 @@ impl CommandRun {
         }
     }
 
-    /// Reads a finished job from its stream and adds it to the state.
-    async fn recall(&self, state: &mut LoadedUser, job: &JobId) -> Result<(), WriteError> {
-        if state.user.job(job).is_none()
-            && let Some((found, sequence)) = self
-                .log
-                .reader()
-                .stream::<Job>(&Owner::User(self.id), &job.to_string())
-                .await?
-        {
-            state.user.recall_job(*job, found, sequence);
+    /// Reads from the log what the state leaves out, and adds it to the state.
+    async fn recall(&self, state: &mut LoadedUser, recall: &Recall) -> Result<(), WriteError> {
+        if state.user.holds(recall) {
+            return Ok(());
+        }
+        let reader = self.log.reader();
+        if let Recall::Job(job) = recall {
+            let owner = Owner::User(self.id);
+            if let Some((found, sequence)) = reader.stream::<Job>(&owner, job).await? {
+                state.user.recall_job(*job, found, sequence);
+            }
+            return Ok(());
+        }
+        let sequence = reader.last_sequence(self.id, recall.stream()).await?;
+        if sequence > 0 {
+            state.user.recall_stream(recall, sequence);
         }
         Ok(())
     }

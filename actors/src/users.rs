@@ -11,9 +11,12 @@ use std::{
 };
 
 use actix::{Actor, Addr, ArbiterHandle};
-use genie_events::{JobId, Limits, User, UserCommand, UserId};
+use genie_events::{
+    Change, JobId, Limits, Metadata, StreamKind, User, UserCommand, UserId, user::Recall,
+};
 use genie_log::{Append, Log};
 use parking_lot::{Mutex, MutexGuard};
+use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{Instrument, Span};
 
@@ -59,9 +62,28 @@ struct Inner {
 struct Live {
     actor: Addr<UserActor>,
     waiting: Arc<AtomicUsize>,
-    /// The position of the user's latest write, so that the user's own reads wait for it.
-    written: Arc<AtomicU64>,
+    written: Arc<LastWrites>,
     used: Instant,
+}
+
+/// The positions of a user's latest writes on this node.
+#[derive(Default)]
+struct LastWrites {
+    /// So that the user's own reads wait for it.
+    any: AtomicU64,
+    /// The latest one that may have changed the account.
+    account: AtomicU64,
+}
+
+impl LastWrites {
+    fn note(&self, receipt: &Receipt) {
+        self.any.fetch_max(receipt.position, Ordering::Relaxed);
+        let is_of_account = |change: &Change| change.stream.kind == StreamKind::Account;
+        // Without a change it was so already, perhaps since a moment ago.
+        if receipt.changes.is_empty() || receipt.changes.iter().any(is_of_account) {
+            self.account.fetch_max(receipt.position, Ordering::SeqCst);
+        }
+    }
 }
 
 impl std::fmt::Debug for Users {
@@ -120,7 +142,15 @@ impl Users {
     pub fn last_written(&self, user: UserId) -> Option<u64> {
         self.lock()
             .get(&user)
-            .map(|entry| entry.written.load(Ordering::Relaxed))
+            .map(|entry| entry.written.any.load(Ordering::Relaxed))
+            .filter(|position| *position > 0)
+    }
+
+    /// The same, of the latest write that may have changed the account.
+    pub fn account_written(&self, user: UserId) -> Option<u64> {
+        self.lock()
+            .get(&user)
+            .map(|entry| entry.written.account.load(Ordering::SeqCst))
             .filter(|position| *position > 0)
     }
 
@@ -131,9 +161,27 @@ impl Users {
         context: impl Into<CommandContext>,
         command: UserCommand,
     ) -> Result<Receipt, WriteError> {
-        let job = command.job().cloned();
+        let recall = command.recall();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
-        self.plan(user, job, context, Arc::new(planner)).await
+        self.plan_recalling(user, recall, context, Arc::new(planner))
+            .await
+    }
+
+    /// Asks a user about the present state. Nothing changes.
+    pub(crate) async fn look(
+        &self,
+        user: UserId,
+        look: impl Fn(&User) -> Value + Send + Sync + 'static,
+    ) -> Result<Value, WriteError> {
+        let planner = move |state: &User, _| {
+            Ok(Plan {
+                outcome: look(state),
+                ..Plan::default()
+            })
+        };
+        let system = Metadata::system();
+        let seen = self.plan(user, None, system, Arc::new(planner)).await?;
+        Ok(seen.outcome)
     }
 
     /// The same with a given planner. `job` names a job that the planner must see even when it has finished.
@@ -141,6 +189,18 @@ impl Users {
         &self,
         user: UserId,
         job: Option<JobId>,
+        context: impl Into<CommandContext>,
+        planner: Planner,
+    ) -> Result<Receipt, WriteError> {
+        self.plan_recalling(user, job.map(Recall::Job), context, planner)
+            .await
+    }
+
+    /// The same; the planner sees what `recall` names even when the state leaves it out.
+    pub(crate) async fn plan_recalling(
+        &self,
+        user: UserId,
+        recall: Option<Recall>,
         context: impl Into<CommandContext>,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
@@ -152,7 +212,7 @@ impl Users {
             let written = self.send(user, |place| CommandMessage {
                 span: Span::current(),
                 planner: Arc::clone(&planner),
-                job: job.clone(),
+                recall: recall.clone(),
                 context: context.clone(),
                 deadline,
                 reply,
@@ -166,7 +226,7 @@ impl Users {
                 Ok(answer) => {
                     let done = answer?;
                     // Also when it was so already: perhaps by an earlier try whose answer got lost.
-                    written.fetch_max(done.position, Ordering::Relaxed);
+                    written.note(&done);
                     return Ok(done);
                 }
                 // The actor died in the middle. Nobody can say whether it appended anything.
@@ -194,7 +254,7 @@ impl Users {
         &self,
         user: UserId,
         ask: impl FnOnce(WaitingPlace) -> CommandMessage,
-    ) -> Result<Arc<AtomicU64>, WriteError> {
+    ) -> Result<Arc<LastWrites>, WriteError> {
         let mut live = self.lock();
         let entry = live.entry(user).or_insert_with(|| self.start(user));
         if !entry.actor.connected() {

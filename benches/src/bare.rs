@@ -14,8 +14,8 @@ use crate::{
 /// Rows in one statement on Postgres, and in one transaction on SQLite.
 pub const BATCH: usize = 256;
 /// The same columns as genie's table.
-pub const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
-     event_id, user_id, user_seq, slice, recorded_at, digest";
+pub const COLUMNS: &str = "position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, \
+     recorded_at, digest, metadata, payload";
 
 /// A table beside genie's.
 pub struct Bare {

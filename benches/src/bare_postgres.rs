@@ -32,14 +32,13 @@ impl BarePostgres {
                 .await?,
             many: format!(
                 "INSERT INTO bare_events ({COLUMNS}) \
-                 SELECT position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload::json, \
-                        metadata::json, event_id, user_id, user_seq, slice, recorded_at, digest \
-                 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], \
-                             $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) AS r ({COLUMNS})"
+                 SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::uuid[], $5::bigint[], $6::smallint[], \
+                                      $7::text[], $8::smallint[], $9::uuid[], $10::smallint[], $11::bigint[], $12::bytea[], \
+                                      $13::text[], $14::bytea[])"
             ),
             one: format!(
                 "INSERT INTO bare_events ({COLUMNS}) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7::text::json, $8::text::json, $9, $10, $11, $12, $13, $14)"
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
             ),
         })
     }
@@ -50,19 +49,19 @@ impl BarePostgres {
         for rows in batches {
             sqlx::query(&self.many)
                 .bind(column(rows, |row| row.position as i64))
-                .bind(column(rows, |row| row.kind.as_str()))
-                .bind(column(rows, |row| row.id.as_str()))
-                .bind(column(rows, |row| row.sequence as i64))
-                .bind(column(rows, |row| row.event_type.as_str()))
-                .bind(column(rows, |row| row.event_version.as_str()))
-                .bind(column(rows, |row| row.payload.as_str()))
-                .bind(column(rows, |row| row.metadata.as_str()))
-                .bind(column(rows, |row| row.event_id.to_string()))
-                .bind(column(rows, |row| row.owner.to_string()))
+                .bind(column(rows, |row| row.owner))
                 .bind(column(rows, |row| row.owner_seq as i64))
-                .bind(column(rows, |row| row.slice as i64))
+                .bind(column(rows, |row| row.stream))
+                .bind(column(rows, |row| row.sequence as i64))
+                .bind(column(rows, |row| row.kind))
+                .bind(column(rows, |row| row.event_type.as_ref()))
+                .bind(column(rows, |row| row.event_version))
+                .bind(column(rows, |row| row.event_id))
+                .bind(column(rows, |row| row.slice as i16))
                 .bind(column(rows, |row| row.recorded_at.0))
                 .bind(column(rows, |row| row.digest.as_slice()))
+                .bind(column(rows, |row| row.metadata.as_str()))
+                .bind(column(rows, |row| row.payload.as_slice()))
                 .execute(&mut *connection)
                 .await?;
         }
@@ -72,19 +71,19 @@ impl BarePostgres {
     pub async fn insert_one(&self, row: &StoredRow) -> Measured<()> {
         sqlx::query(&self.one)
             .bind(row.position as i64)
-            .bind(&row.kind)
-            .bind(&row.id)
-            .bind(row.sequence as i64)
-            .bind(&row.event_type)
-            .bind(&row.event_version)
-            .bind(&row.payload)
-            .bind(&row.metadata)
-            .bind(row.event_id.to_string())
-            .bind(row.owner.to_string())
+            .bind(row.owner)
             .bind(row.owner_seq as i64)
-            .bind(row.slice as i64)
+            .bind(row.stream)
+            .bind(row.sequence as i64)
+            .bind(row.kind)
+            .bind(row.event_type.as_ref())
+            .bind(row.event_version)
+            .bind(row.event_id)
+            .bind(row.slice as i16)
             .bind(row.recorded_at.0)
             .bind(&row.digest)
+            .bind(&row.metadata)
+            .bind(&row.payload)
             .execute(&mut *self.single.lock().await)
             .await?;
         Ok(())

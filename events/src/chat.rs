@@ -10,7 +10,6 @@ use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Chat {
     running: Option<TurnId>,
-    last_ended: Option<TurnId>,
 }
 
 /// The outcome of a turn.
@@ -166,10 +165,7 @@ impl Chat {
     pub fn evolve(&mut self, event: ChatEvent) {
         match event {
             ChatEvent::Asked { turn, .. } => self.running = Some(turn),
-            ChatEvent::Answered { turn, .. } => {
-                self.running = None;
-                self.last_ended = Some(turn);
-            }
+            ChatEvent::Answered { .. } => self.running = None,
         }
     }
 }

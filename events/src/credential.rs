@@ -121,11 +121,8 @@ pub enum Credential {
         /// The expiry of a session.
         expires_at: Option<Timestamp>,
     },
-    /// The credential was removed. Storing it again continues its version numbers.
-    Removed {
-        /// The last version that was held.
-        version: u32,
-    },
+    /// The credential was removed. Its id is not used again.
+    Removed,
 }
 
 /// A secret that was sealed for one user, credential and version.
@@ -249,8 +246,8 @@ impl Credential {
     /// The version for which the next secret has to be sealed.
     pub fn next_version(&self) -> u32 {
         match self {
-            Self::Absent => 1,
-            Self::Held { version, .. } | Self::Removed { version } => version.saturating_add(1),
+            Self::Absent | Self::Removed => 1,
+            Self::Held { version, .. } => version.saturating_add(1),
         }
     }
 
@@ -281,7 +278,7 @@ impl Credential {
             }]),
             CredentialCommand::Remove => match self {
                 Self::Held { .. } => Ok(vec![CredentialEvent::Removed]),
-                Self::Removed { .. } => Ok(vec![]),
+                Self::Removed => Ok(vec![]),
                 Self::Absent => Err(Refusal::not_found("credential")),
             },
         }
@@ -295,6 +292,10 @@ impl Credential {
         expires_at: Option<Timestamp>,
         sealed: SealedSecret,
     ) -> Result<Vec<CredentialEvent>, Refusal> {
+        if *self == Self::Removed {
+            let sentence = "This credential was removed; store a new one";
+            return Err(Refusal::conflict("removed", sentence));
+        }
         if sealed.version != self.next_version() {
             let sentence = "The credential was changed meanwhile; read it and try again";
             return Err(Refusal::conflict("changed_meanwhile", sentence));
@@ -364,9 +365,7 @@ impl Credential {
             }
             CredentialEvent::Revealed { .. } | CredentialEvent::Refused { .. } => {}
             CredentialEvent::Removed => {
-                if let Self::Held { version, .. } = self {
-                    *self = Self::Removed { version: *version };
-                }
+                *self = Self::Removed;
             }
         }
     }
@@ -480,13 +479,9 @@ mod tests {
                 .when(refuse.clone())
                 .then_expect_events(vec![refused.clone()]);
         }
-        let mut removed = Credential::Removed { version: 1 };
+        let mut removed = Credential::Removed;
         removed.evolve(refused);
-        assert_eq!(
-            removed,
-            Credential::Removed { version: 1 },
-            "a refusal changes nothing"
-        );
+        assert_eq!(removed, Credential::Removed, "a refusal changes nothing");
     }
 
     #[test]
@@ -519,8 +514,13 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_credential_is_not_revealed_and_removing_twice_is_no_error() {
+    fn a_removed_credential_stays_removed_and_removing_twice_is_no_error() {
         let gone = vec![stored(), CredentialEvent::Removed];
+        let again = Given::with(())
+            .given(gone.clone())
+            .when(store(1))
+            .inspect_result();
+        assert_eq!(again.unwrap_err().code, "removed");
         Given::with(())
             .given(gone.clone())
             .when(CredentialCommand::Remove)

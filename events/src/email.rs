@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn an_address_belongs_to_one_user() {
-        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (ada, bob) = (UserId(uuid::Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let taken = vec![EmailEvent::Claimed { user: ada }];
         let refused = TestFramework::<Email>::with(())
             .given(taken)
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_released_address_is_free_for_others() {
-        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (ada, bob) = (UserId(uuid::Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let (claimed, released) = (
             EmailEvent::Claimed { user: ada },
             EmailEvent::Released { user: ada },
@@ -181,10 +181,10 @@ mod tests {
 
     #[test]
     fn a_reserved_address_is_only_for_its_registration() {
-        let (ada, bob) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (ada, bob) = (UserId(uuid::Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let keep = |user| Reservation {
             user,
-            invite: InviteId("i".into()),
+            invite: InviteId(uuid::Uuid::from_u128(1)),
             until: Timestamp(9),
         };
         let reserved = EmailEvent::Reserved(keep(ada));

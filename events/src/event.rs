@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use cqrs_es::DomainEvent;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
     access::AccessEvent,
@@ -44,7 +44,7 @@ pub struct Change {
 
 impl Change {
     /// Puts the event on the stream of its kind with this id.
-    pub fn new(id: impl ToString, event: impl Into<Event>) -> Self {
+    pub fn new(id: impl Into<Uuid>, event: impl Into<Event>) -> Self {
         let event = event.into();
         Self {
             stream: StreamId::new(event.kind(), id),
@@ -91,8 +91,8 @@ macro_rules! any_event {
             }
 
             /// The version of the event's shape.
-            pub fn version(&self) -> String {
-                match self { $( Self::$variant(event) => event.event_version() ),+ }
+            pub fn version(&self) -> i16 {
+                upcast::present_version(self.type_name(), upcast::STEPS)
             }
 
             /// The event as JSON.
@@ -138,7 +138,7 @@ impl Event {
     pub fn read(
         kind: StreamKind,
         event_type: &str,
-        version: &str,
+        version: i16,
         json: &[u8],
     ) -> Result<Self, Unreadable> {
         let fields = |reason| Unreadable::Fields {

@@ -28,6 +28,18 @@ macro_rules! uuid_id {
             }
         }
 
+        impl From<$name> for Uuid {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl From<&$name> for Uuid {
+            fn from(id: &$name) -> Self {
+                id.0
+            }
+        }
+
         impl FromStr for $name {
             type Err = NotAnId;
             fn from_str(text: &str) -> Result<Self, NotAnId> {
@@ -93,41 +105,32 @@ impl FromStr for JobName {
     }
 }
 
-macro_rules! hash_id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
-        pub struct $name(pub String);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-hash_id!(
+// Keyed hashes, in the form of a UUID (version 8, RFC 9562).
+uuid_id!(
     /// A chat session: keyed hash of its user and its name.
-    SessionId
+    SessionId,
+    "session id"
 );
-hash_id!(
+uuid_id!(
     /// An e-mail address: keyed hash of its normal form.
-    EmailId
+    EmailId,
+    "e-mail id"
 );
-hash_id!(
+uuid_id!(
     /// An invite: keyed hash of its code.
-    InviteId
+    InviteId,
+    "invite id"
 );
-hash_id!(
+uuid_id!(
     /// A service key: keyed hash of it.
-    ServiceKeyId
+    ServiceKeyId,
+    "key id"
 );
-hash_id!(
+uuid_id!(
     /// A caller's network: keyed hash of an IPv4 address, or of the first 64 bits of an IPv6
     /// address.
-    NetworkId
+    NetworkId,
+    "network id"
 );
 
 /// The kinds of streams. The word is also the prefix of the stream's event types.
@@ -169,7 +172,28 @@ impl StreamKind {
         Self::Access,
     ];
 
-    /// As stored in `aggregate_type`.
+    /// As stored in `kind`. A number is never given to another kind.
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Account => 1,
+            Self::Usage => 2,
+            Self::Credential => 3,
+            Self::Job => 4,
+            Self::Chat => 5,
+            Self::Caption => 6,
+            Self::Email => 7,
+            Self::Invite => 8,
+            Self::ServiceKey => 9,
+            Self::Access => 10,
+        }
+    }
+
+    /// Reads the stored number; `None` for a kind that this release does not know.
+    pub fn of_code(code: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// The kind's word: the aggregate's type, and the prefix of its event types.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Account => "account",
@@ -185,9 +209,14 @@ impl StreamKind {
         }
     }
 
-    /// Reads the stored word; `None` for a kind that this release does not know.
+    /// Reads the word; `None` for a kind that this release does not know.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// True when a user has one stream of this kind, whose id is the user's.
+    pub fn is_one_per_user(self) -> bool {
+        matches!(self, Self::Account | Self::Usage)
     }
 
     /// True when streams of this kind belong to the system rather than to a user.
@@ -200,17 +229,17 @@ impl StreamKind {
 }
 
 /// A stream: its kind and its id.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
     pub kind: StreamKind,
-    pub id: String,
+    pub id: Uuid,
 }
 
 impl StreamId {
-    pub fn new(kind: StreamKind, id: impl ToString) -> Self {
+    pub fn new(kind: StreamKind, id: impl Into<Uuid>) -> Self {
         Self {
             kind,
-            id: id.to_string(),
+            id: id.into(),
         }
     }
 }
@@ -241,7 +270,9 @@ mod tests {
     fn every_stream_kind_reads_back() {
         for kind in StreamKind::ALL {
             assert_eq!(StreamKind::parse(kind.as_str()), Some(kind));
+            assert_eq!(StreamKind::of_code(kind.code()), Some(kind));
         }
         assert_eq!(StreamKind::parse("nonsense"), None);
+        assert_eq!(StreamKind::of_code(0), None);
     }
 }

@@ -9,7 +9,7 @@ pub struct Upcast {
     /// Such as `job.submitted`.
     pub event_type: &'static str,
     /// The version before the step.
-    pub version: u32,
+    pub version: i16,
     pub lift: fn(&mut Value),
 }
 
@@ -22,12 +22,12 @@ pub const STEPS: &[Upcast] = &[];
     "it was written as version {version}, and this release reads versions 1 to {newest}; start the release that wrote it"
 )]
 pub struct UnknownVersion {
-    version: String,
-    newest: u32,
+    version: i16,
+    newest: i16,
 }
 
 /// The version in which a type is written now. Each step raised it by one.
-pub fn present_version(event_type: &str, steps: &[Upcast]) -> u32 {
+pub fn present_version(event_type: &str, steps: &[Upcast]) -> i16 {
     1 + steps
         .iter()
         .filter(|step| step.event_type == event_type)
@@ -39,30 +39,27 @@ pub fn present_version(event_type: &str, steps: &[Upcast]) -> u32 {
 /// True when a stored version is the present one, so that nothing has to be lifted.
 pub fn is_present(
     event_type: &str,
-    version: &str,
+    version: i16,
     steps: &[Upcast],
 ) -> Result<bool, UnknownVersion> {
     let newest = present_version(event_type, steps);
-    match version.parse::<u32>() {
-        Ok(stored) if (1..=newest).contains(&stored) => Ok(stored == newest),
-        _ => Err(UnknownVersion {
-            version: version.to_owned(),
-            newest,
-        }),
+    if !(1..=newest).contains(&version) {
+        return Err(UnknownVersion { version, newest });
     }
+    Ok(version == newest)
 }
 
 /// Lifts an event stored as `version` to the present version.
 pub fn lift(
     event_type: &str,
-    version: &str,
+    version: i16,
     json: &mut Value,
     steps: &[Upcast],
 ) -> Result<(), UnknownVersion> {
     if is_present(event_type, version, steps)? {
         return Ok(());
     }
-    for stored in version.parse().unwrap_or(1)..present_version(event_type, steps) {
+    for stored in version..present_version(event_type, steps) {
         for step in steps
             .iter()
             .filter(|step| step.event_type == event_type && step.version == stored)
@@ -94,27 +91,27 @@ mod tests {
 
     #[test]
     fn each_version_is_lifted_through_all_later_ones() {
-        let lifted = |version: &str, mut json: Value| {
+        let lifted = |version: i16, mut json: Value| {
             lift("a.b", version, &mut json, RENAMED_THEN_SPLIT)
                 .map(|()| (json["text"].clone(), json["length"].clone()))
         };
         assert_eq!(
-            lifted("1", json!({"words": "four"})),
+            lifted(1, json!({"words": "four"})),
             Ok((json!("four"), json!(4)))
         );
         assert_eq!(
-            lifted("2", json!({"text": "four"})),
+            lifted(2, json!({"text": "four"})),
             Ok((json!("four"), json!(4)))
         );
         assert_eq!(
-            lifted("3", json!({"text": "four", "length": 4})),
+            lifted(3, json!({"text": "four", "length": 4})),
             Ok((json!("four"), json!(4)))
         );
     }
 
     #[test]
     fn an_unknown_version_is_refused_by_name() {
-        for version in ["4", "0", "", "1.0", "-1"] {
+        for version in [4, 0, -1] {
             let error = lift("a.b", version, &mut json!({}), RENAMED_THEN_SPLIT).unwrap_err();
             assert!(error.to_string().contains("1 to 3"), "{error}");
         }

@@ -1,11 +1,13 @@
 //! A user: **one state folded from all of that user's streams**, and the commands to it.
 //!
-//! Finished jobs, ended captions and old messages are left out, so that a user stays small. A
-//! finished job is read on demand and handed in with [`User::recall_job`].
+//! Finished jobs, ended captions, chats without a running turn and removed credentials are left
+//! out, so that a user stays small. A command that needs one of them names it with [`Recall`]; then
+//! it is read from the log and handed in.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     Now,
@@ -15,7 +17,7 @@ use crate::{
     credential::{Credential, CredentialCommand, CredentialKind},
     event::{Change, Event},
     ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
-    job::{Job, JobEvent},
+    job::Job,
     refusal::Refusal,
     usage::Usage,
 };
@@ -33,6 +35,8 @@ mod jobs;
 pub mod onboarding;
 /// The tier's limits and the units counted against them.
 mod quota;
+/// What the state leaves out, and how it comes back for a command.
+mod recall;
 /// Decisions about revealing a credential.
 pub mod reveal;
 /// The state as it is kept beside the log.
@@ -41,6 +45,10 @@ pub mod snapshot;
 pub use command::UserCommand;
 pub use credentials::MAX_LOGINS;
 pub use jobs::MAX_UNFINISHED_JOBS;
+pub use recall::Recall;
+
+/// The most chat sessions of one user: the list of them stays readable.
+pub const MAX_SESSIONS: u32 = 10_000;
 
 use facts_of_day::FactsOfDay;
 
@@ -53,6 +61,8 @@ pub struct User {
     credentials: HashMap<CredentialId, Credential>,
     jobs: HashMap<JobId, Job>,
     chats: HashMap<SessionId, Chat>,
+    /// How many chat sessions were begun.
+    sessions: u32,
     captions: HashMap<CaptionId, Caption>,
     #[serde(with = "snapshot::sequences")]
     sequences: HashMap<StreamId, u64>,
@@ -70,6 +80,7 @@ impl User {
             credentials: HashMap::new(),
             jobs: HashMap::new(),
             chats: HashMap::new(),
+            sessions: 0,
             captions: HashMap::new(),
             sequences: HashMap::new(),
             today: FactsOfDay::default(),
@@ -85,7 +96,7 @@ impl User {
         self.seq
     }
 
-    /// The number of a stream's events.
+    /// The number of a stream's events; 0 for a stream that is left out.
     pub fn sequence(&self, stream: &StreamId) -> u64 {
         self.sequences.get(stream).copied().unwrap_or(0)
     }
@@ -132,13 +143,6 @@ impl User {
     /// The running turn of a session.
     pub fn running_turn(&self, session: &SessionId) -> Option<TurnId> {
         self.chats.get(session).and_then(Chat::running)
-    }
-
-    /// Hands in a finished job that was read from its stream.
-    pub fn recall_job(&mut self, id: JobId, job: Job, sequence: u64) {
-        self.sequences
-            .insert(StreamId::new(StreamKind::Job, &id), sequence);
-        self.jobs.insert(id, job);
     }
 
     /// Decides a command. All returned changes are appended together or not at all.
@@ -216,102 +220,55 @@ impl User {
     ) -> Result<Vec<Change>, Refusal> {
         let absent = Chat::default();
         let chat = self.chats.get(session).unwrap_or(&absent);
+        let stream = StreamId::new(StreamKind::Chat, session);
+        let begins_a_session =
+            matches!(command, ChatCommand::Ask { .. }) && self.sequence(&stream) == 0;
+        if begins_a_session {
+            self.check_room_for_a_session()?;
+        }
         Ok(changes(session, chat.decide(command)?))
     }
 
+    fn check_room_for_a_session(&self) -> Result<(), Refusal> {
+        if self.sessions < MAX_SESSIONS {
+            return Ok(());
+        }
+        let sentence = format!("You have {MAX_SESSIONS} chat sessions; go on in one of them");
+        Err(Refusal::conflict("too_many_sessions", sentence))
+    }
+
     /// Folds one stored event of this user, as [`User::evolve_counted`] does, without counting it for
-    /// its day. `id` is the stream's id as stored. An event whose id
-    /// does not fit its kind is ignored.
+    /// its day.
     pub fn evolve(&mut self, stream: &StreamId, sequence: u64, event: Event) {
         self.seq += 1;
-        self.sequences.insert(stream.clone(), sequence);
+        self.sequences.insert(*stream, sequence);
         match event {
             Event::Account(event) => self.account.evolve(event),
             Event::Usage(event) => self.usage.evolve(event),
             Event::Credential(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.credentials.entry(id).or_default().evolve(event);
-                }
+                self.evolve_credential(stream, sequence, CredentialId(stream.id), event);
             }
-            Event::Job(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.evolve_job(stream, id, event);
-                }
+            Event::Job(event) => self.evolve_job(stream, JobId(stream.id), event),
+            Event::Chat(event) => {
+                self.sessions += u32::from(sequence == 1);
+                let session = SessionId(stream.id);
+                self.chats.entry(session).or_default().evolve(event);
             }
-            Event::Chat(event) => self
-                .chats
-                .entry(SessionId(stream.id.clone()))
-                .or_default()
-                .evolve(event),
             Event::Caption(event) => {
-                if let Ok(id) = stream.id.parse() {
-                    self.captions.entry(id).or_default().evolve(event);
-                }
+                let caption = CaptionId(stream.id);
+                self.captions.entry(caption).or_default().evolve(event);
             }
             Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
         self.leave_out_the_finished(stream);
     }
-
-    /// A job that was left out when it finished, and was queued again since, stays out until it is
-    /// recalled. Only its stream knows its spec. A state that took the job for absent would refuse
-    /// its worker and its lease.
-    fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
-        match self.jobs.get_mut(&id) {
-            Some(job) => job.evolve(event),
-            None if matches!(event, JobEvent::Submitted { .. }) => {
-                self.jobs.entry(id).or_default().evolve(event)
-            }
-            None => drop(self.sequences.remove(stream)),
-        }
-    }
-
-    /// Removes a finished job or caption from the state. Its stream stays.
-    fn leave_out_the_finished(&mut self, stream: &StreamId) {
-        let finished = match stream.kind {
-            StreamKind::Job => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.jobs, &id, |job| {
-                    matches!(job, Job::Finished { .. })
-                })
-            }),
-            StreamKind::Caption => stream.id.parse().is_ok_and(|id| {
-                remove_if(&mut self.captions, &id, |caption| {
-                    *caption == Caption::Ended
-                })
-            }),
-            _ => false,
-        };
-        if finished {
-            self.sequences.remove(stream);
-        }
-    }
-
-    /// Removes jobs that were recalled for a command that changed nothing.
-    pub fn drop_recalled(&mut self, job: &JobId) {
-        if remove_if(&mut self.jobs, job, |job| {
-            matches!(job, Job::Finished { .. })
-        }) {
-            self.sequences.remove(&StreamId::new(StreamKind::Job, job));
-        }
-    }
 }
 
-fn remove_if<K: std::hash::Hash + Eq, V>(
-    map: &mut HashMap<K, V>,
-    key: &K,
-    is_finished: impl Fn(&V) -> bool,
-) -> bool {
-    let finished = map.get(key).is_some_and(is_finished);
-    if finished {
-        map.remove(key);
-    }
-    finished
-}
-
-fn changes<E: Into<Event>>(id: &impl ToString, events: Vec<E>) -> Vec<Change> {
+fn changes<E: Into<Event>>(id: impl Into<Uuid>, events: Vec<E>) -> Vec<Change> {
+    let id = id.into();
     events
         .into_iter()
-        .map(|event| Change::new(id.to_string(), event))
+        .map(|event| Change::new(id, event))
         .collect()
 }
 

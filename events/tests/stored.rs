@@ -142,7 +142,7 @@ struct Sample {
     name: String,
     /// The type in the file's name, such as `job.submitted`.
     type_name: String,
-    version: String,
+    version: i16,
     json: Value,
 }
 
@@ -158,7 +158,7 @@ impl Sample {
         Event::read(
             kind,
             &self.type_name,
-            &self.version,
+            self.version,
             json.to_string().as_bytes(),
         )
         .unwrap_or_else(|error| panic!("{}: {error}", self.name))
@@ -187,7 +187,7 @@ fn samples() -> Vec<Sample> {
         samples.push(Sample {
             name: name.to_owned(),
             type_name: format!("{kind}.{what}"),
-            version: version.to_owned(),
+            version: version.parse().expect("the name holds a version"),
             json: serde_json::from_str(&json).unwrap_or_else(|error| panic!("{file}: {error}")),
         });
     }

@@ -1,28 +1,53 @@
 -- The log, and the working tables beside it.
--- Times are integer microseconds since 1970 UTC and ids are text in the "C" collation, so that both
--- stores hold the same values.
+-- Times are integer microseconds since 1970 UTC. The log's ids are UUIDs in binary form, because
+-- every append pays for each byte of its keys. Elsewhere ids are text in the "C" collation, so that
+-- both stores hold the same values.
 
 CREATE TABLE events (
     -- Dense and in commit order. append() gives it under a lock: a sequence leaves holes and does
     -- not follow the commits.
-    position       bigint PRIMARY KEY,
-    aggregate_type text   COLLATE "C" NOT NULL,
-    aggregate_id   text   COLLATE "C" NOT NULL,
-    sequence       bigint NOT NULL,
-    event_type     text   COLLATE "C" NOT NULL,
-    event_version  text   COLLATE "C" NOT NULL,
-    -- `json`, not `jsonb`: the digest covers the bytes as written.
-    payload        json   NOT NULL,
-    metadata       json   NOT NULL,
-    event_id       text   COLLATE "C" NOT NULL UNIQUE,
-    user_id        text   COLLATE "C" NOT NULL,
-    user_seq       bigint NOT NULL,
-    slice          bigint NOT NULL,
-    recorded_at    bigint NOT NULL,
-    digest         bytea  NOT NULL,
-    UNIQUE (aggregate_type, aggregate_id, sequence),
-    UNIQUE (user_id, user_seq)
+    position      bigint   PRIMARY KEY,
+    owner         uuid     NOT NULL,
+    owner_seq     bigint   NOT NULL,
+    -- The stream's id. A user's only stream of a kind has a hash of the user and the kind here, so
+    -- the key needs no kind.
+    stream        uuid     NOT NULL,
+    sequence      bigint   NOT NULL,
+    kind          smallint NOT NULL,
+    event_type    text     COLLATE "C" NOT NULL,
+    event_version smallint NOT NULL,
+    event_id      uuid     NOT NULL,
+    slice         smallint NOT NULL,
+    recorded_at   bigint   NOT NULL,
+    digest        bytea    NOT NULL,
+    metadata      text     COLLATE "C" NOT NULL,
+    payload       bytea    NOT NULL,
+    -- These keys are the fence. No other index: each costs every append.
+    UNIQUE (owner, owner_seq),
+    UNIQUE (stream, sequence)
 );
+-- Sealed bytes do not compress.
+ALTER TABLE events ALTER payload SET STORAGE EXTERNAL;
+
+-- SQLite's function of this name and form, so that a query that looks for a UUID has one text on
+-- both stores.
+CREATE FUNCTION unhex(id text, ignored text) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN id::uuid;
+
+-- The events in the shape that postgres-es and other tools for cqrs-es read.
+CREATE VIEW stream_events AS
+SELECT CASE kind
+           WHEN 1 THEN 'account' WHEN 2 THEN 'usage' WHEN 3 THEN 'credential' WHEN 4 THEN 'job' WHEN 5 THEN 'chat'
+           WHEN 6 THEN 'caption' WHEN 7 THEN 'email' WHEN 8 THEN 'invite' WHEN 9 THEN 'service_key' WHEN 10 THEN 'access'
+       END AS aggregate_type,
+       stream::text AS aggregate_id, sequence, event_type, event_version::text AS event_version,
+       json_build_object('event_id', event_id, 'sealed', translate(encode(payload, 'base64'), E'\n', '')) AS payload,
+       metadata::json AS metadata, stream
+FROM events;
+
+-- One stream of the view, by the key of the table: the view's text has no index.
+CREATE FUNCTION events_of_stream(id text) RETURNS SETOF stream_events LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT * FROM stream_events WHERE stream = id::uuid;
+$$;
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -82,7 +107,8 @@ CREATE TABLE idempotency (
     key_hash     text   COLLATE "C" PRIMARY KEY,
     user_id      text   COLLATE "C" NOT NULL,
     request_hash text   COLLATE "C" NOT NULL,
-    event_id     text   COLLATE "C" NOT NULL,
+    -- The request's last fact, by its number among the user's.
+    user_seq     bigint NOT NULL,
     sealed       bytea  NOT NULL,
     kept_at      bigint NOT NULL
 );
@@ -116,107 +142,98 @@ CREATE TABLE checkpoints (
 -- - `lease_held`: the request needs a lapsed lease, and the lease has not lapsed.
 -- All other requests were appended after the head, in their order.
 --
+-- The unique keys are the fence, so a good batch is inserted without a look at what there is. An
+-- owner's count only grows: a stale writer meets its own number taken, and a forgotten user's
+-- number is taken by the fact of the forgetting. Only when a key is met, every request is judged.
+-- p_known is the last position that the writer's process has seen. A log that ends before it has
+-- lost facts, and what was decided on them must not follow.
+--
 -- Invariant: no two requests of a batch share an owner; the writer ensures it. p_work is NULL when
 -- there are no working rows.
 -- The session has enable_seqscan, enable_hashjoin and enable_mergejoin off: a plan made while the
 -- tables were small is kept.
 CREATE FUNCTION append(
-    p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[],
-    p_event_type text[], p_event_version text[], p_payload text[], p_metadata text[],
-    p_event_id text[], p_user_id text[], p_user_seq bigint[], p_slice bigint[], p_recorded_at bigint[], p_digest bytea[],
-    p_system boolean[], p_work jsonb
+    p_owner uuid[], p_owner_seq bigint[], p_stream uuid[], p_sequence bigint[], p_kind smallint[], p_event_type text[],
+    p_event_version smallint[], p_event_id uuid[], p_slice smallint[], p_recorded_at bigint[], p_digest bytea[],
+    p_metadata text[], p_payload bytea[], p_request int[], p_system boolean[], p_work jsonb, p_known bigint
 ) RETURNS TABLE (request int, outcome text, first_position bigint, last_position bigint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     head     bigint;
-    doubtful int[];
+    judged   int[];
     requests int[] := '{}';
     outcomes text[] := '{}';
-    refused  int[] := '{}';
 BEGIN
-    -- No epoch is raised while a request of the leader is written. This lock comes before the
-    -- appenders' lock, so that whoever waits here holds up nobody else.
-    IF p_work @> '[{"t": "only_in_epoch"}]' THEN
-        PERFORM pg_advisory_xact_lock_shared(7340993);
+    IF p_work IS NOT NULL THEN
+        -- No epoch is raised while a request of the leader is written. This lock comes before the
+        -- appenders' lock, so that whoever waits here holds up nobody else.
+        IF p_work @> '[{"t": "only_in_epoch"}]' THEN
+            PERFORM pg_advisory_xact_lock_shared(7340993);
+        END IF;
+        -- A forgetting may follow any event of its user, but not the fact of an earlier forgetting.
+        SELECT array_agg(DISTINCT w.r) INTO judged FROM jsonb_to_recordset(p_work) AS w (r int, t text)
+        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch', 'forget');
     END IF;
     -- One appender at a time. Each statement of a volatile function sees a fresh snapshot, so the
     -- rest sees everything that earlier holders of the lock committed.
     PERFORM pg_advisory_xact_lock(7340991);
-    SELECT coalesce(max(position), 0) INTO head FROM events;
-
-    -- The doubtful requests. When an owner's last event is the one before the request, the log
-    -- cannot hold its owner numbers yet, or its sequences in the owner's streams. Only a first
-    -- event can meet another owner's stream.
-    WITH new_keys AS MATERIALIZED (
-        SELECT w.r, w.user_id FROM jsonb_to_recordset(p_work) AS w (r int, t text, user_id text) WHERE w.t = 'new_key'
-    )
-    SELECT coalesce(array_agg(DISTINCT d.request), '{}') INTO doubtful FROM (
-        SELECT o.request
-        FROM (
-            SELECT r.request, r.user_id, min(r.user_seq) AS first_seq, bool_or(r.system) AS system
-            FROM unnest(p_request, p_user_id, p_user_seq, p_system) AS r (request, user_id, user_seq, system)
-            GROUP BY r.request, r.user_id
-        ) o
-        LEFT JOIN user_keys k ON k.user_id = o.user_id AND k.state = 'live'
-        LEFT JOIN new_keys n ON n.r = o.request AND n.user_id = o.user_id
-        -- Reads one row, the one before the request, when all is good.
-        LEFT JOIN events e ON e.user_id = o.user_id AND e.user_seq >= o.first_seq - 1
-        WHERE NOT (o.system OR k.user_id IS NOT NULL OR n.r IS NOT NULL)
-           OR e.user_seq >= o.first_seq OR (e.user_seq IS NULL AND o.first_seq <> 1)
-        UNION ALL
-        SELECT r.request
-        FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence) AS r (request, aggregate_type, aggregate_id, sequence)
-        WHERE r.sequence = 1 AND EXISTS (
-            SELECT FROM events e
-            WHERE e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = 1)
-        UNION ALL
-        SELECT w.r FROM jsonb_to_recordset(p_work) AS w (r int, t text, key_hash text)
-        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch')
-           OR (w.t = 'remember' AND EXISTS (SELECT FROM idempotency i WHERE i.key_hash = w.key_hash))
-    ) d;
-    IF doubtful <> '{}' THEN
-        SELECT coalesce(array_agg(j.request), '{}'), coalesce(array_agg(j.outcome), '{}')
-        INTO requests, outcomes
-        FROM judge(doubtful, p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_id, p_user_id, p_user_seq,
-                   p_system, p_work) AS j
-        WHERE j.outcome <> 'good';
-        refused := requests;
+    head := coalesce((SELECT e.position FROM events e ORDER BY e.position DESC LIMIT 1), 0);
+    IF head < p_known THEN
+        RAISE EXCEPTION 'the log ends at position %, and this server has seen position %: the store went back in time', head, p_known
+            USING HINT = 'A fail-over lost commits, or a backup was put back under a running server. Stop every genie first.';
     END IF;
 
-    INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                        event_id, user_id, user_seq, slice, recorded_at, digest)
-    SELECT head + row_number() OVER (ORDER BY r.nth), r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
-           r.event_version, r.payload::json, r.metadata::json, r.event_id, r.user_id, r.user_seq, r.slice, r.recorded_at, r.digest
-    FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_type, p_event_version, p_payload, p_metadata,
-                p_event_id, p_user_id, p_user_seq, p_slice, p_recorded_at, p_digest)
-        WITH ORDINALITY AS r (request, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                              event_id, user_id, user_seq, slice, recorded_at, digest, nth)
-    WHERE NOT r.request = ANY (refused);
+    FOR attempt IN 1..2 LOOP
+        IF judged IS NOT NULL THEN
+            SELECT coalesce(array_agg(j.request), '{}'), coalesce(array_agg(j.outcome), '{}') INTO requests, outcomes
+            FROM judge(judged, p_request, p_owner, p_owner_seq, p_stream, p_sequence, p_event_id, p_system, p_work) AS j
+            WHERE j.outcome <> 'good';
+        END IF;
+        BEGIN
+            INSERT INTO events (position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id,
+                                slice, recorded_at, digest, metadata, payload)
+            SELECT head + row_number() OVER (), r.owner, r.owner_seq, r.stream, r.sequence, r.kind, r.event_type,
+                   r.event_version, r.event_id, r.slice, r.recorded_at, r.digest, r.metadata, r.payload
+            FROM unnest(p_owner, p_owner_seq, p_stream, p_sequence, p_kind, p_event_type, p_event_version, p_event_id,
+                        p_slice, p_recorded_at, p_digest, p_metadata, p_payload, p_request)
+                AS r (owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, recorded_at,
+                      digest, metadata, payload, request)
+            WHERE NOT r.request = ANY (requests);
 
-    IF p_work IS NOT NULL THEN
-        PERFORM work_of_append(p_work, refused);
-    END IF;
+            IF p_work IS NOT NULL THEN
+                PERFORM work_of_append(p_work, requests);
+            END IF;
+            EXIT;
+        EXCEPTION WHEN unique_violation THEN
+            -- What the judgement does not explain is an error.
+            IF attempt = 2 THEN
+                RAISE;
+            END IF;
+            SELECT array_agg(DISTINCT r) INTO judged FROM unnest(p_request) AS r;
+        END;
+    END LOOP;
 
     request := NULL;
     outcome := 'head';
     first_position := head;
     RETURN NEXT;
-    IF refused = '{}' THEN
+    IF requests = '{}' THEN
         RETURN;
     END IF;
     RETURN QUERY
     SELECT j.request, j.outcome, min(e.position), max(e.position)
     FROM unnest(requests, outcomes) AS j (request, outcome)
-    LEFT JOIN unnest(p_request, p_event_id) AS r (request, event_id) ON r.request = j.request AND j.outcome = 'already'
-    LEFT JOIN events e ON e.event_id = r.event_id
+    LEFT JOIN unnest(p_request, p_owner, p_owner_seq) AS r (request, owner, owner_seq)
+        ON r.request = j.request AND j.outcome = 'already'
+    LEFT JOIN events e ON e.owner = r.owner AND e.owner_seq = r.owner_seq
     GROUP BY j.request, j.outcome;
 END $$;
 
--- Judges the doubtful requests: `good` after all, or one of append()'s outcomes.
+-- Judges requests: `good`, or one of append()'s outcomes. Each look is by a whole key.
 CREATE FUNCTION judge(
-    doubtful int[], p_request int[], p_aggregate_type text[], p_aggregate_id text[], p_sequence bigint[], p_event_id text[],
-    p_user_id text[], p_user_seq bigint[], p_system boolean[], p_work jsonb
+    judged int[], p_request int[], p_owner uuid[], p_owner_seq bigint[], p_stream uuid[], p_sequence bigint[],
+    p_event_id uuid[], p_system boolean[], p_work jsonb
 ) RETURNS TABLE (request int, outcome text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -228,19 +245,22 @@ BEGIN
 
     RETURN QUERY
     WITH rows AS MATERIALIZED (
-        SELECT * FROM unnest(p_request, p_aggregate_type, p_aggregate_id, p_sequence, p_event_id, p_user_id, p_user_seq, p_system)
-            AS r (request, aggregate_type, aggregate_id, sequence, event_id, user_id, user_seq, system)
-        WHERE r.request = ANY (doubtful)
+        SELECT * FROM unnest(p_request, p_owner, p_owner_seq, p_stream, p_sequence, p_event_id, p_system)
+            AS r (request, owner, owner_seq, stream, sequence, event_id, system)
+        WHERE r.request = ANY (judged)
     ), owners AS MATERIALIZED (
-        SELECT request, user_id, min(user_seq) AS first_seq, bool_or(system) AS system FROM rows GROUP BY request, user_id
+        SELECT request, owner, min(owner_seq) AS first_seq, bool_or(system) AS system FROM rows GROUP BY request, owner
     ), work AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(p_work)
             AS w (r int, t text, epoch bigint, user_id text, key_hash text, kind text, id text, holder text, now bigint)
-        WHERE w.r = ANY (doubtful)
+        WHERE w.r = ANY (judged)
     )
     SELECT q.request, CASE
-        WHEN EXISTS (SELECT FROM rows r JOIN events e ON e.event_id = r.event_id WHERE r.request = q.request)
-            THEN 'already'
+        WHEN EXISTS (
+            SELECT FROM rows r
+            WHERE r.request = q.request AND r.event_id = (
+                SELECT e.event_id FROM events e WHERE e.owner = r.owner AND e.owner_seq = r.owner_seq)
+        ) THEN 'already'
         WHEN EXISTS (
             SELECT FROM work w
             WHERE w.r = q.request AND w.t = 'only_in_epoch'
@@ -249,25 +269,25 @@ BEGIN
         WHEN EXISTS (
             SELECT FROM owners o
             WHERE o.request = q.request AND NOT o.system
-              AND NOT EXISTS (SELECT FROM user_keys k WHERE k.user_id = o.user_id AND k.state = 'live')
+              AND (SELECT k.state FROM user_keys k WHERE k.user_id = o.owner::text) IS DISTINCT FROM 'live'
               AND NOT EXISTS (
                   SELECT FROM work w
-                  WHERE w.r = q.request AND w.t = 'new_key' AND w.user_id = o.user_id)
+                  WHERE w.r = q.request AND w.t = 'new_key' AND w.user_id = o.owner::text)
         ) THEN 'key_not_live'
         WHEN EXISTS (
             SELECT FROM owners o
-            WHERE o.request = q.request
-              AND o.first_seq <> 1 + coalesce((SELECT max(e.user_seq) FROM events e WHERE e.user_id = o.user_id), 0)
+            WHERE o.request = q.request AND o.first_seq <> 1 + coalesce(
+                (SELECT e.owner_seq FROM events e WHERE e.owner = o.owner ORDER BY e.owner_seq DESC LIMIT 1), 0)
         ) THEN 'stale'
         WHEN EXISTS (
-            SELECT FROM rows r JOIN events e
-                ON e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id AND e.sequence = r.sequence
+            SELECT FROM rows r
             WHERE r.request = q.request
+              AND (SELECT true FROM events e WHERE e.stream = r.stream AND e.sequence = r.sequence)
         ) THEN 'taken'
         WHEN EXISTS (
             SELECT FROM work w
-            JOIN idempotency i ON i.key_hash = w.key_hash
             WHERE w.r = q.request AND w.t = 'remember'
+              AND (SELECT true FROM idempotency i WHERE i.key_hash = w.key_hash)
         ) THEN 'key_used'
         WHEN EXISTS (
             SELECT FROM work w
@@ -308,9 +328,9 @@ BEGIN
             WHEN 'cancel_lease' THEN
                 UPDATE leases SET cancelled = 1 WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'remember' THEN
-                INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at)
-                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', w ->> 'event_id', decode(w ->> 'sealed', 'base64'),
-                        (w ->> 'kept_at')::bigint);
+                INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at)
+                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', (w ->> 'user_seq')::bigint,
+                        decode(w ->> 'sealed', 'base64'), (w ->> 'kept_at')::bigint);
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';
             WHEN 'only_if_lapsed' THEN

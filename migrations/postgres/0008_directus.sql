@@ -7,6 +7,16 @@ CREATE TABLE refresh_grace (
     expires_at bigint NOT NULL
 );
 
--- A registration with Directus begins with a reserved address. This index finds the registrations
--- that broke off.
-CREATE INDEX events_email_reserved ON events (position) WHERE event_type = 'email.reserved';
+-- The addresses that are reserved for registrations. A registration with Directus begins with a
+-- reservation; a row that stays belongs to one that broke off.
+CREATE TABLE reservations (
+    email_id text COLLATE "C" PRIMARY KEY
+);
+
+CREATE FUNCTION work_put_reservation(w jsonb) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO reservations (email_id) VALUES (w ->> 'email_id');
+$$;
+
+CREATE FUNCTION work_drop_reservation(w jsonb) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM reservations WHERE email_id = w ->> 'email_id';
+$$;

@@ -27,7 +27,7 @@ CREATE FUNCTION work_forget(w jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     at_position bigint;
 BEGIN
-    SELECT e.position INTO at_position FROM events e WHERE e.user_id = w ->> 'user_id' ORDER BY e.user_seq DESC LIMIT 1;
+    SELECT e.position INTO at_position FROM events e WHERE e.owner = (w ->> 'user_id')::uuid ORDER BY e.owner_seq DESC LIMIT 1;
     UPDATE user_keys SET state = 'destroyed', wrapped = NULL, destroyed_at = at_position WHERE user_id = w ->> 'user_id';
     INSERT INTO forgettings (user_id, state, due, position, forgotten_at)
     VALUES (w ->> 'user_id', 'forgotten', (w ->> 'at')::bigint, at_position, (w ->> 'at')::bigint)

@@ -2,22 +2,22 @@
 -- immediate transaction what append() does there.
 
 CREATE TABLE events (
-    position       INTEGER PRIMARY KEY,
-    aggregate_type TEXT    NOT NULL,
-    aggregate_id   TEXT    NOT NULL,
-    sequence       INTEGER NOT NULL,
-    event_type     TEXT    NOT NULL,
-    event_version  TEXT    NOT NULL,
-    payload        TEXT    NOT NULL,
-    metadata       TEXT    NOT NULL,
-    event_id       TEXT    NOT NULL UNIQUE,
-    user_id        TEXT    NOT NULL,
-    user_seq       INTEGER NOT NULL,
-    slice          INTEGER NOT NULL,
-    recorded_at    INTEGER NOT NULL,
-    digest         BLOB    NOT NULL,
-    UNIQUE (aggregate_type, aggregate_id, sequence),
-    UNIQUE (user_id, user_seq)
+    position      INTEGER PRIMARY KEY,
+    owner         BLOB    NOT NULL,
+    owner_seq     INTEGER NOT NULL,
+    stream        BLOB    NOT NULL,
+    sequence      INTEGER NOT NULL,
+    kind          INTEGER NOT NULL,
+    event_type    TEXT    NOT NULL,
+    event_version INTEGER NOT NULL,
+    event_id      BLOB    NOT NULL,
+    slice         INTEGER NOT NULL,
+    recorded_at   INTEGER NOT NULL,
+    digest        BLOB    NOT NULL,
+    metadata      TEXT    NOT NULL,
+    payload       BLOB    NOT NULL,
+    UNIQUE (owner, owner_seq),
+    UNIQUE (stream, sequence)
 ) STRICT;
 CREATE TRIGGER events_no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are facts: UPDATE is refused'); END;
 CREATE TRIGGER events_no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are facts: DELETE is refused'); END;
@@ -66,7 +66,7 @@ CREATE TABLE idempotency (
     key_hash     TEXT    NOT NULL PRIMARY KEY,
     user_id      TEXT    NOT NULL,
     request_hash TEXT    NOT NULL,
-    event_id     TEXT    NOT NULL,
+    user_seq     INTEGER NOT NULL,
     sealed       BLOB    NOT NULL,
     kept_at      INTEGER NOT NULL
 ) STRICT;

@@ -5,4 +5,8 @@ CREATE TABLE refresh_grace (
     expires_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX events_email_reserved ON events (position) WHERE event_type = 'email.reserved';
+-- The addresses that are reserved for registrations. A registration with Directus begins with a
+-- reservation; a row that stays belongs to one that broke off.
+CREATE TABLE reservations (
+    email_id TEXT NOT NULL PRIMARY KEY
+) STRICT;

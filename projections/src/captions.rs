@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError,
+    forgetting::UserRows,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -160,8 +165,16 @@ pub struct CaptionRow {
     pub position: u64,
 }
 
-const LIST: &str = "SELECT caption_id, status, platform, caption_sealed, model, truncated, created_at, position FROM captions \
-                    WHERE user_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3";
+const LIST: PageSql<'static> = PageSql {
+    table: "captions",
+    columns: "caption_id, status, platform, caption_sealed, model, truncated, created_at, position",
+    key: "caption_id",
+    bytes: "coalesce(octet_length(caption_sealed), 0)",
+    condition: "user_id = $1 AND position < $2",
+    order: &["position"],
+    descending: true,
+    limit: "$3",
+};
 
 #[derive(Debug, Clone)]
 pub struct CaptionReader {
@@ -173,25 +186,25 @@ impl CaptionReader {
         Self { log }
     }
 
-    /// A user's captions, newest first, at most `limit`, older than the position `before`.
+    /// A user's captions, newest first, older than the position `before`: a page of at most `limit`.
     pub async fn list(
         &self,
         user: UserId,
         before: Option<u64>,
         limit: i64,
-    ) -> Result<Vec<CaptionRow>, LogError> {
+    ) -> Result<Paged<CaptionRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let before = before.map_or(i64::MAX, |before| before as i64);
-            Ok(sqlx::query(LIST)
+            let sql = LIST.text(&store);
+            let query = sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(before)
-                .bind(limit)
-                .fetch_all(store.reads())
-                .await?)
+                .bind(limit);
+            Ok(paged(query.fetch_all(store.reads()).await?)?)
         });
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
-        let caption = |row: &sqlx::any::AnyRow| {
+        let caption = |row: AnyRow| {
             Ok(CaptionRow {
                 id: row.try_get("caption_id")?,
                 status: row.try_get("status")?,
@@ -203,11 +216,11 @@ impl CaptionReader {
                 position: row.try_get::<i64, _>("position")? as u64,
             })
         };
-        rows.iter().map(caption).collect()
+        rows.try_map(caption)
     }
 }
 
 #[cfg(test)]
-pub(crate) fn statements() -> Vec<String> {
-    vec![BY_ID.sql(4), UPSERT.sql(4), LIST.into()]
+pub(crate) fn statements(store: &Store) -> Vec<String> {
+    vec![BY_ID.sql(4), UPSERT.sql(4), LIST.text(store)]
 }

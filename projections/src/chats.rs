@@ -7,7 +7,12 @@ use genie_events::{
     Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
     chat::{ChatEvent, Failure, TurnMetrics},
 };
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError,
+    forgetting::UserRows,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 
@@ -246,11 +251,18 @@ const SESSIONS: &str = "SELECT session_id, title_sealed, message_count, running_
                         WHERE user_id = $1 AND (updated_at, session_id) < ($2, $3) \
                         ORDER BY updated_at DESC, session_id DESC LIMIT $4";
 const SESSION: &str = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
-const MESSAGES_OF_SESSION: &str = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position \
-                                   FROM messages WHERE session_id = $1 AND user_id = $2 AND position > $3 \
-                                   ORDER BY position LIMIT $4";
-const MESSAGES_OF_TURN: &str = "SELECT message_id, turn_id, role, content_sealed, outcome, detail, created_at, position \
-                                FROM messages WHERE turn_id = $1 AND user_id = $2 ORDER BY position";
+const MESSAGE: &str =
+    "message_id, turn_id, role, content_sealed, outcome, detail, created_at, position";
+const MESSAGES_OF_SESSION: PageSql<'static> = PageSql {
+    table: "messages",
+    columns: MESSAGE,
+    key: "message_id",
+    bytes: "octet_length(content_sealed) + coalesce(octet_length(detail), 0)",
+    condition: "session_id = $1 AND user_id = $2 AND position > $3",
+    order: &["position"],
+    descending: false,
+    limit: "$4",
+};
 
 #[derive(Debug, Clone)]
 pub struct ChatReader {
@@ -295,15 +307,15 @@ impl ChatReader {
         rows.iter().map(chat).collect()
     }
 
-    /// The messages of a chat session, oldest first, at most `limit`, after a position. `None` when
-    /// the user has no such chat session.
+    /// The messages of a chat session, oldest first, after a position: a page of at most `limit`.
+    /// `None` when the user has no such chat session.
     pub async fn messages(
         &self,
         user: UserId,
         session: SessionId,
         after: u64,
         limit: i64,
-    ) -> Result<Option<Vec<MessageRow>>, LogError> {
+    ) -> Result<Option<Paged<MessageRow>>, LogError> {
         let id = session.to_string();
         let owner = user.to_string();
         let rows = read(&self.log, async move |store: Store| {
@@ -316,24 +328,32 @@ impl ChatReader {
             {
                 return Ok(None);
             }
-            let query = sqlx::query(MESSAGES_OF_SESSION)
+            let sql = MESSAGES_OF_SESSION.text(&store);
+            let query = sqlx::query(&sql)
                 .bind(&id)
                 .bind(&owner)
                 .bind(after as i64)
                 .bind(limit);
-            Ok(Some(query.fetch_all(store.reads()).await?))
+            Ok(Some(paged(query.fetch_all(store.reads()).await?)?))
         });
-        let Some(rows) = rows.await? else {
+        let Some(page) = rows.await? else {
             return Ok(None);
         };
-        self.open_messages(user, &rows).await.map(Some)
+        let rows = self.open_messages(user, &page.rows).await?;
+        Ok(Some(Paged {
+            rows,
+            has_more: page.has_more,
+        }))
     }
 
     /// The question and the answer of a turn, as far as they are written. Empty for another user's
     /// turn.
     pub async fn turn(&self, user: UserId, turn: TurnId) -> Result<Vec<MessageRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            Ok(sqlx::query(MESSAGES_OF_TURN)
+            let sql = format!(
+                "SELECT {MESSAGE} FROM messages WHERE turn_id = $1 AND user_id = $2 ORDER BY position"
+            );
+            Ok(sqlx::query(&sql)
                 .bind(turn.to_string())
                 .bind(user.to_string())
                 .fetch_all(store.reads())
@@ -341,6 +361,36 @@ impl ChatReader {
         });
         let rows = rows.await?;
         self.open_messages(user, &rows).await
+    }
+
+    /// True when a turn of this user is known.
+    pub async fn has_turn(&self, user: UserId, turn: TurnId) -> Result<bool, LogError> {
+        let found = read(&self.log, async move |store: Store| {
+            let sql = "SELECT 1 FROM messages WHERE turn_id = $1 AND user_id = $2 LIMIT 1";
+            Ok(sqlx::query(sql)
+                .bind(turn.to_string())
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?
+                .is_some())
+        });
+        found.await
+    }
+
+    /// The answer of a turn, once it is written.
+    pub async fn answer(&self, user: UserId, turn: TurnId) -> Result<Option<MessageRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let sql = format!(
+                "SELECT {MESSAGE} FROM messages WHERE turn_id = $1 AND user_id = $2 AND role = 'assistant'"
+            );
+            Ok(sqlx::query(&sql)
+                .bind(turn.to_string())
+                .bind(user.to_string())
+                .fetch_all(store.reads())
+                .await?)
+        });
+        let rows = rows.await?;
+        Ok(self.open_messages(user, &rows).await?.pop())
     }
 
     async fn open_messages(
@@ -368,9 +418,10 @@ impl ChatReader {
 }
 
 #[cfg(test)]
-pub(crate) fn statements() -> Vec<String> {
-    let reads = [SESSIONS, SESSION, MESSAGES_OF_SESSION, MESSAGES_OF_TURN];
-    let mut all = vec![BY_ID.sql(4), UPSERT.sql(4), MESSAGES.sql(4)];
-    all.extend(reads.map(String::from));
+pub(crate) fn statements(store: &Store) -> Vec<String> {
+    let of_turn = format!("SELECT {MESSAGE} FROM messages WHERE turn_id = $1 AND user_id = $2");
+    let mut all = vec![BY_ID.sql(4), UPSERT.sql(4), MESSAGES.sql(4), of_turn];
+    all.extend([SESSIONS, SESSION].map(String::from));
+    all.push(MESSAGES_OF_SESSION.text(store));
     all
 }

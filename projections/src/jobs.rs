@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{JobId, StreamKind, Timestamp, UserId, job_operation::QUEUES};
-use genie_log::{Log, LogError, UserKeys, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError, UserKeys,
+    forgetting::UserRows,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+};
 use serde_json::Value;
 use sqlx::{
-    Any, AnyPool, Row,
+    Any, Row,
     any::{AnyArguments, AnyRow},
     query::Query,
 };
@@ -56,9 +61,9 @@ impl Projection for Projector {
     fn is_due<'a>(
         &'a self,
         now: Timestamp,
-        reads: &'a AnyPool,
+        store: &'a Store,
     ) -> BoxFuture<'a, Result<bool, sqlx::Error>> {
-        counts::is_due(now, reads).boxed()
+        counts::is_due(now, store).boxed()
     }
 
     fn pass_time<'a>(
@@ -155,23 +160,31 @@ impl JobFilter {
         waits || self.queue.is_some() || self.operation.is_some()
     }
 
-    /// `$1` is the user, `$2` the position before which to look, `$3` the position down to which to
-    /// look, `$4` the number of jobs. The rest is what [`Self::bind`] binds.
-    fn sql(&self) -> String {
+    /// The statement of a page. `$1` is the user, `$2` the position before which to look, `$3` the
+    /// position down to which to look, `$4` the number of jobs. The rest is what [`Self::bind`] binds.
+    fn sql(&self, store: &Store) -> String {
         let status = self.status_sql();
-        let mut sql = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE user_id = $1 AND position < $2 AND position >= $3{status}"
-        );
-        let conditions = [
+        let mut condition = format!("user_id = $1 AND position < $2 AND position >= $3{status}");
+        let more = [
             self.waits("queued", " AND (run_at IS NULL OR run_at <= $)"),
             self.waits("delayed", " AND run_at > $"),
             self.queue.as_ref().map(|_| " AND queue = $"),
             self.operation.as_ref().map(|_| " AND operation = $"),
         ];
-        for (n, condition) in (5..).zip(conditions.into_iter().flatten()) {
-            sql += &condition.replace('$', &format!("${n}"));
+        for (n, one) in (5..).zip(more.into_iter().flatten()) {
+            condition += &one.replace('$', &format!("${n}"));
         }
-        sql + " ORDER BY position DESC LIMIT $4"
+        PageSql {
+            table: "jobs",
+            columns: COLUMNS,
+            key: "job_id",
+            bytes: BYTES,
+            condition: &condition,
+            order: &["position"],
+            descending: true,
+            limit: "$4",
+        }
+        .text(store)
     }
 
     fn waits(&self, status: &str, condition: &'static str) -> Option<&'static str> {
@@ -219,10 +232,10 @@ impl JobFilter {
 /// A page of a user's jobs.
 #[derive(Debug, Clone)]
 pub struct JobsPage {
-    pub rows: Vec<JobRow>,
-    /// The position before which the next page looks; `None` when there is nothing left. A page may
-    /// hold few jobs, or none, and have a next one.
-    pub next: Option<u64>,
+    pub page: Paged<JobRow>,
+    /// The position down to which the page looked, when there are jobs before it. A page may hold few
+    /// jobs, or none, and have a next one.
+    pub floor: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -232,6 +245,10 @@ pub struct JobReader {
 
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
                        outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
+
+/// The size of what a job's worker wrote.
+const BYTES: &str = "coalesce(octet_length(error_sealed), 0) + coalesce(octet_length(result_sealed), 0) \
+                     + coalesce(octet_length(outputs_sealed), 0)";
 
 impl JobReader {
     pub(crate) fn new(log: Log) -> Self {
@@ -281,7 +298,7 @@ impl JobReader {
         limit: i64,
         now: Timestamp,
     ) -> Result<JobsPage, LogError> {
-        let (rows, floor): (Vec<AnyRow>, Option<i64>) =
+        let (page, floor): (Paged<AnyRow>, Option<i64>) =
             read(&self.log, async move |store: Store| {
                 let before = before.map_or(i64::MAX, |before| before as i64);
                 let mut floor = None;
@@ -290,27 +307,21 @@ impl JobReader {
                     let query = sqlx::query_scalar(&sql).bind(user.to_string()).bind(before);
                     floor = query.fetch_optional(store.reads()).await?;
                 }
-                let sql = filter.sql();
+                let sql = filter.sql(&store);
                 let query = sqlx::query(&sql)
                     .bind(user.to_string())
                     .bind(before)
                     .bind(floor.unwrap_or(0))
                     .bind(limit);
-                Ok((
-                    filter.bind(query, now).fetch_all(store.reads()).await?,
-                    floor,
-                ))
+                let rows = filter.bind(query, now).fetch_all(store.reads()).await?;
+                Ok((paged(rows)?, floor))
             })
             .await?;
         let keys = self.log.keys().live(user).await?;
-        let rows: Result<Vec<JobRow>, LogError> =
-            rows.iter().map(|row| read_row(row, &keys, now)).collect();
-        let rows = rows?;
-        let next = match rows.last() {
-            Some(last) if rows.len() as i64 >= limit => Some(last.position),
-            _ => floor.map(|floor| floor as u64),
-        };
-        Ok(JobsPage { rows, next })
+        Ok(JobsPage {
+            page: page.try_map(|row| read_row(&row, &keys, now))?,
+            floor: floor.map(|floor| floor as u64),
+        })
     }
 
     /// Each queue's count of jobs by state at `now`.
@@ -379,7 +390,7 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
 }
 
 #[cfg(test)]
-pub(crate) fn statements() -> Vec<String> {
+pub(crate) fn statements(store: &Store) -> Vec<String> {
     let mut all = [counts::statements(), write::statements()].concat();
     let statuses = [None, Some("queued"), Some("delayed"), Some("failed")];
     for status in statuses {
@@ -388,7 +399,7 @@ pub(crate) fn statements() -> Vec<String> {
             queue: Some("q".into()),
             operation: Some("o".into()),
         };
-        all.extend([filter.sql(), filter.floor_sql()]);
+        all.extend([filter.sql(store), filter.floor_sql()]);
     }
     all
 }

@@ -2,18 +2,19 @@
 
 use genie_log::{
     Log,
+    store::Store,
     testing::{TestStore, both_stores},
 };
 use sqlx::Row;
 
-fn statements() -> Vec<String> {
+fn statements(store: &Store) -> Vec<String> {
     [
         crate::accounts::statements(),
         crate::usage::statements(),
         crate::credentials::statements(),
-        crate::jobs::statements(),
-        crate::chats::statements(),
-        crate::captions::statements(),
+        crate::jobs::statements(store),
+        crate::chats::statements(store),
+        crate::captions::statements(store),
         crate::invites::statements(),
         crate::service_keys::statements(),
         crate::progress::statements(),
@@ -57,7 +58,7 @@ both_stores!(
     async |store: TestStore| {
         let log = store.open().await.log;
         let is_sqlite = store.database_url().is_none();
-        for sql in statements() {
+        for sql in statements(log.store()) {
             // Postgres infers no types for VALUES, and an insertion plans no scan.
             if !is_sqlite && sql.starts_with("INSERT") {
                 continue;

@@ -186,6 +186,27 @@ impl Progress {
         }
     }
 
+    /// The same without a look into the store, for a reader that accepts to be a little behind: after
+    /// a crash of the database the store may be behind what was announced. Answers whether the
+    /// position was reached.
+    pub async fn wait_for_told(&self, names: &[&str], position: u64, limit: Duration) -> bool {
+        let are_reached = |told: &BTreeMap<&'static str, Announced>| {
+            let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
+            names.iter().all(|name| at(name) >= position)
+        };
+        if are_reached(&self.0.told.borrow()) {
+            return true;
+        }
+        let mut told = self.0.told.subscribe();
+        self.0.waiting.notify_one();
+        timeout(limit, told.wait_for(are_reached)).await.is_ok()
+    }
+
+    /// The position that one projection has reached, as stored.
+    pub async fn stored(&self, name: &str) -> Result<u64, LogError> {
+        Ok(lowest(&self.positions().await?, &[name]))
+    }
+
     /// Polls the checkpoints while somebody waits for what another node does. Runs for ever; spawn
     /// it.
     pub async fn look(self) {

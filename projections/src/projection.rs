@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId};
-use genie_log::{Fact, Log, LogError, UserKeys, forgetting::UserRows, store::Store};
-use sqlx::{Any, AnyPool, Transaction};
+use genie_log::{
+    Fact, Log, LogError, StoreTransaction, UserKeys, forgetting::UserRows, store::Store,
+};
 
 /// A transaction on either store.
-pub type Tx = Transaction<'static, Any>;
+pub type Tx = StoreTransaction;
 
 pub trait Projection: Send + Sync + 'static {
     /// The table's word, such as `jobs`.
@@ -56,7 +57,7 @@ pub trait Projection: Send + Sync + 'static {
     fn is_due<'a>(
         &'a self,
         _now: Timestamp,
-        _reads: &'a AnyPool,
+        _store: &'a Store,
     ) -> BoxFuture<'a, Result<bool, sqlx::Error>> {
         async { Ok(false) }.boxed()
     }

@@ -86,6 +86,16 @@ impl ReadSide {
         self.progress.statuses().await
     }
 
+    /// Waits a moment for a position, by what the projections announce. The store is not asked.
+    pub async fn wait_briefly(&self, names: &[&str], position: u64, limit: Duration) -> bool {
+        self.progress.wait_for_told(names, position, limit).await
+    }
+
+    /// The position that one projection has reached, as stored.
+    pub async fn stored_position(&self, name: &str) -> Result<u64, LogError> {
+        self.progress.stored(name).await
+    }
+
     /// Waits until every projection's stored checkpoint has reached a position.
     pub async fn wait_for_all(&self, position: u64, limit: Duration) -> Result<(), ReadError> {
         let names: Vec<&str> = self.progress.names().collect();
@@ -125,10 +135,9 @@ mod tests {
 
     use super::*;
 
-    /// Columns that no projection empties. `events`, `user_keys` and `forgettings` keep the id of a
+    /// Columns that no projection empties. `user_keys` and `forgettings` keep the id of a
     /// forgotten user; the row of a file or of a begun upload goes after its bytes.
-    const OTHERWISE: [&str; 5] = [
-        "events.user_id",
+    const OTHERWISE: [&str; 4] = [
         "user_keys.user_id",
         "forgettings.user_id",
         "blobs.user_id",

@@ -183,7 +183,7 @@ impl Runner {
             forgotten: Vec::new(),
         };
         for row in rows {
-            let kind = StreamKind::parse(&row.kind);
+            let kind = StreamKind::of_code(row.kind);
             let is_wanted = |kind| self.members.iter().any(|one| one.projection.wants(kind));
             // A row of an unknown kind counts as damaged.
             if !kind.is_none_or(is_wanted) && !row.is_forgotten() {
@@ -196,8 +196,8 @@ impl Runner {
                     batch.facts.push(fact);
                 }
                 Err(LogError::Damaged(damaged)) => batch.damage.push(DamagedRow {
-                    kind: row.kind.clone(),
-                    id: row.id.clone(),
+                    kind: row.stream_words().0,
+                    id: row.stream_words().1,
                     position: damaged.position,
                     reason: damaged.reason,
                 }),
@@ -360,7 +360,7 @@ impl Runner {
         for member in &self.members {
             let projection = &member.projection;
             let pass = async || -> Result<(), LogError> {
-                if projection.is_due(now, self.log.store().reads()).await? {
+                if projection.is_due(now, self.log.store()).await? {
                     let mut tx = self.log.store().relaxed_in(epoch).await?;
                     projection.pass_time(now, &mut tx).await?;
                     tx.commit().await?;

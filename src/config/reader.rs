@@ -235,6 +235,19 @@ impl Reader<'_> {
         rate
     }
 
+    /// A number from 1; `None` for `off`.
+    pub(super) fn count(&mut self, setting: Setting) -> Option<usize> {
+        let text = self.text(setting);
+        if text == "off" {
+            return None;
+        }
+        let count = text.parse().ok().filter(|count| *count > 0);
+        if count.is_none() {
+            self.wrong(setting, "must be off, or a whole number from 1");
+        }
+        count
+    }
+
     pub(super) fn networks(&mut self, setting: Setting) -> Vec<IpNet> {
         let text = self.text(setting);
         let read = |one: &str| {

@@ -125,6 +125,14 @@ settings! {
     RATE_LIMIT_ADDRESS = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one address without a proven caller");
     FACTS_PER_USER_DAY = number("100000", (1, 1 << 40), "facts", "the most facts that a user's own commands add in a day (UTC); one more is 429");
     TRUSTED_PROXIES = text("", "networks such as `10.0.0.0/8`, separated by commas", "the proxies whose X-Forwarded-For is believed");
+    CONNECTIONS_PER_ADDRESS = text("512", "number, or `off`", "connections of one address; those of TRUSTED_PROXIES are not counted; one more is 429");
+    CONNECTIONS_IN_ALL = number("10000", (1, 1_000_000), "connections", "connections in all, as far as the limit of open files allows; one more is 503");
+    CLIENT_STALL_MS = number("30000", (100, 3_600_000), "milliseconds", "how long a client may leave an answer unread, or the head of a request unfinished, before it is cut off");
+    STREAMS_PER_USER = number("64", (1, 1_000_000), "streams", "chats and feeds that one user has open at once; one more is 429");
+    STREAMS_IN_ALL = number("4096", (1, 1_000_000), "streams", "chats, feeds and waiting claims that are open at once; one more is 503");
+    BODY_BYTES_IN_FLIGHT = number("134217728", (2_097_152, 1 << 40), "bytes", "bodies of requests that are not answered yet; routes without a caller have an eighth of their own; one more is 503");
+    ANSWER_BYTES_IN_FLIGHT = number("134217728", (4_194_304, 1 << 40), "bytes", "answers of over 64 KiB that clients have not read yet; a read beyond is 503");
+    PROBE_AGE_MS = number("1000", (0, 60_000), "milliseconds", "how old an answer of /readyz or /api/queue/stats may be; 0 makes one for every request");
     GENIE_JOB_LEASE_MS = number("30000", (100, 3_600_000), "milliseconds", "how long a worker holds a job without a heartbeat");
     GENIE_READ_WAIT_MS = number("5000", (0, 60_000), "milliseconds", "how long a read waits for the position in Genie-Min-Position");
     GENIE_OWN_WRITES_WAIT_MS = number("1000", (0, 60_000), "milliseconds", "how long a read without Genie-Min-Position waits for its caller's last write");

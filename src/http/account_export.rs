@@ -18,12 +18,12 @@ use genie_actors::{
     credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, SessionId, UserId,
+    JobId, RefusalKind, UserId,
     credential::CredentialKind,
     job::{Job, JobEvent},
     user::reveal::RevealRight,
 };
-use genie_log::{LogError, Owner, blobs::Blob};
+use genie_log::{LogError, Owner, blobs::Blob, pages::Paged, read::Shown};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// Rows in memory at once. A row may have a megabyte.
+/// Rows in memory at once. A page of them ends at 1 MiB, too.
 const ROWS: usize = 16;
 const PAGE: i64 = ROWS as i64;
 /// Output is gathered until it has this many bytes.
@@ -138,24 +138,30 @@ struct AccountExport {
 }
 
 /// All rows of a list, read page by page. `page` reads the rows after a place, `place` is the place of a row.
-fn pages<Row, Place, Rows: Future<Output = Result<Vec<Row>, LogError>>>(
+fn pages<Row, Place, Rows: Future<Output = Result<Paged<Row>, LogError>>>(
     page: impl Fn(Option<Place>) -> Rows,
     place: impl Fn(&Row) -> Place,
 ) -> impl Stream<Item = Result<Row, ApiError>> {
     try_stream! {
         let mut after = None;
         loop {
-            let rows = page(after).await?;
-            let is_last = rows.len() < ROWS;
+            let Paged { rows, has_more } = page(after).await?;
             after = rows.last().map(&place);
             for row in rows {
                 yield row;
             }
-            if is_last {
+            if !has_more {
                 return;
             }
         }
     }
+}
+
+/// A page of a list whose rows are small.
+async fn cut<Row>(
+    rows: impl Future<Output = Result<Vec<Row>, LogError>>,
+) -> Result<Paged<Row>, LogError> {
+    Ok(Paged::cut(rows.await?, ROWS))
 }
 
 /// The items of one list.
@@ -228,7 +234,7 @@ impl AccountExport {
 
     fn credentials(&self) -> Items<'_> {
         let rows = pages(
-            |after| self.app.reads.credentials.list(self.user, after, PAGE),
+            |after| cut(self.app.reads.credentials.list(self.user, after, PAGE + 1)),
             |row| (row.created_at.0, row.id.clone()),
         );
         Box::pin(rows.and_then(move |row| async move {
@@ -275,7 +281,7 @@ impl AccountExport {
                 let now = self.app.log.clock().now();
                 let any = Default::default();
                 let page = self.app.reads.jobs.list(self.user, any, before, PAGE, now);
-                async { Ok(page.await?.rows) }
+                async { Ok(page.await?.page) }
             },
             |row| row.position,
         );
@@ -292,7 +298,7 @@ impl AccountExport {
             .app
             .log
             .reader()
-            .stream_events::<Job>(&Owner::User(self.user), &job.to_string())
+            .stream_events::<Job>(&Owner::User(self.user), job)
             .await?;
         if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
             shown["params"] = spec.params;
@@ -312,7 +318,7 @@ impl AccountExport {
 
     fn chat_rows(&self) -> impl Stream<Item = Result<ChatRow, ApiError>> {
         pages(
-            |before| self.app.reads.chats.sessions(self.user, before, PAGE),
+            |before| cut(self.app.reads.chats.sessions(self.user, before, PAGE + 1)),
             |row| (row.updated_at.0, row.id.clone()),
         )
     }
@@ -324,13 +330,13 @@ impl AccountExport {
     }
 
     fn messages_of(&self, chat: ChatRow) -> impl Stream<Item = Result<Value, ApiError>> {
-        let session = SessionId(chat.id);
+        let session = self.app.log.hashes().session(self.user, &chat.name);
         let rows = pages(
             move |after| {
                 let after = after.unwrap_or(0);
                 let chats = &self.app.reads.chats;
                 let page = chats.messages(self.user, session.clone(), after, PAGE);
-                page.map_ok(Option::unwrap_or_default)
+                page.map_ok(|page| page.unwrap_or_else(Paged::empty))
             },
             |row| row.position,
         );
@@ -354,11 +360,10 @@ impl AccountExport {
         let rows = pages(
             move |after| async move {
                 let keys = self.app.log.keys().live(self.user).await?;
-                let rows = self.app.log.blobs().of_user(self.user, after, PAGE).await?;
-                let named = |row: Blob| Ok((row.name(&keys)?, row));
-                rows.into_iter()
-                    .map(named)
-                    .collect::<Result<Vec<_>, LogError>>()
+                let blobs = self.app.log.blobs();
+                let rows = cut(blobs.of_user(self.user, after, PAGE + 1)).await?;
+                let named = |row: Blob| Ok::<_, LogError>((row.name(&keys)?, row));
+                rows.try_map(named)
             },
             |(_, row)| row.id,
         );
@@ -376,7 +381,8 @@ impl AccountExport {
             let mut after = 0;
             let last = self.app.log.reader().user_seq(self.user).await?;
             while after < last {
-                let rows = self.app.log.reader().user_page(self.user, after, ROWS).await?;
+                let reader = self.app.log.reader();
+                let rows = reader.user_page(self.user, after, ROWS, Shown::Whole).await?.rows;
                 if rows.is_empty() {
                     Err(ApiError::Internal(format!("facts are missing after the user's event {after}")))?;
                 }

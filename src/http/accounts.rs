@@ -174,12 +174,8 @@ pub async fn sessions(
         .of_user(user.account.user, app.log.clock().now())
         .await?;
     let sessions = sessions.iter();
-    Ok(ListPage {
-        data: sessions
-            .map(|session| LoginSession::new(session, user.login))
-            .collect(),
-        next_cursor: None,
-    })
+    let shown = sessions.map(|session| LoginSession::new(session, user.login));
+    Ok(ListPage::whole(shown.collect()))
 }
 
 /// `DELETE /api/me/sessions`: ends all logins, this one too.

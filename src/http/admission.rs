@@ -71,7 +71,9 @@ pub async fn admit<B: MessageBody + 'static>(
             .map(ServiceResponse::map_into_left_body);
     };
     let rule = route_rules::of(request.request());
-    let is_uncounted = rule.is_some_and(|rule| rule.is_uncounted);
+    // A probe that names a caller has it checked, which costs something.
+    let is_uncounted =
+        rule.is_some_and(|rule| rule.is_uncounted) && !shows_credentials(request.headers());
     let asks_for_a_caller = rule.is_some_and(|rule| !rule.is_public);
     let has_credentials = asks_for_a_caller && shows_credentials(request.headers());
     let is_by_address = !(is_uncounted || has_credentials);
@@ -129,7 +131,8 @@ fn refused<B>(request: ServiceRequest, error: ApiError) -> ServiceResponse<Eithe
     request.into_response(response).map_into_right_body()
 }
 
-fn shows_credentials(headers: &HeaderMap) -> bool {
+/// True when the request names a caller, right or wrong.
+pub fn shows_credentials(headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION) || headers.contains_key(SECRET_HEADER)
 }
 

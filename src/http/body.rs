@@ -6,16 +6,23 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
     http::header::{CONTENT_LENGTH, CONTENT_TYPE},
+    web::Data,
 };
 use futures_util::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::http::{error::ApiError, idempotency::BodyHash};
+use crate::{
+    app::App,
+    byte_budget::{ByteBudget, TakenBytes},
+    http::{error::ApiError, idempotency::BodyHash, route_rules},
+};
 
 /// In bytes.
 pub const MAX_BODY: usize = 1 << 20;
+/// The same on routes that ask for no caller.
+const MAX_OPEN_BODY: usize = 16 << 10;
 
 /// The longest time for a body to arrive.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -56,34 +63,76 @@ async fn whole(
     request: &HttpRequest,
     mut payload: Payload,
 ) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    let limits = BodyLimits::of(request)?;
     let declared = request
         .headers()
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > MAX_BODY) {
-        return Err(ApiError::TooLarge(MAX_BODY as u64));
-    }
-    let bytes = timeout(DEADLINE, read(&mut payload, declared.unwrap_or(0)))
+    limits.check(declared.unwrap_or(0))?;
+    let read = limits.read(&mut payload, declared.unwrap_or(0));
+    let (bytes, taken) = timeout(DEADLINE, read)
         .await
         .map_err(|_| ApiError::field("The body came too slowly"))??;
     if !is_json(request) {
         return Err(ApiError::NotJson);
     }
-    request.extensions_mut().insert(BodyHash::of(&bytes));
+    let mut extensions = request.extensions_mut();
+    extensions.insert(BodyHash::of(&bytes));
+    extensions.insert(taken); // the request holds what was in its body until it is answered
+    drop(extensions);
     Ok(bytes)
 }
 
-async fn read(payload: &mut Payload, declared: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-    // With the length known, the buffer never moves as it grows, which would leave copies of a secret behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(declared));
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
-        if bytes.len() + chunk.len() > MAX_BODY {
-            return Err(ApiError::TooLarge(MAX_BODY as u64));
-        }
-        bytes.extend_from_slice(&chunk);
+/// What a body may take.
+struct BodyLimits {
+    most: usize,
+    budget: ByteBudget,
+}
+
+impl BodyLimits {
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        let app = request
+            .app_data::<Data<App>>()
+            .ok_or_else(|| ApiError::Internal("the app is not wired".into()))?;
+        let is_open = route_rules::of(request).is_some_and(|rule| rule.is_public);
+        let (most, budget) = if is_open {
+            (MAX_OPEN_BODY, &app.body_bytes.open_routes)
+        } else {
+            (MAX_BODY, &app.body_bytes.other_routes)
+        };
+        Ok(Self {
+            most,
+            budget: budget.clone(),
+        })
     }
-    Ok(bytes)
+
+    fn check(&self, bytes: usize) -> Result<(), ApiError> {
+        if bytes > self.most {
+            return Err(ApiError::TooLarge(self.most as u64));
+        }
+        Ok(())
+    }
+
+    /// Takes bytes from the budget as they come, and not as they are announced: a client that
+    /// sends nothing must not use it up.
+    async fn read(
+        &self,
+        payload: &mut Payload,
+        declared: usize,
+    ) -> Result<(Zeroizing<Vec<u8>>, TakenBytes), ApiError> {
+        const CROWDED: ApiError = ApiError::Crowded("Too many bodies are being received");
+        let mut taken = self.budget.take(0).ok_or(CROWDED)?;
+        // With the length known, the buffer never moves as it grows, which would leave copies of a
+        // secret behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(declared));
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_| ApiError::field("The body broke off"))?;
+            self.check(bytes.len() + chunk.len())?;
+            taken.add(self.budget.take(chunk.len()).ok_or(CROWDED)?);
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((bytes, taken))
+    }
 }
 
 fn is_json(request: &HttpRequest) -> bool {

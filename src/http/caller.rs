@@ -2,7 +2,7 @@
 //! refused, so a handler without such a parameter has nobody to ask the write side for. `authenticate` reads tokens
 //! and secrets.
 
-use std::{future::Future, marker::PhantomData, pin::Pin};
+use std::{future::Future, marker::PhantomData, pin::Pin, sync::Arc};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use genie_actors::Caller;
@@ -19,7 +19,7 @@ pub use authenticate::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_ad
 /// A user in person: for everything that an administrator may not do in a user's name.
 pub struct UserCaller {
     pub caller: Caller,
-    pub account: AccountRow,
+    pub account: Arc<AccountRow>,
     /// The login of the token.
     pub login: Option<Uuid>,
 }
@@ -27,7 +27,7 @@ pub struct UserCaller {
 /// A user, or an administrator who acts for them. `account` is the user's; `caller` names both.
 pub struct ActingUser {
     pub caller: Caller,
-    pub account: AccountRow,
+    pub account: Arc<AccountRow>,
 }
 
 /// An administrator in person.

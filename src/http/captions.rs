@@ -14,7 +14,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, ListPage, PageQuery, Written},
+        response::{ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
@@ -167,8 +167,5 @@ pub async fn list(
         .captions
         .list(id, page.after_number()?, limit)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
-        data: rows.iter().map(CaptionAnswer::from).collect(),
-    })
+    ListPage::of(&rows, |row| row.position.to_string(), CaptionAnswer::from)
 }

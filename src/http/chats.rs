@@ -6,9 +6,12 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
 };
-use genie_actors::turn_feed::{TurnProgress, TurnStage};
+use genie_actors::{
+    WriteError,
+    turn_feed::{TurnProgress, TurnStage},
+};
 use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
-use genie_log::load_users::Waking;
+use genie_log::pages::Paged;
 use genie_projections::{
     accounts::AccountRow,
     chats::{ChatRow, MessageRow},
@@ -132,6 +135,7 @@ pub struct StoppedTurn {
 /// `POST /api/genie/stream-chat`
 pub async fn ask(
     app: Data<App>,
+    request: HttpRequest,
     user: ActingUser,
     Body(body): Body<Question>,
 ) -> Result<HttpResponse, ApiError> {
@@ -153,6 +157,7 @@ pub async fn ask(
     if let Some(next_step) = gate(&app, &user).await? {
         return Ok(gated(&app, next_step));
     }
+    let open = app.streams.open(user.caller.user_id())?;
     let mut asked = app
         .write
         .chats
@@ -168,7 +173,8 @@ pub async fn ask(
         });
     }
     let position = asked.position;
-    let stream = TurnStream::new(app.clone(), asked.turn, id, Source::Live(asked.progress), 0);
+    let source = Source::Live(asked.progress);
+    let stream = TurnStream::new(app.clone(), request, asked.turn, id, source, 0, open);
     Ok(sse::response()
         .insert_header(("Genie-Turn", asked.turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
@@ -202,13 +208,10 @@ async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiE
         return Ok(None);
     }
     // The account row may be old, above all just after a start. So only the facts may send a user away.
-    match app.log.users().wake(user.account.user).await? {
-        Waking::Awake(awake) => Ok(awake
-            .user
-            .account()
-            .profile()
-            .and_then(|profile| next_step(profile.onboarding))),
-        Waking::Forgotten => Err(ApiError::NoCaller),
+    match app.write.onboarding.step(user.account.user).await {
+        Ok(step) => Ok(step.and_then(next_step)),
+        Err(WriteError::Forgotten) => Err(ApiError::NoCaller),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -277,16 +280,14 @@ pub async fn resume(
     };
     let source = find(&app, &min_position, id, turn).await?;
     if let Source::Stored = source {
-        let kept = app.reads.chats.turn(id, turn).await?;
-        let ended_at = kept
-            .iter()
-            .find(|message| message.role == "assistant")
-            .map(|message| stream::last_id(&message.content));
+        let answer = app.reads.chats.answer(id, turn).await?;
+        let ended_at = answer.map(|answer| stream::last_id(&answer.content));
         if ended_at.is_some_and(|last| after >= last) {
             return Ok(HttpResponse::NoContent().finish());
         }
     }
-    let stream = TurnStream::new(app.clone(), turn, id, source, after);
+    let open = app.streams.open(user.caller.user_id())?;
+    let stream = TurnStream::new(app.clone(), request.clone(), turn, id, source, after, open);
     Ok(sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .streaming(stream.events()))
@@ -303,7 +304,7 @@ async fn find(
         return Ok(Source::Live(progress));
     }
     min_position.wait(app, "chats", Some(user)).await?;
-    if app.reads.chats.turn(user, turn).await?.is_empty() {
+    if !app.reads.chats.has_turn(user, turn).await? {
         return Err(ApiError::NotFound("turn"));
     }
     Ok(Source::Stored)
@@ -346,14 +347,13 @@ pub async fn sessions(
     let rows = app
         .reads
         .chats
-        .sessions(id, page.after_pair()?, limit)
+        .sessions(id, page.after_pair()?, limit + 1)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| {
-            format!("{}/{}", row.updated_at.0, row.id)
-        }),
-        data: rows.iter().map(ChatSession::from).collect(),
-    })
+    ListPage::of(
+        &Paged::cut(rows, limit as usize),
+        |row| format!("{}/{}", row.updated_at.0, row.id),
+        ChatSession::from,
+    )
 }
 
 /// `GET /api/genie/sessions/{session}/messages`: oldest first.
@@ -374,10 +374,7 @@ pub async fn messages(
         .messages(id, session, page.after_number()?.unwrap_or(0), limit)
         .await?;
     let rows = rows.ok_or(ApiError::NotFound("session"))?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| row.position.to_string()),
-        data: rows.iter().map(Message::from).collect(),
-    })
+    ListPage::of(&rows, |row| row.position.to_string(), Message::from)
 }
 
 fn turn_id(text: &str) -> Result<TurnId, ApiError> {

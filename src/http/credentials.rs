@@ -4,6 +4,7 @@
 use actix_web::web::{Data, Path, Query};
 use genie_actors::credentials::{CredentialDetails, StoreTarget};
 use genie_events::{CredentialId, credential::CredentialKind};
+use genie_log::pages::Paged;
 use genie_projections::credentials::CredentialRow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,7 +17,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Answer, ListPage, PageQuery, Written},
+        response::{Answer, ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
@@ -239,14 +240,13 @@ pub async fn list(
     let rows = app
         .reads
         .credentials
-        .list(id, page.after_pair()?, limit)
+        .list(id, page.after_pair()?, limit + 1)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| {
-            format!("{}/{}", row.created_at.0, row.id)
-        }),
-        data: rows.iter().map(CredentialAnswer::from).collect(),
-    })
+    ListPage::of(
+        &Paged::cut(rows, limit as usize),
+        |row| format!("{}/{}", row.created_at.0, row.id),
+        CredentialAnswer::from,
+    )
 }
 
 /// `GET /api/credentials/{id}`

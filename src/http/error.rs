@@ -23,6 +23,7 @@ use crate::{
     },
     identity::{directus::DirectusTrouble, password::PasswordError},
     onboarding::UploadError,
+    streams::TooManyStreams,
     uploads::NoUploadSlot,
     zip_check::BadZip,
 };
@@ -74,12 +75,17 @@ pub enum ApiError {
     HeadersTooLarge(usize),
     #[error("Too many requests; try again in {} s", whole_seconds(*.retry_after))]
     TooFast { retry_after: Duration },
+    /// No room is left for something that takes memory for as long as its client likes.
+    #[error("{0}; try again shortly")]
+    Crowded(&'static str),
     #[error("The body must be JSON, with the header `Content-Type: application/json`")]
     NotJson,
     #[error(
         "The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`"
     )]
     NotForm,
+    #[error(transparent)]
+    Streams(#[from] TooManyStreams),
     #[error(transparent)]
     Zip(#[from] BadZip),
     #[error(transparent)]
@@ -234,6 +240,12 @@ impl ApiError {
                 retry_after: Some(*retry_after),
                 ..Wire::new(S::TOO_MANY_REQUESTS, "too_many_requests")
             },
+            Self::Streams(TooManyStreams::OfUser) => {
+                Wire::later(S::TOO_MANY_REQUESTS, "too_many_streams")
+            }
+            Self::Streams(TooManyStreams::InAll) | Self::Crowded(_) => {
+                Wire::later(S::SERVICE_UNAVAILABLE, "busy")
+            }
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
             Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),

@@ -2,6 +2,8 @@
 //! non-personal fields, by the written list of `genie_events::Event::clear`. Callers with the right may ask for all
 //! fields; that they did is a fact. Facts hold no secrets.
 
+use std::sync::Arc;
+
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
     http::header::ACCEPT,
@@ -9,7 +11,13 @@ use actix_web::{
 };
 use genie_actors::Caller;
 use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
-use genie_log::{FactBody, Log, LogError, StoredRow, keys::KeyState};
+use genie_log::{
+    FactBody, Log, LogError, StoredRow,
+    follow::{Follower, OwnFollower},
+    keys::KeyState,
+    pages::{PAGE_BYTES, Paged},
+    read::Shown,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant, timeout_at};
@@ -24,10 +32,12 @@ use crate::{
         read_your_writes::MinPosition,
         response, sse,
     },
+    streams::OpenStream,
 };
 
-/// One page reads at most this many rows. It may then hold fewer events than were asked for; its cursor goes on.
-const SCANNED: usize = 5000;
+/// Rows that a filter looks through at once, and how many times for one page of the answer.
+const SCANNED_AT_ONCE: usize = 500;
+const PAGES: usize = 10;
 /// A live stream ends after this time, the lifetime of a token. Its subscriber comes back with its cursor and a good
 /// token.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -61,18 +71,18 @@ pub struct FeedQuery {
     personal: Option<bool>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shows {
-    /// The fields that are not personal.
-    Clear,
-    All,
+/// The caller who reads a feed.
+struct FeedReader {
+    /// `None`: a server or a subscriber.
+    user: Option<UserId>,
+    shown: Shown,
 }
 
 struct Filter {
     /// Exact types, or prefixes that end in a dot.
     types: Vec<String>,
     user: Option<UserId>,
-    slices: std::ops::RangeInclusive<u64>,
+    slices: std::ops::RangeInclusive<u16>,
 }
 
 impl FeedQuery {
@@ -131,20 +141,25 @@ async fn shows(
     caller: &Caller,
     asked: Option<bool>,
     filter: &Filter,
-) -> Result<Shows, ApiError> {
+) -> Result<Shown, ApiError> {
     let may = caller.is_admin() || caller.has_scope(Scope::EventsReadPersonal);
     let wants_all = asked.unwrap_or(may && caller.is_service_key());
     if !wants_all {
-        return Ok(Shows::Clear);
+        return Ok(Shown::Clear);
     }
     if !may {
         return Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal));
     }
     app.write.access.personal_read(caller, filter.user).await?;
-    Ok(Shows::All)
+    Ok(Shown::Whole)
 }
 
 impl Filter {
+    /// True when every row that is read is wanted.
+    fn takes_all(&self) -> bool {
+        self.types.is_empty() && self.slices == (0..=1023)
+    }
+
     fn wants(&self, row: &StoredRow) -> bool {
         let type_matches = |wanted: &String| {
             let is_prefix = wanted.ends_with('.') && row.event_type.starts_with(wanted.as_str());
@@ -165,8 +180,12 @@ pub async fn all(
     query: Query<FeedQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let filter = query.filter()?;
-    let shows = shows(&app, &operator.caller, query.personal, &filter).await?;
-    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, shows).await
+    let shown = shows(&app, &operator.caller, query.personal, &filter).await?;
+    let reader = FeedReader {
+        user: operator.caller.user_id(),
+        shown,
+    };
+    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, reader).await
 }
 
 /// `GET /api/me/events`: the caller's own facts.
@@ -181,7 +200,11 @@ pub async fn mine(
         user: Some(user.account.user),
         ..query.filter()?
     };
-    answer::<ActingUser>(&app, &request, &min_position, &query, filter, Shows::Clear).await
+    let reader = FeedReader {
+        user: user.caller.user_id(),
+        shown: Shown::Clear,
+    };
+    answer::<ActingUser>(&app, &request, &min_position, &query, filter, reader).await
 }
 
 async fn answer<C: FromRequest + 'static>(
@@ -190,7 +213,7 @@ async fn answer<C: FromRequest + 'static>(
     min_position: &MinPosition,
     query: &FeedQuery,
     filter: Filter,
-    shows: Shows,
+    reader: FeedReader,
 ) -> Result<HttpResponse, ApiError> {
     min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
@@ -200,55 +223,155 @@ async fn answer<C: FromRequest + 'static>(
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or("");
     if accept.contains("text/event-stream") {
+        let open = app.streams.open(reader.user)?;
         let log = app.log.clone();
-        return Ok(live::<C>(log, request.clone(), after, filter, shows));
+        let follower = FeedFollower::begin(&log, filter.user, after, reader.shown).await?;
+        let request = request.clone();
+        return Ok(live::<C>(
+            log,
+            request,
+            follower,
+            filter,
+            reader.shown,
+            open,
+        ));
     }
     let limit = response::limit(query.limit)? as usize;
-    page(&app.log, after, limit, &filter, shows).await
+    page(&app.log, after, limit, &filter, reader.shown).await
 }
 
+/// The place of a reader of pages.
+enum FeedPlace {
+    /// In the whole log: the last position seen.
+    Everybody(u64),
+    /// Among one user's events, which have an index of their own.
+    Own { user: UserId, seen: u64 },
+}
+
+impl FeedPlace {
+    async fn at(log: &Log, user: Option<UserId>, after: u64) -> Result<Self, LogError> {
+        Ok(match user {
+            None => Self::Everybody(after),
+            Some(user) => Self::Own {
+                user,
+                seen: log.reader().user_seq_at(user, after).await?,
+            },
+        })
+    }
+
+    async fn read(
+        &self,
+        log: &Log,
+        limit: usize,
+        shown: Shown,
+    ) -> Result<Paged<StoredRow>, LogError> {
+        match *self {
+            Self::Everybody(after) => log.reader().page(after, limit, shown).await,
+            Self::Own { user, seen } => log.reader().user_page(user, seen, limit, shown).await,
+        }
+    }
+
+    fn pass(&mut self, row: &StoredRow) {
+        match self {
+            Self::Everybody(after) => *after = row.position,
+            Self::Own { seen, .. } => *seen = row.owner_seq,
+        }
+    }
+}
+
+/// Reads pages until one page of the answer is full. It may then hold fewer events than were asked for: its cursor goes
+/// on, and `has_more` says whether there is anything behind it.
 async fn page(
     log: &Log,
     mut after: u64,
     limit: usize,
     filter: &Filter,
-    shows: Shows,
+    shown: Shown,
 ) -> Result<HttpResponse, ApiError> {
-    let mut data = Vec::with_capacity(limit);
-    let mut scanned = 0;
-    'reading: while scanned < SCANNED {
-        let rows = log.reader().rows(after, 500).await?;
-        if rows.is_empty() {
-            break;
-        }
-        for row in rows {
-            scanned += 1;
-            if filter.wants(&row) {
-                data.push(cloud_event(log, &row, shows).await?);
+    let mut place = FeedPlace::at(log, filter.user, after).await?;
+    let at_once = if filter.takes_all() {
+        limit
+    } else {
+        SCANNED_AT_ONCE
+    };
+    let mut data: Vec<Value> = Vec::new();
+    let mut bytes = 0;
+    let mut has_more = true;
+    'reading: for _ in 0..PAGES {
+        let rows = place.read(log, at_once, shown).await?;
+        for row in &rows.rows {
+            if filter.wants(row) {
+                if data.len() == limit {
+                    break 'reading;
+                }
+                let event = cloud_event(log, row, shown).await?;
+                bytes += response::json_size(&event)?;
+                if bytes > PAGE_BYTES as usize && !data.is_empty() {
+                    break 'reading;
+                }
+                data.push(event);
             }
+            place.pass(row);
             after = row.position;
-            if data.len() == limit {
-                break 'reading;
-            }
+        }
+        has_more = rows.has_more;
+        if !has_more || data.len() == limit {
+            break;
         }
     }
     // Always a cursor: the feed goes on for as long as facts happen.
-    Ok(response::list(data, Some(response::opaque(after))))
+    Ok(response::feed(data, &response::opaque(after), has_more))
+}
+
+/// The rows of a live stream.
+enum FeedFollower {
+    Everybody(Follower),
+    Own(OwnFollower),
+}
+
+impl FeedFollower {
+    async fn begin(
+        log: &Log,
+        user: Option<UserId>,
+        after: u64,
+        shown: Shown,
+    ) -> Result<Self, LogError> {
+        let reader = log.reader();
+        Ok(match user {
+            None => Self::Everybody(reader.follow_showing(after, shown)),
+            Some(user) => Self::Own(reader.follow_own(user, after, shown).await?),
+        })
+    }
+
+    fn position(&self) -> u64 {
+        match self {
+            Self::Everybody(follower) => follower.position(),
+            Self::Own(follower) => follower.position(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Vec<Arc<StoredRow>>, LogError> {
+        match self {
+            Self::Everybody(follower) => follower.next(LIVE).await,
+            Self::Own(follower) => follower.next(LIVE).await,
+        }
+    }
 }
 
 /// A live stream. It ends when its caller is no longer good for the route.
 fn live<C: FromRequest + 'static>(
     log: Log,
     request: HttpRequest,
-    after: u64,
+    mut follower: FeedFollower,
     filter: Filter,
-    shows: Shows,
+    shown: Shown,
+    open: OpenStream,
 ) -> HttpResponse {
-    let mut follower = log.reader().follow(after);
     let opened = Instant::now();
     let mut sent = opened;
     let mut checked = opened;
     let stream = async_stream::stream! {
+        let _open = open;
         yield Ok::<_, actix_web::Error>(sse::retry());
         while opened.elapsed() < LONGEST {
             if checked.elapsed() >= RECHECK {
@@ -262,7 +385,7 @@ fn live<C: FromRequest + 'static>(
                 sent = Instant::now();
                 yield Ok(sse::place(&response::opaque(follower.position())));
             }
-            let rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next(LIVE)).await {
+            let rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next()).await {
                 Err(_) => continue,
                 Ok(Ok(rows)) => rows,
                 // The subscriber comes back with its cursor; nothing is skipped.
@@ -272,7 +395,7 @@ fn live<C: FromRequest + 'static>(
                 }
             };
             for row in rows.iter().filter(|row| filter.wants(row)) {
-                match cloud_event(&log, row, shows).await {
+                match cloud_event(&log, row, shown).await {
                     Ok(event) => {
                         sent = Instant::now();
                         yield Ok(sse::event(&response::opaque(row.position), &event));
@@ -298,17 +421,17 @@ fn shown_time((name, value): (String, Value)) -> (String, Value) {
 
 /// A fact with all its fields, for its own user.
 pub async fn whole(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
-    cloud_event(log, row, Shows::All).await
+    cloud_event(log, row, Shown::Whole).await
 }
 
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged row is marked as damaged, not left out.
-async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, LogError> {
+async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<Value, LogError> {
     let mut event = json!({
         "specversion": "1.0",
         "id": row.event_id,
         "source": "/genie",
         "type": row.event_type,
-        "subject": format!("{}/{}", row.kind, row.id),
+        "subject": row.subject(),
         "time": row.recorded_at.rfc3339(),
         "datacontenttype": "application/json",
         "data": null,
@@ -326,13 +449,13 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
             }
         }
     }
-    match said(log, row, shows).await {
+    match said(log, row, shown).await {
         Ok((metadata, fields)) => {
             event["caller"] = metadata.caller.as_str().into();
             if let Some(by) = metadata
                 .by
                 .map(|by| by.to_string())
-                .or(metadata.key.map(|key| key.0))
+                .or(metadata.key.map(|key| key.to_string()))
             {
                 event["callerid"] = by.into();
             }
@@ -359,16 +482,19 @@ async fn cloud_event(log: &Log, row: &StoredRow, shows: Shows) -> Result<Value, 
 async fn said(
     log: &Log,
     row: &StoredRow,
-    shows: Shows,
+    shown: Shown,
 ) -> Result<(Metadata, Map<String, Value>), LogError> {
-    match shows {
-        Shows::Clear => {
-            row.verified_stream()?;
+    match shown {
+        Shown::Clear => {
+            // A row of the table comes without its payload here, so its digest cannot be checked.
+            if row.is_whole() {
+                row.verified_stream()?;
+            }
             let mut metadata = row.metadata()?;
             let fields = std::mem::take(&mut metadata.clear).into_iter().collect();
             Ok((metadata, fields))
         }
-        Shows::All => {
+        Shown::Whole => {
             let fact = log.reader().open_row(row).await?;
             let fields = match fact.body {
                 FactBody::Open(event, _) => fields_of(event.to_json()),

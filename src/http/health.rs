@@ -1,18 +1,22 @@
 //! Liveness, and readiness with the state of each part: the store, the projections, the tree over the log, the model
 //! server.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, convert::Infallible};
 
-use actix_web::{Either, HttpRequest, HttpResponse, Responder, body::BoxBody, web::Data};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, body::BoxBody, web::Data};
 use genie_log::{head_signer::HeadSignerState, health::Trouble};
 use genie_projections::progress::ProjectionStatus;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
     app::App,
     http::{
+        admission::shows_credentials,
+        caller::{Operator, ReadsAudit},
         error::FailureBody,
+        recent::Recent,
         response::Answer,
         words::{self, Time},
     },
@@ -29,8 +33,8 @@ pub struct Liveness {
     status: &'static str,
 }
 
-// The fields of all parts are sorted by name, as in `NotReady`.
-#[derive(Serialize, ToSchema)]
+// The fields of all parts are sorted by name, as in [`Probe`].
+#[derive(Clone, Serialize, ToSchema)]
 pub struct Readiness {
     /// The Directus that is the identity; null without one. genie is ready while it is away, too.
     #[schema(required)]
@@ -59,7 +63,7 @@ pub struct Readiness {
     store: &'static str,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct LogHealth {
     /// The last known position.
     head: u64,
@@ -68,7 +72,7 @@ struct LogHealth {
     missing_position: Option<u64>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct Leader {
     /// Raised by each election.
     #[schema(value_type = u64, minimum = 1)]
@@ -79,7 +83,7 @@ struct Leader {
     node: String,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct ProjectionHealth {
     /// The log positions of damaged events, as `genie audit` names them, at most 20.
     damaged_at: Vec<u64>,
@@ -90,7 +94,7 @@ struct ProjectionHealth {
     state: &'static str,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct SealingHealth {
     /// The number of facts that no signed head covers yet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +112,7 @@ struct SealingHealth {
     state: &'static str,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct DirectusHealth {
     /// The state of the circuit breaker. `open`: Directus failed several times and is not asked for a while.
     circuit: CircuitHealth,
@@ -119,14 +123,14 @@ struct DirectusHealth {
     state: &'static str,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct CircuitHealth {
     since: Time,
     #[schema(value_type = words::CircuitWord)]
     state: &'static str,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct SecretHealth {
     #[schema(required)]
     since: Option<Time>,
@@ -134,39 +138,75 @@ struct SecretHealth {
     state: &'static str,
 }
 
-/// The same fields as in [`Readiness`], beside those of a failure.
-pub struct NotReady(Readiness);
+/// What strangers are told.
+#[derive(Serialize, ToSchema)]
+pub struct ReadyOnly {
+    ready: bool,
+}
 
-impl Responder for NotReady {
+/// The answer of `/readyz`: 200 or 503, whole or for strangers.
+pub struct Probe {
+    readiness: Readiness,
+    is_whole: bool,
+}
+
+impl Probe {
+    fn fields(&self) -> serde_json::Result<Value> {
+        if self.is_whole {
+            return serde_json::to_value(&self.readiness);
+        }
+        serde_json::to_value(ReadyOnly {
+            ready: self.readiness.ready,
+        })
+    }
+}
+
+impl Responder for Probe {
     type Body = BoxBody;
 
-    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Fields<'a> {
+        struct Failed<'a> {
             #[serde(flatten)]
             failure: FailureBody<'a>,
             #[serde(flatten)]
-            readiness: Readiness,
+            fields: Value,
         }
-        let sentence = "The store takes no writes, a position is missing from the log, a projection has stopped, or a master key is missing; the fields say which";
-        let fields = Fields {
+        let fields = self
+            .fields()
+            .expect("a struct with names for fields is JSON");
+        if self.readiness.ready {
+            return Answer(fields).respond_to(request);
+        }
+        let sentence = "The store takes no writes, a position is missing from the log, a projection has stopped, or a master key is missing; the fields say which to those who may see them";
+        let failed = Failed {
             failure: FailureBody::new("not_ready", sentence.to_owned(), None),
-            readiness: self.0,
+            fields,
         };
-        let sorted = serde_json::to_value(fields).expect("a struct with names for fields is JSON");
+        let sorted = serde_json::to_value(failed).expect("a struct with names for fields is JSON");
         HttpResponse::ServiceUnavailable().json(sorted)
     }
 }
 
 /// `GET /readyz`: 503 when the store takes no writes, the log has a hole, a projection stopped or a master key is
-/// missing. genie is ready without a model server.
-pub async fn ready(app: Data<App>) -> Either<Answer<Readiness>, NotReady> {
+/// missing. genie is ready without a model server. Strangers learn no more than that.
+pub async fn ready(app: Data<App>, recent: Data<Recent<Readiness>>, request: HttpRequest) -> Probe {
+    let is_whole = shows_credentials(request.headers())
+        && Operator::<ReadsAudit>::extract(&request).await.is_ok();
+    let Ok(readiness) = recent.get(0, readiness(&app)).await;
+    Probe {
+        readiness,
+        is_whole,
+    }
+}
+
+async fn readiness(app: &App) -> Result<Readiness, Infallible> {
     let (store, model, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
         app.write.ping_model(),
-        directus(&app),
+        directus(app),
         app.reads.statuses(),
-        leader(&app)
+        leader(app)
     );
     let head = app.log.reader().head();
     let all_follow = statuses
@@ -181,7 +221,7 @@ pub async fn ready(app: Data<App>) -> Either<Answer<Readiness>, NotReady> {
     let missing_master_key = app.log.keys().lacking_master();
     let is_ready =
         trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
-    let readiness = Readiness {
+    Ok(Readiness {
         directus,
         elected,
         live_users: app.write.users.live_count(),
@@ -195,14 +235,9 @@ pub async fn ready(app: Data<App>) -> Either<Answer<Readiness>, NotReady> {
             .map(|(name, status)| (name, projection(head, status)))
             .collect(),
         ready: is_ready,
-        sealing: sealing(&app),
+        sealing: sealing(app),
         store: trouble.map_or("ok", Trouble::as_str),
-    };
-    if is_ready {
-        Either::Left(Answer(readiness))
-    } else {
-        Either::Right(NotReady(readiness))
-    }
+    })
 }
 
 fn state(is_well: bool) -> &'static str {
@@ -341,13 +376,20 @@ mod tests {
         let projections = r#""projections":{"jobs":{"damaged_at":[7],"damaged_streams":1,"lag":2,"state":"left damaged streams behind"}},"ready":true"#;
         let sealing =
             r#""sealing":{"lag":1,"reason":"r","signed":8,"state":"stopped"},"store":"ok""#;
+        let probe = |ready, is_whole| Probe {
+            readiness: Readiness {
+                ready,
+                ..readiness()
+            },
+            is_whole,
+        };
         assert_eq!(
-            bytes(Answer(readiness())).await,
+            bytes(probe(true, true)).await,
             format!(
                 r#"{{"ok":true,"success":true,{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
             )
         );
-        let sorted = bytes(NotReady(readiness())).await;
+        let sorted = bytes(probe(false, true)).await;
         let (begin, end) = sorted
             .split_once(r#","error":"The store takes no writes, "#)
             .unwrap();
@@ -363,5 +405,15 @@ mod tests {
         );
         assert!(end.contains(r#""request_id":"","sealing":"#), "{end}");
         assert!(end.ends_with(r#""store":"ok","success":false}"#), "{end}");
+        assert_eq!(
+            bytes(probe(true, false)).await,
+            r#"{"ok":true,"success":true,"ready":true}"#
+        );
+        let told: Value = serde_json::from_str(&bytes(probe(false, false)).await).unwrap();
+        let names: Vec<_> = told.as_object().unwrap().keys().collect();
+        assert_eq!(
+            names,
+            ["code", "error", "ok", "ready", "request_id", "success"]
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use actix_web::web::{Data, Path, Query};
 use genie_events::{Metadata, Timestamp};
+use genie_log::pages::Paged;
 use genie_projections::invites::InviteRow;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,7 +16,7 @@ use crate::{
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
         request,
-        response::{self, ListPage, PageQuery, Written},
+        response::{ListPage, PageQuery, Written},
         roles,
         words::{self, Time},
     },
@@ -138,14 +139,17 @@ pub async fn list(
 ) -> Result<ListPage<InviteAnswer>, ApiError> {
     let limit = page.limit()?;
     min_position.wait_for_all(&app, "invites").await?;
-    let rows = app.reads.invites.list(page.after_pair()?, limit).await?;
+    let rows = app
+        .reads
+        .invites
+        .list(page.after_pair()?, limit + 1)
+        .await?;
     let now = app.log.clock().now();
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| {
-            format!("{}/{}", row.created_at.0, row.id)
-        }),
-        data: rows.iter().map(|row| InviteAnswer::new(row, now)).collect(),
-    })
+    ListPage::of(
+        &Paged::cut(rows, limit as usize),
+        |row| format!("{}/{}", row.created_at.0, row.id),
+        |row| InviteAnswer::new(row, now),
+    )
 }
 
 /// `DELETE /api/admin/invites/{code}`

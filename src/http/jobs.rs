@@ -24,7 +24,8 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, Answer, ListPage, PageQuery, Written},
+        recent::Recent,
+        response::{Answer, ListPage, PageQuery, Written},
         words::{self, JOB_STATUSES, Time},
     },
 };
@@ -211,7 +212,7 @@ pub struct QueueCounts {
 }
 
 /// All queues together, and each queue.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub struct Stats {
     #[serde(flatten)]
     all: QueueCounts,
@@ -221,14 +222,14 @@ pub struct Stats {
 }
 
 /// The original's taxonomy cache. genie has no such cache, so the numbers are always 0.
-#[derive(Default, Serialize, ToSchema)]
+#[derive(Clone, Default, Serialize, ToSchema)]
 pub struct TaxonomyCache {
     size: u64,
     hits: u64,
     misses: u64,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub struct QueueStatsAnswer {
     stats: Stats,
     taxonomy_cache: TaxonomyCache,
@@ -391,6 +392,7 @@ pub async fn cancel(
 /// `GET /api/queue/stats`
 pub async fn stats(
     app: Data<App>,
+    recent: Data<Recent<QueueStatsAnswer>>,
     request: HttpRequest,
     min_position: MinPosition,
 ) -> Result<Answer<QueueStatsAnswer>, ApiError> {
@@ -398,6 +400,12 @@ pub async fn stats(
         <Somebody as actix_web::FromRequest>::extract(&request).await?;
     }
     min_position.wait(&app, "jobs", None).await?;
+    let asked = min_position.asked()?.unwrap_or(0);
+    let stats = recent.get(asked, count_jobs(&app)).await?;
+    Ok(Answer(stats))
+}
+
+async fn count_jobs(app: &App) -> Result<QueueStatsAnswer, ApiError> {
     let queues = app.reads.jobs.stats(app.log.clock().now()).await?;
     let mut all = QueueCounts::default();
     let mut each = BTreeMap::new();
@@ -407,10 +415,10 @@ pub async fn stats(
         counts.add(stats);
         each.insert(*queue, counts);
     }
-    Ok(Answer(QueueStatsAnswer {
+    Ok(QueueStatsAnswer {
         stats: Stats { all, each },
         taxonomy_cache: TaxonomyCache::default(),
-    }))
+    })
 }
 
 impl QueueCounts {
@@ -481,20 +489,17 @@ pub async fn list(
     let filter = query.into_inner().filter()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
     let now = app.log.clock().now();
-    let page = app
+    let jobs = app
         .reads
         .jobs
         .list(id, filter, page.after_number()?, limit, now)
         .await?;
-    let next = page.next.map(|position| position.to_string());
-    Ok(ListPage {
-        next_cursor: next.map(|position| response::cursor(&position)),
-        data: page
-            .rows
-            .iter()
-            .map(|row| JobAnswer::new(row, None))
-            .collect(),
-    })
+    let page = ListPage::of(
+        &jobs.page,
+        |row| row.position.to_string(),
+        |row| JobAnswer::new(row, None),
+    )?;
+    Ok(page.going_on_from(jobs.floor.map(|position| position.to_string())))
 }
 
 /// `GET /api/jobs/{id}`

@@ -31,7 +31,8 @@ impl FromRequest for MinPosition {
 }
 
 impl MinPosition {
-    fn asked(&self) -> Result<Option<u64>, ApiError> {
+    /// The position that the header asks for.
+    pub fn asked(&self) -> Result<Option<u64>, ApiError> {
         let Some(asked) = self.0.headers().get(HEADER) else {
             return Ok(None);
         };
@@ -65,8 +66,8 @@ impl MinPosition {
         }
         let _ = app
             .reads
-            .wait_for(
-                projection,
+            .wait_briefly(
+                &[projection],
                 app.log.reader().head(),
                 app.config.own_writes_wait,
             )
@@ -107,7 +108,7 @@ impl MinPosition {
             // Not reached: the read is a little old, which a caller without the header accepts.
             let _ = app
                 .reads
-                .wait_for_each(projections, written, app.config.own_writes_wait)
+                .wait_briefly(projections, written, app.config.own_writes_wait)
                 .await;
         }
         Ok(())

@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
     time::Duration,
 };
 
@@ -24,7 +25,9 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    http::{error::LoggedFailure, response},
+    byte_budget::ByteBudget,
+    connections::activity::Activity,
+    http::{answer_body, error::LoggedFailure, response, route_rules},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -130,7 +133,7 @@ fn forwarded(hop: &str) -> Option<IpAddr> {
 /// The middleware.
 pub async fn pass(
     request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = id_of(&request);
     let route = request.match_pattern();
@@ -148,13 +151,29 @@ pub async fn pass(
         span: span.clone(),
     };
     let started = tokio::time::Instant::now();
+    let answered = request
+        .request()
+        .conn_data::<Rc<Activity>>()
+        .map(Activity::begin_request);
+    let budget = large_answers(request.request());
+    let respond = async {
+        let response = next.call(request).await?;
+        Ok::<_, Error>(answer_body::hand_over(response, budget.as_ref(), answered))
+    };
     let mut response = CURRENT
-        .scope(current, next.call(request))
+        .scope(current, respond)
         .instrument(span.clone())
         .await?;
     add_headers(response.headers_mut(), &id);
     span.in_scope(|| log_answer(&response, route.as_deref(), started.elapsed()));
     Ok(response)
+}
+
+/// The budget for a large answer. Public answers are the same bytes for all and cost nothing.
+fn large_answers(request: &HttpRequest) -> Option<ByteBudget> {
+    let is_public = route_rules::of(request).is_some_and(|rule| rule.is_public);
+    let app = request.app_data::<Data<App>>().filter(|_| !is_public)?;
+    Some(app.large_answers.clone())
 }
 
 fn add_headers(headers: &mut HeaderMap, id: &str) {

@@ -7,6 +7,7 @@ use actix_web::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{Positions, Shard};
+use genie_log::pages::{PAGE_BYTES, Paged};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -26,10 +27,58 @@ pub struct Answer<T>(pub T);
 /// A write: its fields beside the two flags, and its position in `Genie-Position`.
 pub struct Written<T>(pub T, pub u64);
 
-/// A page of a list.
+/// A page of a list. It ends at its limit or at [`PAGE_BYTES`] of JSON, and has at least one row if there is one.
 pub struct ListPage<T> {
-    pub data: Vec<T>,
-    pub next_cursor: Option<String>,
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+impl<T: Serialize> ListPage<T> {
+    /// A page of these rows. `key` is a row's place, from which the next page goes on.
+    pub fn of<'a, R>(
+        rows: &'a Paged<R>,
+        key: impl Fn(&R) -> String,
+        show: impl Fn(&'a R) -> T,
+    ) -> Result<Self, ApiError> {
+        let mut data = Vec::with_capacity(rows.rows.len());
+        let mut bytes = 0;
+        for row in &rows.rows {
+            let item = show(row);
+            bytes += json_size(&item)?;
+            if bytes > PAGE_BYTES as usize && !data.is_empty() {
+                break;
+            }
+            data.push(item);
+        }
+        let has_more = rows.has_more || data.len() < rows.rows.len();
+        let last = data.len().checked_sub(1).map(|last| &rows.rows[last]);
+        let next_cursor = last.filter(|_| has_more).map(|last| cursor(&key(last)));
+        Ok(Self { data, next_cursor })
+    }
+
+    /// The same page, with a next one that goes on from `key` when these rows are not followed by
+    /// others: for a filter that did not look at all rows.
+    pub fn going_on_from(self, key: Option<String>) -> Self {
+        Self {
+            next_cursor: self.next_cursor.or_else(|| key.map(|key| cursor(&key))),
+            ..self
+        }
+    }
+
+    /// All there is.
+    pub fn whole(data: Vec<T>) -> Self {
+        Self {
+            data,
+            next_cursor: None,
+        }
+    }
+}
+
+/// The bytes of a value as JSON.
+pub fn json_size(value: &impl Serialize) -> Result<usize, ApiError> {
+    let json = serde_json::to_vec(value);
+    json.map(|json| json.len())
+        .map_err(|error| ApiError::Internal(format!("an answer is no JSON: {error}")))
 }
 
 /// An answer without fields of its own.
@@ -97,10 +146,16 @@ impl<T: Serialize> Responder for ListPage<T> {
         #[derive(Serialize)]
         struct PageFields<T> {
             data: Vec<T>,
+            has_more: bool,
             next_cursor: Option<String>,
         }
         let Self { data, next_cursor } = self;
-        Answer(PageFields { data, next_cursor }).respond_to(request)
+        let fields = PageFields {
+            data,
+            has_more: next_cursor.is_some(),
+            next_cursor,
+        };
+        Answer(fields).respond_to(request)
     }
 }
 
@@ -146,8 +201,9 @@ pub fn ok(fields: Value) -> HttpResponse {
     HttpResponse::Ok().json(Flagged::new(&fields))
 }
 
-pub fn list(data: Vec<Value>, next_cursor: Option<String>) -> HttpResponse {
-    ok(json!({"data": data, "next_cursor": next_cursor}))
+/// A page of the feed, which always has a cursor.
+pub fn feed(data: Vec<Value>, next_cursor: &str, has_more: bool) -> HttpResponse {
+    ok(json!({"data": data, "has_more": has_more, "next_cursor": next_cursor}))
 }
 
 /// A position as clients see it: opaque, and inside a vector, so that clients can keep it when the
@@ -236,15 +292,7 @@ pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
     }
 }
 
-/// The cursor of the next page, when this page is full.
-pub fn next_cursor<T>(page: &[T], limit: i64, key: impl Fn(&T) -> String) -> Option<String> {
-    page.last()
-        .filter(|_| page.len() as i64 >= limit)
-        .map(|last| cursor(&key(last)))
-}
-
-/// The cursor after the row with this key.
-pub fn cursor(key: &str) -> String {
+fn cursor(key: &str) -> String {
     BASE64.encode(format!("c1:{key}"))
 }
 

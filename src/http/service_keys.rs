@@ -5,6 +5,7 @@ use genie_events::{
     ServiceKeyId, Timestamp,
     service_key::{Scope, ServiceKeyGrant},
 };
+use genie_log::pages::Paged;
 use genie_projections::service_keys::ServiceKeyRow;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
-        response::{self, ListPage, PageQuery, Written},
+        response::{ListPage, PageQuery, Written},
         words::{self, Time},
     },
 };
@@ -116,7 +117,7 @@ pub async fn create(
         .make(wanted.clone(), caller.metadata())
         .await?;
     let about = ServiceKeyAnswer {
-        id: made.id.0,
+        id: made.id.to_string(),
         name: wanted.name,
         scopes: wanted.scopes.iter().map(Scope::to_string).collect(),
         expires_at: wanted.expires_at.map(Time::from),
@@ -140,14 +141,13 @@ pub async fn list(
     let rows = app
         .reads
         .service_keys
-        .list(page.after_pair()?, limit)
+        .list(page.after_pair()?, limit + 1)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| {
-            format!("{}/{}", row.created_at.0, row.id)
-        }),
-        data: rows.iter().map(ServiceKeyAnswer::from).collect(),
-    })
+    ListPage::of(
+        &Paged::cut(rows, limit as usize),
+        |row| format!("{}/{}", row.created_at.0, row.id),
+        ServiceKeyAnswer::from,
+    )
 }
 
 /// `DELETE /api/admin/service-keys/{id}`
@@ -158,13 +158,11 @@ pub async fn revoke(
     id: Path<String>,
 ) -> Result<Written<RevokedServiceKey>, ApiError> {
     let asking = idempotency_key.asking(&app, &caller)?;
-    let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    let id = is_id
-        .then(|| ServiceKeyId(id.into_inner()))
-        .ok_or(ApiError::NotFound("service key"))?;
+    let id: ServiceKeyId = id.parse().map_err(|_| ApiError::NotFound("service key"))?;
     let position = app.write.service_keys.revoke(&id, asking).await?;
+    app.callers.drop_service_key(&id);
     let key = RevokedServiceKey {
-        id: id.0,
+        id: id.to_string(),
         revoked: true,
     };
     Ok(Written(key, position))

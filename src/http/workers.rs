@@ -147,7 +147,10 @@ pub async fn claim(
     let queues = body.queues()?;
     body.check_worker()?;
     let max = body.max()?;
-    let until = Instant::now() + body.wait()?;
+    let wait = body.wait()?;
+    let is_stream = !wait.is_zero();
+    let _open = is_stream.then(|| app.streams.open(None)).transpose()?;
+    let until = Instant::now() + wait;
     let claimed = loop {
         let left = until.saturating_duration_since(Instant::now());
         let metadata = server.caller.metadata();

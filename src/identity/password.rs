@@ -10,24 +10,33 @@ use argon2::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
-/// Hashes at once. Each takes 19 MiB and a core for some 20 to 50 ms (Argon2id, m=19456 t=2 p=1:
-/// OWASP's first choice).
-const AT_ONCE: usize = 2;
-/// The most logins that may wait. Further ones are refused as busy.
+/// Logins whose passwords are checked at once. Each takes 19 MiB and a core for some 20 to 50 ms
+/// (Argon2id, m=19456 t=2 p=1: OWASP's first choice).
+const CHECKED_AT_ONCE: usize = 2;
+/// New passwords that are hashed at once. They have a queue of their own, so that registrations
+/// never hold up logins.
+const MADE_AT_ONCE: usize = 1;
+/// The most that may wait in each queue. Further ones are refused as busy.
 const WAITING: usize = 64;
 
 #[derive(Clone)]
 pub struct Passwords {
-    working: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    checks: HashQueue,
+    makings: HashQueue,
     /// The hash of a random password. It is checked for unknown users, so that the time of a login
     /// does not reveal who is registered.
     nobodys: Arc<String>,
 }
 
+#[derive(Clone)]
+struct HashQueue {
+    working: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    #[error("too many logins at once; try again shortly")]
+    #[error("too many passwords at once; try again shortly")]
     Busy,
     #[error("a password could not be hashed")]
     Broken,
@@ -36,17 +45,17 @@ pub enum PasswordError {
 impl Passwords {
     pub fn new() -> Result<Self, PasswordError> {
         let nobodys = hash(&genie_log::clock::random_bytes::<32>())?;
-        let semaphore = |n| Arc::new(Semaphore::new(n));
         Ok(Self {
-            working: semaphore(AT_ONCE),
-            waiting: semaphore(AT_ONCE + WAITING),
+            checks: HashQueue::new(CHECKED_AT_ONCE),
+            makings: HashQueue::new(MADE_AT_ONCE),
             nobodys: Arc::new(nobodys),
         })
     }
 
     /// The PHC string of a password.
     pub async fn hash(&self, password: SecretString) -> Result<SecretString, PasswordError> {
-        self.work(move || hash(password.expose_secret().as_bytes()).map(SecretString::from))
+        self.makings
+            .work(move || hash(password.expose_secret().as_bytes()).map(SecretString::from))
             .await?
     }
 
@@ -58,14 +67,24 @@ impl Passwords {
     ) -> Result<bool, PasswordError> {
         let is_somebodys = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.nobodys.to_string());
-        self.work(move || {
-            let parsed = PasswordHash::new(&stored).map_err(|_| PasswordError::Broken)?;
-            let matches = Argon2::default()
-                .verify_password(password.expose_secret().as_bytes(), &parsed)
-                .is_ok();
-            Ok(matches && is_somebodys)
-        })
-        .await?
+        self.checks
+            .work(move || {
+                let parsed = PasswordHash::new(&stored).map_err(|_| PasswordError::Broken)?;
+                let matches = Argon2::default()
+                    .verify_password(password.expose_secret().as_bytes(), &parsed)
+                    .is_ok();
+                Ok(matches && is_somebodys)
+            })
+            .await?
+    }
+}
+
+impl HashQueue {
+    fn new(at_once: usize) -> Self {
+        Self {
+            working: Arc::new(Semaphore::new(at_once)),
+            waiting: Arc::new(Semaphore::new(at_once + WAITING)),
+        }
     }
 
     async fn work<T: Send + 'static>(
@@ -122,19 +141,30 @@ mod tests {
 
     #[tokio::test]
     async fn abandoned_work_still_holds_its_permit() {
-        let passwords = Passwords::new().unwrap();
+        let checks = Passwords::new().unwrap().checks;
         let (go, wait) = std::sync::mpsc::channel::<()>();
-        let slow = passwords.work(move || wait.recv().is_ok());
+        let slow = checks.work(move || wait.recv().is_ok());
         assert!(
             tokio::time::timeout(std::time::Duration::from_millis(50), slow)
                 .await
                 .is_err(),
             "dropped in the middle"
         );
-        assert_eq!(passwords.working.available_permits(), AT_ONCE - 1);
+        assert_eq!(checks.working.available_permits(), CHECKED_AT_ONCE - 1);
         go.send(()).unwrap();
-        while passwords.working.available_permits() < AT_ONCE {
+        while checks.working.available_permits() < CHECKED_AT_ONCE {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn registrations_do_not_hold_up_logins() {
+        let passwords = Passwords::new().unwrap();
+        let _registrations: Vec<_> = (0..MADE_AT_ONCE + WAITING)
+            .map(|_| passwords.makings.waiting.try_acquire().unwrap())
+            .collect();
+        let refused = passwords.hash("correct horse".into()).await;
+        assert!(matches!(refused, Err(PasswordError::Busy)));
+        assert!(!passwords.check("correct horse".into(), None).await.unwrap());
     }
 }

@@ -25,8 +25,7 @@ pub struct AccessClaims {
     exp: i64,
     iss: String,
     /// The login that the token belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sid: Option<Uuid>,
+    pub sid: Uuid,
 }
 
 pub struct Tokens {
@@ -60,7 +59,7 @@ impl Tokens {
             iat,
             exp: iat + ACCESS_SECONDS,
             iss: ISSUER.to_owned(),
-            sid: Some(login),
+            sid: login,
         };
         let header = Header {
             kid: Some(KEY_ID.to_owned()),

@@ -350,11 +350,7 @@ impl Site {
     }
 
     pub async fn ready(&self) -> Value {
-        self.genie
-            .send(Method::GET, "/readyz", &[], None)
-            .await
-            .json["directus"]
-            .take()
+        self.genie.readiness().await.json["directus"].take()
     }
 
     /// A fresh invite, made by Directus' own administrator.

@@ -892,6 +892,15 @@ both_stores!(
     }
 );
 
+/// The login that an access token names.
+fn login_of(user: &TestUser) -> Value {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+    let claims = BASE64
+        .decode(user.token.split('.').nth(1).unwrap())
+        .unwrap();
+    serde_json::from_slice::<Value>(&claims).unwrap()["sid"].clone()
+}
+
 both_stores!(bad_tokens_are_refused, async |store: TestStore| {
     let mut genie = TestGenie::start(store).await;
     let ada = genie.user("ada").await;
@@ -899,6 +908,7 @@ both_stores!(bad_tokens_are_refused, async |store: TestStore| {
     let key = EncodingKey::from_secret(signing_key(&genie).await.hashes().token_key());
     let good = json!({
         "id": ada.id, "role": "creator", "app_access": true, "admin_access": true, "iat": now, "exp": now + 600, "iss": "directus",
+        "sid": login_of(&ada),
     });
     let signed = |change: &dyn Fn(&mut Value), key: &EncodingKey, algorithm: Algorithm| {
         let mut claims = good.clone();
@@ -1036,3 +1046,29 @@ async fn signing_key(genie: &TestGenie) -> Log {
     .unwrap()
     .log
 }
+
+both_stores!(
+    a_user_whose_events_cannot_be_read_can_be_suspended,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        genie.user("admin").await;
+        let ada = genie.user("ada").await;
+        ada.submit_job(&genie).await;
+        genie.settle().await;
+        let sql = "UPDATE events SET event_version = '9' WHERE event_type = 'job.submitted'";
+        genie.store.tamper(sql).await;
+        genie.restart().await;
+        let job = json!({"operation": "thumbnail"});
+        ada.post(&genie, "/api/queue/media", job)
+            .await
+            .refused(500, "internal");
+        let suspend = async || {
+            let body = json!({"userId": ada.id, "status": "suspended"});
+            genie.server("/api/rbac-sync", body).await.ok()["changed"].clone()
+        };
+        assert_eq!(suspend().await, true);
+        assert_eq!(suspend().await, false, "the user is suspended already");
+        genie.settle().await;
+        assert_ne!(ada.get(&genie, "/users/me").await.status, 200);
+    }
+);

@@ -29,7 +29,7 @@ fn secret() -> [(&'static str, String); 1] {
 /// The answer of `/readyz` once a signed head covers the whole log.
 async fn sealed(genie: &TestGenie) -> Value {
     until("a signed head that covers everything", async || {
-        let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
+        let ready = genie.readiness().await.json;
         (ready["sealing"]["lag"] == 0).then_some(ready)
     })
     .await
@@ -38,7 +38,7 @@ async fn sealed(genie: &TestGenie) -> Value {
 /// Waits for the first signed head. The next one is not due before `GENIE_SEAL_SECONDS`.
 async fn first_head(genie: &TestGenie) {
     until("the first signed head", async || {
-        let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
+        let ready = genie.readiness().await.json;
         ready["sealing"]["signed"]
             .as_u64()
             .filter(|signed| *signed > 0)
@@ -250,12 +250,12 @@ both_stores!(
         genie
             .store
             .tamper(&format!(
-                "UPDATE events SET metadata = '{{}}' WHERE aggregate_id = '{job}'"
+                "UPDATE events SET metadata = '{{}}' WHERE stream = unhex('{job}', '-')"
             ))
             .await;
         genie.launch_again().await;
         let ready = until("the head signer to stop", async || {
-            let ready = genie.send(Method::GET, "/readyz", &[], None).await.json;
+            let ready = genie.readiness().await.json;
             (ready["sealing"]["state"] == "stopped").then_some(ready)
         })
         .await;

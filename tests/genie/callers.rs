@@ -1,11 +1,11 @@
 //! Invalid tokens and too many of them: one status, one sentence.
 
-use genie_log::testing::{TestStore, both_stores};
+use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    test_genie::{Answer, SECRET, TestGenie},
+    test_genie::{Answer, SECRET, TestGenie, answer},
     until::until,
 };
 
@@ -308,5 +308,84 @@ both_stores!(
             )
             .await
             .refused(401, "invalid_token");
+    }
+);
+
+/// The memory of each server follows the log, whichever server a change was made on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_or_key_that_ended_on_one_server_opens_nothing_on_another() {
+    let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
+    let admin = genie.user("admin").await;
+    let ada = genie.user("ada").await;
+    let bob = genie.user("bob").await;
+    let made = admin
+        .post(
+            &genie,
+            "/api/admin/service-keys",
+            json!({"name": "a key", "scopes": ["events:read"]}),
+        )
+        .await
+        .ok();
+    let (key, id) = (made["key"].as_str().unwrap(), made["id"].as_str().unwrap());
+    let other = genie.another_node().await;
+    let asked = async |path: &str, token: &str| {
+        let request = genie.http.get(format!("{}{path}", other.base));
+        answer(request.bearer_auth(token)).await.status.as_u16()
+    };
+    let becomes = async |path: &str, token: &str, status: u16| {
+        until("the other server to hear of it", async || {
+            (asked(path, token).await == status).then_some(())
+        })
+        .await;
+    };
+    for _ in 0..3 {
+        assert_eq!(asked("/users/me", &ada.token).await, 200);
+        assert_eq!(asked("/users/me", &bob.token).await, 200);
+        assert_eq!(asked("/api/events", key).await, 200);
+    }
+
+    let log_out = json!({"refresh_token": ada.refresh});
+    let ended = genie
+        .send(Method::POST, "/auth/logout", &[], Some(log_out))
+        .await;
+    assert_eq!(ended.status, 204);
+    becomes("/users/me", &ada.token, 401).await;
+    let again = genie.user_again("ada", &ada.id).await;
+    assert_eq!(asked("/users/me", &again.token).await, 200);
+    assert_eq!(asked("/users/me", &ada.token).await, 401);
+
+    genie
+        .server(
+            "/api/rbac-sync",
+            json!({"userId": bob.id, "status": "suspended"}),
+        )
+        .await
+        .ok();
+    becomes("/users/me", &bob.token, 401).await;
+    admin
+        .delete(&genie, &format!("/api/admin/service-keys/{id}"))
+        .await
+        .ok();
+    becomes("/api/events", key, 401).await;
+}
+
+both_stores!(
+    an_access_token_ends_with_its_login,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let phone = genie.user_again("ada", &ada.id).await;
+        ada.get(&genie, "/api/jobs").await.ok();
+        phone.delete(&genie, "/api/me/sessions").await.ok();
+        for user in [&ada, &phone] {
+            user.get(&genie, "/api/jobs")
+                .await
+                .refused(401, "invalid_token");
+        }
+        let log_out = json!({"refresh_token": ada.refresh});
+        let nothing_left = genie
+            .send(Method::POST, "/auth/logout", &[], Some(log_out))
+            .await;
+        assert_eq!(nothing_left.status, 204);
     }
 );

@@ -614,3 +614,34 @@ both_stores!(
         assert_eq!(text_of(&elsewhere), "Hello there");
     }
 );
+
+both_stores!(
+    a_page_of_messages_ends_at_a_mebibyte_and_goes_on,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        let long = "x".repeat(99_000);
+        for n in 0..13 {
+            let question = format!("{n} {long}");
+            ada.ask(&genie, "s", &question).await.rest().await;
+        }
+        genie.settle().await;
+        let mut messages = 0;
+        let mut pages = 0;
+        let mut path = "/api/genie/sessions/s/messages?limit=500".to_owned();
+        loop {
+            let page = ada.get(&genie, &path).await.ok();
+            let data = page["data"].as_array().unwrap();
+            assert!(!data.is_empty() && page["data"].to_string().len() <= (1 << 20) + 1000);
+            messages += data.len();
+            pages += 1;
+            assert_eq!(page["has_more"], page["next_cursor"].is_string());
+            let Some(next) = page["next_cursor"].as_str() else {
+                break;
+            };
+            path = format!("/api/genie/sessions/s/messages?limit=500&cursor={next}");
+        }
+        assert_eq!((messages, pages), (26, 2));
+        let exact = ada.get(&genie, "/api/genie/sessions?limit=1").await.ok();
+        assert_eq!(exact["has_more"], false, "the last page says so");
+    }
+);

@@ -753,8 +753,9 @@ both_stores!(
         let mut genie = TestGenie::start_with(store, &settings).await;
         let admin = genie.user("admin").await;
         let ada = full_life(&mut genie, "ada").await;
-        let sql = "UPDATE events SET event_version = '9' WHERE event_type = 'account.signed_in' AND user_id =";
-        genie.store.tamper(&format!("{sql} '{}'", ada.id)).await;
+        let sql = "UPDATE events SET event_version = 9 WHERE event_type = 'account.signed_in' AND owner =";
+        let owner = format!("unhex('{}', '-')", ada.id);
+        genie.store.tamper(&format!("{sql} {owner}")).await;
         genie.restart().await;
         forget(&genie, &admin, &ada).await.ok();
         assert_eq!(ada.get(&genie, "/users/me").await.status, 401);

@@ -133,3 +133,27 @@ async fn two_servers_give_an_address_to_one_user() {
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
 }
+
+both_stores!(
+    made_up_invites_cost_no_hashing_and_are_counted,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        genie.user("ada").await;
+        let register = async |n: usize| {
+            let form = Form {
+                email: format!("stranger{n}@example.com"),
+                code: format!("made up {n}"),
+            };
+            let body = Some(form.body());
+            genie.send(Method::POST, "/api/register", &[], body).await
+        };
+        let crowd = (0..80).map(&register); // more than may wait for a hash
+        for answer in futures_util::future::join_all(crowd).await {
+            assert!([400, 429].contains(&answer.status.as_u16()), "{answer:?}");
+        }
+        let refused = register(80).await;
+        assert!(refused.headers.contains_key("Retry-After"));
+        refused.refused(429, "too_many_wrong");
+        assert_eq!(genie.log_in("ada", "ada's password").await.status, 200);
+    }
+);

@@ -96,7 +96,7 @@ impl Two {
 
 /// The leader, as the addressed server names it.
 async fn elected(genie: &TestGenie) -> Value {
-    genie.send(Method::GET, "/readyz", &[], None).await.json["elected"].take()
+    genie.readiness().await.json["elected"].take()
 }
 
 /// Waits until the addressed server is the leader. Returns its term.
@@ -237,7 +237,7 @@ async fn every_node_reports_a_stopped_projection_and_the_next_leader_retries_it(
     for base in [two.first.clone(), two.second.base.clone()] {
         two.genie.base = base;
         let ready = until("the projection of jobs to stop", async || {
-            let ready = two.genie.send(Method::GET, "/readyz", &[], None).await;
+            let ready = two.genie.readiness().await;
             (ready.json["projections"]["jobs"]["state"] == "stopped").then_some(ready)
         })
         .await;
@@ -250,13 +250,7 @@ async fn every_node_reports_a_stopped_projection_and_the_next_leader_retries_it(
         .unwrap();
     two.genie.kill().await;
     two.a_job_is_seen().await;
-    assert_eq!(
-        two.genie
-            .send(Method::GET, "/readyz", &[], None)
-            .await
-            .status,
-        200
-    );
+    assert_eq!(two.genie.readiness().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -375,4 +369,32 @@ async fn die_in_the_middle(mut two: Two, the_elected: bool) {
     ];
     assert_eq!(facts, expected);
     until_elected(genie).await;
+}
+
+/// Each node has its own copy of the user's state, and both count the same facts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_users_day_is_full_on_both_nodes() {
+    let settings = [("FACTS_PER_USER_DAY", "20".to_owned())];
+    let store = TestStore::new(Kind::Postgres).await;
+    let mut genie = TestGenie::start_with(store, &settings).await;
+    let noon = 12 * 3600;
+    let until_noon = (noon - genie.clock.now().unix_seconds()).rem_euclid(86_400);
+    genie.clock.advance_millis(until_noon * 1000);
+    let ada = genie.user("ada").await;
+    genie.launch_beside().await;
+    let job = json!({"operation": "resize_image"}); // one fact each, since no tier counts it
+    let mut refused = 0;
+    for _ in 0..26 {
+        let answer = ada.post(&genie, "/api/queue/media", job.clone()).await;
+        match answer.status.as_u16() {
+            200 => assert_eq!(refused, 0, "one node still takes what the other refused"),
+            _ => {
+                answer.refused(429, "too_many_facts");
+                refused += 1;
+            }
+        }
+    }
+    let facts = ada.get(&genie, "/api/me/events?limit=500").await.ok()["data"].take();
+    let own = |fact: &&Value| fact["callerid"] == ada.id;
+    assert_eq!(facts.as_array().unwrap().iter().filter(own).count(), 20);
 }

@@ -233,7 +233,7 @@ async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
         "the answer must give nothing internal away: {told}"
     );
     ada.get(genie, "/api/jobs").await.refused(503, "store_away");
-    let ready = genie.send(Method::GET, "/readyz", &[], None).await;
+    let ready = genie.readiness().await;
     assert_eq!(
         (ready.status.as_u16(), ready.json["store"].as_str()),
         (503, Some("away"))

@@ -260,8 +260,11 @@ impl TestGenie {
                 // Many tests send crowds from one address. Tests of the rates set their own.
                 ("RATE_LIMIT_USER", "off"),
                 ("RATE_LIMIT_ADDRESS", "off"),
+                ("CONNECTIONS_PER_ADDRESS", "off"),
                 // Tests check that reads wait, not that a busy machine is quick.
                 ("GENIE_READ_WAIT_MS", "15000"),
+                // Tests look at what has just changed.
+                ("PROBE_AGE_MS", "0"),
                 ("GENIE_OWN_WRITES_WAIT_MS", "15000"),
                 ("OLLAMA_URL", &self.ollama.url),
                 ("GENIE_LOG", "warn"),
@@ -465,6 +468,12 @@ impl TestGenie {
         .await
     }
 
+    /// The state of each part of the server.
+    pub async fn readiness(&self) -> Answer {
+        let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+        self.send(Method::GET, "/readyz", &secret, None).await
+    }
+
     /// Waits until all projections have reached the head.
     pub async fn settle(&self) {
         self.settle_within(Duration::from_secs(20)).await;
@@ -473,7 +482,7 @@ impl TestGenie {
     /// Like [`TestGenie::settle`], for writes that take longer to follow.
     pub async fn settle_within(&self, limit: Duration) {
         until_within(limit, "all projections to reach the head", async || {
-            let ready = self.send(Method::GET, "/readyz", &[], None).await.json;
+            let ready = self.readiness().await.json;
             let mut projections = ready["projections"].as_object()?.values();
             projections.all(|one| one["lag"] == 0).then_some(())
         })

@@ -28,7 +28,7 @@ pub struct SeenFact {
     pub sequence: u64,
     pub user: Option<UserId>,
     pub owner_seq: u64,
-    pub slice: u64,
+    pub slice: u16,
     pub caller: CallerKind,
     pub request_id: Option<String>,
     /// `None` when its user was forgotten.
@@ -37,12 +37,12 @@ pub struct SeenFact {
 }
 
 impl SeenFact {
-    pub fn of(fact: &Fact, slice: u64) -> Self {
+    pub fn of(fact: &Fact, slice: u16) -> Self {
         Self {
             position: fact.position,
             event_id: fact.event_id.0,
             kind: fact.stream.kind.as_str(),
-            stream: fact.stream.id.clone(),
+            stream: fact.stream.id.to_string(),
             sequence: fact.sequence,
             user: fact.user,
             owner_seq: fact.owner_seq,
@@ -175,7 +175,7 @@ impl<'a> Checker<'a> {
         self.expected.push(Expected {
             hash,
             is_job: fact.event_type.starts_with("job."),
-            slice: fact.slice as u16,
+            slice: fact.slice,
         });
 
         let last = self

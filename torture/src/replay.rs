@@ -36,7 +36,7 @@ pub struct Replay {
 impl Replay {
     /// The user's next fact.
     pub fn see(&mut self, stream: &StreamId, event: Event) {
-        let id = stream.id.clone();
+        let id = stream.id.to_string();
         match event {
             Event::Account(AccountEvent::Registered(_)) => {
                 self.onboarding = Some("EXTENSION_INSTALL")
@@ -215,7 +215,7 @@ mod tests {
 
     fn lines(events: Vec<JobEvent>) -> ShownLines {
         let mut replay = Replay::default();
-        let job = StreamId::new(StreamKind::Job, "1");
+        let job = StreamId::new(StreamKind::Job, uuid::Uuid::from_u128(1));
         events
             .into_iter()
             .for_each(|event| replay.see(&job, event.into()));

@@ -7,8 +7,11 @@ use genie_events::{
     CredentialId, Now, Refusal, Timestamp, User, UserCommand, UserId,
     access::{AccessCommand, MissingOwner},
     credential::{Credential, CredentialKind, RefusedFor},
-    user::reveal::{
-        CredentialSelector, RevealCriteria, RevealDenial, RevealRight, RevealableCredential,
+    user::{
+        Recall,
+        reveal::{
+            CredentialSelector, RevealCriteria, RevealDenial, RevealRight, RevealableCredential,
+        },
     },
 };
 use genie_log::{
@@ -204,6 +207,11 @@ impl Credentials {
             kinds: ask.kinds.to_vec(),
             right: ask.right.clone(),
         };
+        // A credential that is held is in the state. Of a removed one the refusal says that it was removed.
+        let recall = match &wanted.which {
+            CredentialSelector::Id(id) => Some(Recall::Credential(*id)),
+            CredentialSelector::For(_) => None,
+        };
         let lately = self.refused.clone();
         let purpose = ask.purpose.clone();
         let by = caller.scope();
@@ -233,7 +241,7 @@ impl Credentials {
         };
         let done = self
             .users
-            .plan(owner, None, caller.metadata(), Arc::new(planner))
+            .plan_recalling(owner, recall, caller.metadata(), Arc::new(planner))
             .await?;
         let PlanNote::Reveal(answer) = done.note else {
             return Err(WriteError::Internal("a reveal left no note".into()));

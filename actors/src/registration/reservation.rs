@@ -10,7 +10,7 @@ use genie_events::{
     ids::EmailId,
     invite::{Grant, Invite, InviteCommand},
 };
-use genie_log::{AppendRequest, Appended, Group, Work};
+use genie_log::{AppendRequest, Appended, Group, Work, reservations::ReservationRow};
 
 use super::{RegisteredUser, Registrar, first_facts};
 use crate::{WriteError, emails::normalise, race::Race, system_stream::SystemStream};
@@ -61,7 +61,10 @@ impl Registrar {
                 email.group(email.state.decide(reserved)?),
                 invite.group(invite.state.decide(InviteCommand::Reserve { user, now })?),
             ];
-            let appended = self.write(&mut race, groups, vec![], &metadata).await?;
+            let work = vec![Work::Reservation(ReservationRow::Put(EmailId(
+                email.stream.id,
+            )))];
+            let appended = self.write(&mut race, groups, work, &metadata).await?;
             if let Some(at) = appended {
                 return Ok(ReservedRegistration {
                     reservation,
@@ -128,7 +131,7 @@ impl Registrar {
             email.group(email.state.decide(EmailCommand::Claim(user))?),
             invite.group(invite.state.decide(InviteCommand::Spend { user, now })?),
         ];
-        let mut work = vec![];
+        let mut work = vec![Work::Reservation(ReservationRow::Drop(reserved.email))];
         // A user who is known here already keeps the account.
         if self.log.reader().user_seq(user).await? == 0 {
             let registration = registration(reserved, provided, grant);
@@ -159,7 +162,8 @@ impl Registrar {
                 invite.group(invite.state.decide(InviteCommand::Release(user))?),
             ];
             groups.retain(|group| !group.facts.is_empty());
-            let appended = self.write(&mut race, groups, vec![], &metadata).await?;
+            let work = vec![Work::Reservation(ReservationRow::Drop(reserved.email))];
+            let appended = self.write(&mut race, groups, work, &metadata).await?;
             if appended.is_some() {
                 return Ok(());
             }
@@ -169,8 +173,7 @@ impl Registrar {
     /// Everything that was reserved after a position and still is, in order.
     pub async fn reserved(&self, after: u64) -> Result<Vec<ReservedRegistration>, WriteError> {
         let mut found = Vec::new();
-        for (position, id) in self.log.lookups().reserved_emails(after).await? {
-            let email = EmailId(id);
+        for (position, email) in self.log.lookups().reserved_emails(after).await? {
             if let Email::Reserved(reservation) = self.emails.load_id(&email).await?.state {
                 found.push(ReservedRegistration {
                     reservation,

@@ -1,15 +1,16 @@
 //! Starts an answer when the log shows its question. The node that holds the answer's lease does it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use genie_events::{
-    Metadata, SessionId, TurnId, UserId,
+    CaptionId, Metadata, SessionId, StreamId, StreamKind, TurnId, UserId,
     account::FORGOTTEN,
     caption::{Brief, CaptionEvent},
     chat::ChatEvent,
     event::Event,
 };
 use genie_log::{Fact, FactBody, LogError, StoredRow, leases::LeaseKind};
+use serde_json::Value;
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -31,7 +32,7 @@ impl Supervisor {
     }
 
     async fn see(&self, row: &StoredRow) {
-        match row.event_type.as_str() {
+        match row.event_type.as_ref() {
             "chat.asked" | "caption.requested" => self.start_with_retry(row).await,
             FORGOTTEN => self.drop_user(UserId(row.owner)),
             _ => {}
@@ -50,7 +51,9 @@ impl Supervisor {
                     )
                 }
                 Err(error) => {
-                    return error!(%error, position = row.position, "supervisor: a question can't be read; it is not answered");
+                    error!(%error, position = row.position, "supervisor: a question can't be read; it is not answered");
+                    let clear = row.metadata().map(|metadata| metadata.clear);
+                    return self.release(&clear.unwrap_or_default(), row.stream_id());
                 }
             }
             tokio::time::sleep(AWAY).await;
@@ -69,7 +72,7 @@ impl Supervisor {
             }
             FactBody::Open(..) => Ok(()),
             _ => {
-                self.release_unreadable(&fact);
+                self.release(&fact.metadata.clear, Ok(fact.stream));
                 Ok(())
             }
         }
@@ -77,7 +80,7 @@ impl Supervisor {
 
     async fn start_turn(&self, turn: TurnId, user: UserId, fact: &Fact) -> Result<(), LogError> {
         if self.holds_lease(LeaseKind::Turn, &turn.to_string()).await? {
-            let session = SessionId(fact.stream.id.clone());
+            let session = SessionId(fact.stream.id);
             chats::turn::start(self, turn, user, session, cause(fact));
         } else {
             self.release_turn(turn);
@@ -91,11 +94,9 @@ impl Supervisor {
         brief: &Brief,
         fact: &Fact,
     ) -> Result<(), LogError> {
-        let Ok(caption) = fact.stream.id.parse() else {
-            return Ok(());
-        };
+        let caption = CaptionId(fact.stream.id);
         if self
-            .holds_lease(LeaseKind::Caption, &fact.stream.id)
+            .holds_lease(LeaseKind::Caption, &caption.to_string())
             .await?
         {
             captions::task::start(self, caption, user, brief.clone(), cause(fact));
@@ -105,13 +106,16 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Gives back what was opened for an answer whose user was forgotten before it started.
-    fn release_unreadable(&self, fact: &Fact) {
-        let turn = fact.metadata.clear.get("turn");
+    /// Gives back what was opened for an answer that does not start: its user was forgotten, or its question can't be
+    /// read.
+    fn release(&self, clear: &BTreeMap<String, Value>, stream: Result<StreamId, LogError>) {
+        let turn = clear.get("turn");
         if let Some(turn) = turn.and_then(|turn| serde_json::from_value(turn.clone()).ok()) {
             self.release_turn(turn);
-        } else if let Ok(caption) = fact.stream.id.parse() {
-            self.release_caption(caption);
+        } else if let Ok(stream) = stream
+            && stream.kind == StreamKind::Caption
+        {
+            self.release_caption(CaptionId(stream.id));
         }
     }
 
@@ -131,4 +135,65 @@ fn cause(fact: &Fact) -> Metadata {
         request_id: fact.metadata.request_id.clone(),
         ..Metadata::caused_by(fact.event_id)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Change, TurnId};
+    use genie_log::{
+        AppendRequest, Group, NewFact,
+        testing::{TestStore, append, both_stores},
+    };
+
+    use super::*;
+    use crate::{supervisor::ModelSettings, users::tests::node};
+
+    both_stores!(
+        a_question_that_cannot_be_read_takes_no_place_in_line,
+        async |store: TestStore| {
+            rustls::crypto::ring::default_provider()
+                .install_default()
+                .ok();
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let settings = ModelSettings {
+                url: "http://127.0.0.1:9".into(),
+                chat_model: "m".into(),
+                caption_model: "m".into(),
+                concurrency: 1,
+                queue: 0,
+                context_tokens: 1000,
+            };
+            let supervisor =
+                Supervisor::new(log.clone(), node(&log), settings, "node".into()).unwrap();
+            let turn = TurnId(log.clock().new_uuid());
+            let asked = ChatEvent::Asked {
+                turn,
+                session: "s".into(),
+                message: "hello".into(),
+            };
+            let change = Change::new(log.hashes().session(ada, "s"), asked);
+            let fact = NewFact {
+                stream: change.stream,
+                sequence: 1,
+                event: change.event,
+            };
+            let request = AppendRequest {
+                groups: vec![Group::of_user(ada, 1, vec![fact])],
+                work: vec![],
+                metadata: Metadata::system(),
+                remember: None,
+            };
+            append(&log, request).await.unwrap();
+            supervisor.admit(&turn.to_string()).unwrap();
+            assert!(supervisor.admit("another").is_err(), "the line is full");
+            let mut row = log.reader().rows(1, 1).await.unwrap().remove(0);
+            row.digest[0] ^= 1;
+            supervisor.see(&row).await;
+            assert!(
+                supervisor.admit("another").is_ok(),
+                "the place was given back"
+            );
+        }
+    );
 }

@@ -60,3 +60,15 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_others_wait_for_is_tried_for_a_quarter_of_a_minute() {
+        let longest: Duration = bounded_pauses().sum();
+        assert!(longest < Duration::from_secs(15), "{longest:?}");
+        assert_eq!(bounded_pauses().count(), TRIES);
+    }
+}

@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-use genie_events::{CaptionId, Metadata, SessionId, TurnId, UserId, chat::Chat};
+use genie_events::{CaptionId, Metadata, SessionId, TurnId, User, UserId};
 use genie_log::{
-    Election, Epoch, LogError, Owner,
+    Election, Epoch, LogError,
     leases::{Lease, LeaseKind},
 };
+use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{LEASE, Supervisor};
-use crate::{captions, chats};
+use crate::{WriteError, captions, chats};
 
 /// How often leases are renewed, and lapsed ones looked for.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often pieces that a turn's end left in the journal are looked for.
+const LEFTOVERS: Duration = Duration::from_secs(300);
 /// The most lapsed runs taken over in one look.
 const TAKEN_OVER: i64 = 100;
 
@@ -81,18 +84,31 @@ impl Supervisor {
         if embedded && let Err(error) = self.0.log.leases().release_runs().await {
             warn!(%error, "supervisor: releasing the leases of an earlier process failed; they expire by themselves");
         }
+        let mut swept = Instant::now();
         loop {
             if let Some(epoch) = election.now()
                 && self.may_take_over()
-                && let Err(error) = self.take_over_once(epoch).await
             {
-                warn!(%error, "supervisor: looking for expired leases failed; trying again");
+                if let Err(error) = self.take_over_once(epoch).await {
+                    warn!(%error, "supervisor: looking for expired leases failed; trying again");
+                }
+                if swept.elapsed() >= LEFTOVERS {
+                    swept = Instant::now();
+                    self.drop_leftovers(epoch).await;
+                }
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
     }
 
-    async fn take_over_once(&self, epoch: Epoch) -> Result<(), LogError> {
+    /// A piece whose commit was slow may come after the end of its turn.
+    async fn drop_leftovers(&self, epoch: Epoch) {
+        if let Err(error) = self.0.log.journals().drop_leftovers(epoch).await {
+            warn!(%error, "supervisor: dropping pieces of ended turns failed; trying again later");
+        }
+    }
+
+    async fn take_over_once(&self, epoch: Epoch) -> Result<(), WriteError> {
         let now = self.0.log.clock().now();
         for kind in [LeaseKind::Turn, LeaseKind::Caption] {
             for lease in self.0.log.leases().lapsed(kind, now, TAKEN_OVER).await? {
@@ -115,7 +131,12 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn take_over(&self, epoch: Epoch, kind: LeaseKind, lease: Lease) -> Result<(), LogError> {
+    async fn take_over(
+        &self,
+        epoch: Epoch,
+        kind: LeaseKind,
+        lease: Lease,
+    ) -> Result<(), WriteError> {
         match kind {
             LeaseKind::Turn => self.take_over_turn(epoch, lease).await,
             LeaseKind::Caption => {
@@ -131,17 +152,15 @@ impl Supervisor {
 
     /// Takes over a turn. One that has shown nothing starts anew; one that has ends as interrupted, with the text
     /// that was shown.
-    async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), LogError> {
-        let Ok(turn) = lease.id.parse::<TurnId>() else {
+    async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), WriteError> {
+        let (Ok(turn), Ok(session)) = (lease.id.parse::<TurnId>(), lease.stream_id.parse()) else {
             return Ok(());
         };
-        let session = SessionId(lease.stream_id);
         if !self.is_unanswered(turn, lease.user, &session).await? {
-            let log = &self.0.log;
-            return log
-                .leases()
+            let leases = self.0.log.leases();
+            return Ok(leases
                 .remove(LeaseKind::Turn, &lease.id, &self.0.node)
-                .await;
+                .await?);
         }
         let shown = self.0.log.journals().text(turn, lease.user).await?;
         info!(turn.id = %turn, shown.bytes = shown.len(), "supervisor: going on with a turn that another server left unfinished");
@@ -153,18 +172,19 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whether a turn runs is in its user's state.
     async fn is_unanswered(
         &self,
         turn: TurnId,
         user: UserId,
         session: &SessionId,
-    ) -> Result<bool, LogError> {
-        let chat = self
-            .0
-            .log
-            .reader()
-            .stream::<Chat>(&Owner::User(user), &session.0)
-            .await?;
-        Ok(chat.is_some_and(|(chat, _)| chat.running() == Some(turn)))
+    ) -> Result<bool, WriteError> {
+        let session = session.clone();
+        let look = move |state: &User| json!(state.running_turn(&session) == Some(turn));
+        match self.0.users.look(user, look).await {
+            Ok(is_running) => Ok(is_running == true),
+            Err(WriteError::Forgotten) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -1,5 +1,5 @@
 use genie_events::{
-    CaptionId, Change, Event, Metadata, RefusalKind, SessionId, TurnId,
+    CaptionId, Change, Event, Metadata, RefusalKind, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
     chat::{ChatCommand, TurnAnswer, TurnMetrics, TurnOutcome},
@@ -126,7 +126,7 @@ both_stores!(
             "not a stale lease"
         );
 
-        let session = SessionId("s".into());
+        let session = opened.log.hashes().session(ada, "s");
         let turn = TurnId(opened.log.clock().new_uuid());
         let begin = |turn| {
             UserCommand::Chat(
@@ -259,5 +259,105 @@ both_stores!(
         }
         assert_eq!(good + busy, 400);
         assert_eq!(count(&opened.log, ada).await, 1 + good);
+    }
+);
+
+both_stores!(
+    a_state_does_not_grow_with_what_has_ended,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let log = &opened.log;
+        let ada = store.register(log, "ada").await;
+        let users = node(log);
+        let ask = async |command| users.ask(ada, Metadata::system(), command).await;
+        let size = async || match log.users().wake(ada).await.unwrap() {
+            genie_log::load_users::Waking::Awake(awake) => awake.user.to_snapshot().len(),
+            genie_log::load_users::Waking::Forgotten => panic!("forgotten"),
+        };
+        let chat = |n: usize, command| {
+            UserCommand::Chat(log.hashes().session(ada, &n.to_string()), command)
+        };
+        let question = |turn| ChatCommand::Ask {
+            turn,
+            session: "s".into(),
+            message: "m".into(),
+        };
+        let stop = |turn| {
+            let answer = TurnAnswer {
+                content: String::new(),
+                outcome: TurnOutcome::Stopped,
+                failure: None,
+                model: "m".into(),
+                metrics: TurnMetrics::default(),
+            };
+            ChatCommand::Answer { turn, answer }
+        };
+        let mut sizes = Vec::new();
+        for round in 0..2 {
+            for n in 0..20 {
+                // The second round goes on in the sessions of the first, which the state has left out.
+                let turn = TurnId(log.clock().new_uuid());
+                ask(chat(n, question(turn))).await.unwrap();
+                ask(chat(n, stop(turn))).await.unwrap();
+                let credential = genie_events::CredentialId(log.clock().new_uuid());
+                let stored = UserCommand::StoreCredential {
+                    credential,
+                    kind: genie_events::credential::CredentialKind::Profile,
+                    platform: "x".into(),
+                    platform_username: None,
+                    expires_at: None,
+                    sealed: genie_events::credential::SealedSecret {
+                        version: 1,
+                        hash: "00".into(),
+                    },
+                };
+                ask(stored).await.unwrap();
+                let remove = UserCommand::RemoveCredential(credential);
+                assert_eq!(ask(remove.clone()).await.unwrap().changes.len(), 1);
+                assert_eq!(
+                    ask(remove).await.unwrap().changes.len(),
+                    0,
+                    "removed before"
+                );
+            }
+            sizes.push(size().await);
+            if round == 0 {
+                users.passivate(Duration::ZERO, 0);
+            }
+        }
+        assert!(sizes[1] <= sizes[0] + 4, "{sizes:?}");
+    }
+);
+
+both_stores!(
+    a_session_that_another_node_went_on_with_is_gone_on_with_here,
+    async |store: TestStore| {
+        let opened = store.open().await;
+        let log = &opened.log;
+        let ada = store.register(log, "ada").await;
+        let (one, two) = (node(log), node(log));
+        let session = log.hashes().session(ada, "s");
+        for n in 0..6 {
+            let users = if n % 2 == 0 { &one } else { &two };
+            let turn = TurnId(log.clock().new_uuid());
+            let question = ChatCommand::Ask {
+                turn,
+                session: "s".into(),
+                message: "m".into(),
+            };
+            let answer = TurnAnswer {
+                content: "a".into(),
+                outcome: TurnOutcome::Completed,
+                failure: None,
+                model: "m".into(),
+                metrics: TurnMetrics::default(),
+            };
+            for command in [question, ChatCommand::Answer { turn, answer }] {
+                let command = UserCommand::Chat(session.clone(), command);
+                let done = users.ask(ada, Metadata::system(), command).await.unwrap();
+                assert_eq!(done.changes.len(), 1);
+            }
+        }
+        assert_eq!(count(log, ada).await, 1 + 12);
     }
 );

@@ -15,6 +15,7 @@ use crate::{
     idempotency::OutcomeRow,
     keys::{UserKeys, WrappedKey},
     leases::LeaseRow,
+    reservations::ReservationRow,
     secrets::SecretRow,
     sessions::SessionRow,
     stored_row::StoredRow,
@@ -39,7 +40,12 @@ impl Owner {
         match self {
             Self::User(user) => user.0,
             Self::System(stream) => {
-                let hash = Sha256::digest(format!("genie system owner/{stream}").as_bytes());
+                let hash = Sha256::new()
+                    .chain_update("genie system owner/")
+                    .chain_update(stream.kind.as_str())
+                    .chain_update("/")
+                    .chain_update(stream.id)
+                    .finalize();
                 let mut bytes = [0; 16];
                 bytes.copy_from_slice(&hash[..16]);
                 Uuid::new_v8(bytes)
@@ -91,8 +97,9 @@ pub enum Work {
     Session(SessionRow),
     Blob(BlobRow),
     Lease(LeaseRow),
-    /// The outcome of a request that may be sent again. A condition too: no other request may have used its key.
+    /// The outcome of a request that may be sent again. No other request may have used its key.
     Remember(OutcomeRow),
+    Reservation(ReservationRow),
     /// A condition: the append happens only in this epoch, as what the elected node writes.
     OnlyInEpoch(Epoch),
     Journal(JournalRow),
@@ -100,10 +107,13 @@ pub enum Work {
 }
 
 impl Work {
-    pub(crate) fn is_condition(&self) -> bool {
+    fn is_condition(&self) -> bool {
         matches!(
             self,
-            Self::Remember(_) | Self::Lease(LeaseRow::OnlyIfLapsed { .. }) | Self::OnlyInEpoch(_)
+            Self::Lease(LeaseRow::OnlyIfLapsed { .. })
+                | Self::OnlyInEpoch(_)
+                // It may follow any event, but not the fact of an earlier forgetting.
+                | Self::Forgetting(ForgettingRow::Forget { .. })
         )
     }
 
@@ -132,6 +142,7 @@ impl Work {
             Self::Blob(row) => row.json(),
             Self::Lease(row) => row.json(),
             Self::Remember(outcome) => outcome.json(),
+            Self::Reservation(row) => row.json(),
             Self::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Self::Journal(row) => row.json(),
             Self::Forgetting(row) => row.json(),
@@ -147,6 +158,7 @@ impl Work {
             Self::Blob(row) => row.write(tx).await,
             Self::Lease(row) => row.write(tx).await,
             Self::Remember(outcome) => outcome.write(tx).await,
+            Self::Reservation(row) => row.write(tx).await,
             Self::OnlyInEpoch(_) => Ok(()),
             Self::Journal(row) => row.write(tx).await,
             Self::Forgetting(row) => row.write(tx).await,
@@ -190,13 +202,14 @@ pub enum AppendError {
     /// An event is larger than [`MAX_EVENT_BYTES`], or there are more than [`MAX_EVENTS`].
     #[error("the append is too large: {0}")]
     TooLarge(String),
-    /// A stream's name or number that a store cannot hold. A fault of genie.
-    #[error("event {sequence} of {stream} cannot be stored: {reason}")]
+    /// A number that a store cannot hold. A fault of genie.
+    #[error(
+        "event {sequence} of {stream} cannot be stored: its number is larger than a store can hold"
+    )]
     Unstorable {
-        stream: String,
+        stream: StreamId,
         /// The event's number in the stream.
         sequence: u64,
-        reason: &'static str,
     },
     /// The store refuses these rows. A fault of genie.
     #[error("the store refuses the rows: {0}")]
@@ -233,6 +246,11 @@ impl Request {
             .map(|row| row.payload.len() + row.metadata.len() + 256)
             .sum();
         rows + self.work.iter().map(Work::bytes).sum::<usize>()
+    }
+
+    /// True when it has to be judged before it is written.
+    pub fn has_condition(&self) -> bool {
+        self.work.iter().any(Work::is_condition)
     }
 
     /// True when this append makes the owner's key.

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Postgres, Row, pool::PoolConnection, postgres::PgRow};
+use sqlx::{
+    PgConnection, PgPool, Postgres, Row,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use crate::{
     append::{Appended, Request, Verdict, WorkJson},
@@ -14,20 +19,22 @@ use crate::{
 /// returned; an append finds a dead connection by itself.
 pub(crate) type HeldPostgres = Option<PoolConnection<Postgres>>;
 
-/// Appends a batch. A statement that takes longer than `limit` is given up together with its
+/// Appends a batch. `known` is the last position that this process has seen: the store must not end
+/// before it. A statement that takes longer than `limit` is given up together with its
 /// connection: a server that vanished silently would otherwise hold the writer for as long as TCP
 /// tries.
 pub(crate) async fn append(
     pool: &PgPool,
     held: &mut HeldPostgres,
     batch: &[&Request],
+    known: u64,
     limit: Duration,
 ) -> Result<Vec<Verdict>, sqlx::Error> {
     let mut connection = match held.take() {
         Some(connection) => connection,
         None => pool.acquire().await?,
     };
-    let appended = tokio::time::timeout(limit, append_on(&mut connection, batch)).await;
+    let appended = tokio::time::timeout(limit, append_on(&mut connection, batch, known)).await;
     let appended = appended.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     match appended.as_ref().err().and_then(Trouble::of) {
         None => *held = Some(connection),
@@ -41,56 +48,59 @@ pub(crate) async fn append(
 async fn append_on(
     connection: &mut PgConnection,
     batch: &[&Request],
+    known: u64,
 ) -> Result<Vec<Verdict>, sqlx::Error> {
-    let request_numbers: Vec<i32> = (0..)
-        .zip(batch)
-        .flat_map(|(n, request)| std::iter::repeat_n(n, request.rows.len()))
-        .collect();
-    let are_of_system: Vec<bool> = batch
-        .iter()
-        .flat_map(|request| {
-            request
-                .rows
-                .iter()
-                .map(|row| request.system_owners.contains(&row.owner))
-        })
-        .collect();
-    let work: Vec<WorkJson> = (0_i32..)
-        .zip(batch)
-        .flat_map(|(n, request)| request.work.iter().map(move |work| WorkJson::new(n, work)))
-        .collect();
-    let answers = sqlx::query(
+    let mut requests: Vec<i32> = Vec::new();
+    let mut are_of_system: Vec<bool> = Vec::new();
+    let mut rows: Vec<&StoredRow> = Vec::new();
+    let mut work: Vec<WorkJson> = Vec::new();
+    for (n, request) in (0..).zip(batch) {
+        for row in &request.rows {
+            requests.push(n);
+            are_of_system.push(request.system_owners.contains(&row.owner));
+            rows.push(row);
+        }
+        work.extend(request.work.iter().map(|work| WorkJson::new(n, work)));
+    }
+    let call = sqlx::query(
         "SELECT request, outcome, first_position, last_position \
-         FROM append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-    )
-    .bind(request_numbers)
-    .bind(column(batch, |row| row.kind.as_str()))
-    .bind(column(batch, |row| row.id.as_str()))
-    .bind(column(batch, |row| row.sequence as i64))
-    .bind(column(batch, |row| row.event_type.as_str()))
-    .bind(column(batch, |row| row.event_version.as_str()))
-    .bind(column(batch, |row| row.payload.as_str()))
-    .bind(column(batch, |row| row.metadata.as_str()))
-    .bind(column(batch, |row| row.event_id.to_string()))
-    .bind(column(batch, |row| row.owner.to_string()))
-    .bind(column(batch, |row| row.owner_seq as i64))
-    .bind(column(batch, |row| row.slice as i64))
-    .bind(column(batch, |row| row.recorded_at.0))
-    .bind(column(batch, |row| row.digest.as_slice()))
-    .bind(are_of_system)
-    .bind((!work.is_empty()).then_some(sqlx::types::Json(work)))
-    .fetch_all(connection)
-    .await?;
+         FROM append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+    );
+    let answers = bind_rows(call, &rows)
+        .bind(requests)
+        .bind(are_of_system)
+        .bind((!work.is_empty()).then_some(sqlx::types::Json(work)))
+        .bind(known as i64)
+        .fetch_all(connection)
+        .await?;
 
     outcomes(batch, &answers)
 }
 
-/// One value of each row of the batch.
-fn column<'a, T>(batch: &[&'a Request], value: impl Fn(&'a StoredRow) -> T) -> Vec<T> {
-    batch
-        .iter()
-        .flat_map(|request| request.rows.iter().map(&value))
-        .collect()
+/// Binds the columns of rows as arrays, in the table's order, without the position.
+pub(crate) fn bind_rows<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    rows: &[&'q StoredRow],
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(column(rows, |row| row.owner))
+        .bind(column(rows, |row| row.owner_seq as i64))
+        .bind(column(rows, |row| row.stream))
+        .bind(column(rows, |row| row.sequence as i64))
+        .bind(column(rows, |row| row.kind))
+        .bind(column(rows, |row| row.event_type.as_ref()))
+        .bind(column(rows, |row| row.event_version))
+        .bind(column(rows, |row| row.event_id))
+        .bind(column(rows, |row| row.slice as i16)) // 0..1023
+        .bind(column(rows, |row| row.recorded_at.0))
+        .bind(column(rows, |row| row.digest.as_slice()))
+        .bind(column(rows, |row| row.metadata.as_str()))
+        .bind(column(rows, |row| row.payload.as_slice()))
+}
+
+/// One value of each row.
+fn column<'q, T>(rows: &[&'q StoredRow], value: impl Fn(&'q StoredRow) -> T) -> Vec<T> {
+    rows.iter().copied().map(value).collect()
 }
 
 /// The function tells the head before the batch, and what was not appended; everything else follows the head in order.

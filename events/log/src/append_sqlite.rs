@@ -1,11 +1,8 @@
 //! Appends on SQLite: the same steps as the Postgres function, in one immediate transaction and a
 //! few statements.
 
-use std::collections::{BTreeMap, HashSet};
-
 use sqlx::{
     Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, pool::PoolConnection,
-    types::Json,
 };
 use uuid::Uuid;
 
@@ -35,26 +32,37 @@ pub(crate) async fn append(
         Some(connection) => connection,
         None => pool.acquire().await?,
     };
-    let outcomes = append_on(&mut connection, batch).await;
+    // The unique keys are the fence. Nothing is looked up before one of them is met.
+    let mut outcomes = append_on(&mut connection, batch, Request::has_condition).await;
+    if outcomes.as_ref().is_err_and(is_unique_violation) {
+        outcomes = append_on(&mut connection, batch, |_| true).await;
+    }
     // After an error the pool checks the connection.
     *held = outcomes.is_ok().then_some(connection);
     outcomes
 }
 
+fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.is_unique_violation())
+}
+
+/// Judges the doubtful requests and inserts all others, in one transaction.
 async fn append_on(
     connection: &mut SqliteConnection,
     batch: &[&Request],
+    is_doubtful: impl Fn(&Request) -> bool,
 ) -> Result<Vec<Verdict>, sqlx::Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events")
         .fetch_one(&mut *tx)
         .await?;
-    let doubtful = doubtful(&mut tx, batch).await?;
     let mut outcomes = Vec::with_capacity(batch.len());
     let mut rows = Vec::new();
     let mut work = Vec::new();
-    for (n, request) in batch.iter().enumerate() {
-        let refused = if doubtful.contains(&n) {
+    for request in batch {
+        let refused = if is_doubtful(request) {
             judge(&mut tx, request).await?
         } else {
             None
@@ -76,62 +84,6 @@ async fn append_on(
     }
     tx.commit().await?;
     Ok(outcomes)
-}
-
-/// The requests that are not plainly good. An owner whose last event is the one before cannot have these rows yet, nor this
-/// stream another one of the owner's: only a first event can meet a stream of somebody else.
-async fn doubtful(
-    tx: &mut SqliteTx<'_>,
-    batch: &[&Request],
-) -> Result<HashSet<usize>, sqlx::Error> {
-    let mut fences = Vec::new();
-    let mut firsts = Vec::new();
-    let mut doubtful = HashSet::new();
-    for (n, request) in batch.iter().enumerate() {
-        let mut owners = BTreeMap::new();
-        for row in &request.rows {
-            let first = owners.entry(row.owner).or_insert(row.owner_seq);
-            *first = row.owner_seq.min(*first);
-        }
-        let needs_no_key =
-            |owner: &Uuid| request.system_owners.contains(owner) || request.makes_key_of(*owner);
-        fences.extend(
-            owners
-                .into_iter()
-                .map(|(owner, first)| (n, owner, first, needs_no_key(&owner))),
-        );
-        firsts.extend(
-            request
-                .rows
-                .iter()
-                .filter(|row| row.sequence == 1)
-                .map(|row| (n, &row.kind, &row.id)),
-        );
-        if request.work.iter().any(Work::is_condition) {
-            doubtful.insert(n);
-        }
-    }
-    let sql = "WITH r AS (SELECT value ->> 0 AS request, value ->> 1 AS owner, value ->> 2 AS first, value ->> 3 AS system \
-                          FROM json_each($1)) \
-         SELECT DISTINCT r.request FROM r LEFT JOIN user_keys k ON k.user_id = r.owner AND k.state = 'live' \
-         LEFT JOIN events e ON e.user_id = r.owner AND e.user_seq >= r.first - 1 \
-         WHERE NOT (r.system OR k.user_id IS NOT NULL) OR e.user_seq >= r.first OR (e.user_seq IS NULL AND r.first <> 1)";
-    let found: Vec<i64> = sqlx::query_scalar(sql)
-        .bind(Json(fences))
-        .fetch_all(&mut **tx)
-        .await?;
-    doubtful.extend(found.into_iter().map(|n| n as usize));
-    if !firsts.is_empty() {
-        let sql = "WITH r AS (SELECT value ->> 0 AS request, value ->> 1 AS kind, value ->> 2 AS id FROM json_each($1)) \
-             SELECT DISTINCT r.request FROM r JOIN events e \
-                 ON e.aggregate_type = r.kind AND e.aggregate_id = r.id AND e.sequence = 1";
-        let found: Vec<i64> = sqlx::query_scalar(sql)
-            .bind(Json(firsts))
-            .fetch_all(&mut **tx)
-            .await?;
-        doubtful.extend(found.into_iter().map(|n| n as usize));
-    }
-    Ok(doubtful)
 }
 
 /// Why the request is not to be inserted; `None` when it is.
@@ -156,9 +108,8 @@ async fn judge(tx: &mut SqliteTx<'_>, request: &Request) -> Result<Option<Verdic
     }
     // Only a first event can meet another owner's stream.
     for row in request.rows.iter().filter(|row| row.sequence == 1) {
-        let taken = sqlx::query("SELECT 1 FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence = $3")
-            .bind(&row.kind)
-            .bind(&row.id)
+        let taken = sqlx::query("SELECT 1 FROM events WHERE stream = $1 AND sequence = $2")
+            .bind(row.stream)
             .bind(row.sequence as i64)
             .fetch_optional(&mut **tx)
             .await?;
@@ -210,8 +161,8 @@ async fn is_stale(
             .min()
             .unwrap_or(0);
         let last: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(user_seq), 0) FROM events WHERE user_id = $1")
-                .bind(owner.to_string())
+            sqlx::query_scalar("SELECT coalesce(max(owner_seq), 0) FROM events WHERE owner = $1")
+                .bind(owner)
                 .fetch_one(&mut **tx)
                 .await?;
         if fence as i64 != last + 1 {
@@ -230,8 +181,12 @@ async fn already(
     };
     let mut positions = Vec::with_capacity(2);
     for row in [first, last] {
-        let found = sqlx::query("SELECT position FROM events WHERE event_id = $1")
-            .bind(row.event_id.to_string())
+        let sql =
+            "SELECT position FROM events WHERE owner = $1 AND owner_seq = $2 AND event_id = $3";
+        let found = sqlx::query(sql)
+            .bind(row.owner)
+            .bind(row.owner_seq as i64)
+            .bind(row.event_id)
             .fetch_optional(&mut **tx)
             .await?;
         match found {
@@ -282,27 +237,27 @@ pub(crate) async fn insert(
         let (now, later) = rows.split_at(size);
         let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; size].join(", ");
         let sql = format!(
-            "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, \
-                                 metadata, event_id, user_id, user_seq, slice, recorded_at, digest) VALUES {values}"
+            "INSERT INTO events (position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, \
+                                 slice, recorded_at, digest, metadata, payload) VALUES {values}"
         );
         let query = now
             .iter()
             .fold(sqlx::query(&sql), |query, (position, row)| {
                 query
                     .bind(position)
-                    .bind(&row.kind)
-                    .bind(&row.id)
-                    .bind(row.sequence as i64)
-                    .bind(&row.event_type)
-                    .bind(&row.event_version)
-                    .bind(&row.payload)
-                    .bind(&row.metadata)
-                    .bind(row.event_id.to_string())
-                    .bind(row.owner.to_string())
+                    .bind(row.owner)
                     .bind(row.owner_seq as i64)
-                    .bind(row.slice as i64)
+                    .bind(row.stream)
+                    .bind(row.sequence as i64)
+                    .bind(row.kind)
+                    .bind(row.event_type.as_ref())
+                    .bind(row.event_version)
+                    .bind(row.event_id)
+                    .bind(row.slice)
                     .bind(row.recorded_at.0)
-                    .bind(&row.digest)
+                    .bind(row.digest.as_slice())
+                    .bind(row.metadata.as_str())
+                    .bind(row.payload.as_slice())
             });
         query.execute(&mut **tx).await?;
         rows = later;

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use sqlx::{Any, Row, Transaction};
+use sqlx::Row;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    Log, LogError,
+    Log, LogError, StoreTransaction,
     store::{Store, Writing},
 };
 
@@ -177,20 +177,20 @@ impl Store {
     /// A transaction like [`Store::relaxed`], for the leader: [`LogError::Deposed`] when another
     /// node was elected since. No other node is elected until it ends, unless it takes so long that
     /// it is ended.
-    pub async fn relaxed_in(&self, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
+    pub async fn relaxed_in(&self, epoch: Epoch) -> Result<StoreTransaction, LogError> {
         self.check(self.relaxed().await?, epoch).await
     }
 
     /// The same for a transaction like [`Store::durable`].
-    pub async fn durable_in(&self, epoch: Epoch) -> Result<Transaction<'static, Any>, LogError> {
+    pub async fn durable_in(&self, epoch: Epoch) -> Result<StoreTransaction, LogError> {
         self.check(self.durable().await?, epoch).await
     }
 
     async fn check(
         &self,
-        mut tx: Transaction<'static, Any>,
+        mut tx: StoreTransaction,
         epoch: Epoch,
-    ) -> Result<Transaction<'static, Any>, LogError> {
+    ) -> Result<StoreTransaction, LogError> {
         let is_present: bool = match self.writing {
             Writing::Postgres(_) => {
                 sqlx::query_scalar("SELECT in_office($1)")

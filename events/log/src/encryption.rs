@@ -2,14 +2,11 @@
 //! nonce. Associated data binds a ciphertext to its place. A commitment binds it to its key, which
 //! Poly1305 alone does not do.
 
-use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use chacha20poly1305::{
     Key, KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, AeadInOut, Payload},
 };
-use genie_events::{EventId, StreamId};
 use hkdf::Hkdf;
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -110,36 +107,6 @@ impl SealingKey {
         self.decrypt(*nonce, ciphertext.to_vec(), commitment, &place.0)
             .map(Zeroizing::new)
     }
-
-    /// Seals an event's JSON into the envelope that `payload` holds.
-    pub fn seal_event(&self, event_id: EventId, plaintext: &[u8], place: &Place) -> String {
-        let (nonce, ciphertext) = self.encrypt(plaintext, &place.0);
-        let n = BASE64.encode(nonce);
-        let c = BASE64.encode(ciphertext);
-        let m = BASE64.encode(self.commitment);
-        let envelope = Envelope {
-            v: FORMAT,
-            k: self.id,
-            e: event_id,
-            n: &n,
-            c: &c,
-            m: &m,
-        };
-        serde_json::to_string(&envelope).expect("text and numbers serialize")
-    }
-
-    pub fn open_event(&self, envelope: &Envelope, place: &Place) -> Result<Vec<u8>, CantOpen> {
-        if envelope.v != FORMAT {
-            return Err(CantOpen::Form);
-        }
-        if envelope.k != self.id {
-            return Err(CantOpen::OtherKey);
-        }
-        let nonce = decode(envelope.n)?;
-        let commitment = decode::<COMMITMENT>(envelope.m)?;
-        let sealed = BASE64.decode(envelope.c).map_err(|_| CantOpen::Form)?;
-        self.decrypt(nonce, sealed, &commitment, &place.0)
-    }
 }
 
 /// HKDF-SHA-256 of a root key, for a purpose and a part of it.
@@ -152,28 +119,6 @@ pub fn derive(root: &[u8; 32], purpose: &str, part: &str) -> [u8; 32] {
     out
 }
 
-/// The content of `payload`: version, key id, event id, nonce, ciphertext, commitment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Envelope<'a> {
-    v: u8,
-    /// The id of the key that sealed it.
-    pub k: Uuid,
-    /// The event's id, for readers of single streams, who do not read the row's column.
-    pub e: EventId,
-    n: &'a str,
-    c: &'a str,
-    m: &'a str,
-}
-
-fn decode<const N: usize>(text: &str) -> Result<[u8; N], CantOpen> {
-    // A nonce or a commitment, with the spare room that the decoder asks for.
-    let mut bytes = [0; 48];
-    let length = BASE64
-        .decode_slice(text, &mut bytes)
-        .map_err(|_| CantOpen::Form)?;
-    bytes[..length].try_into().map_err(|_| CantOpen::Form)
-}
-
 /// The place that sealed bytes belong to. It is the associated data, length-prefixed so that no two
 /// places look alike.
 #[derive(Debug, Clone)]
@@ -182,34 +127,17 @@ pub struct Place(Vec<u8>);
 impl Place {
     /// A place named by its parts.
     pub fn new(parts: &[&str]) -> Self {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+        Self::of_parts(&parts)
+    }
+
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
         let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
         for part in parts {
             bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
-            bytes.extend_from_slice(part.as_bytes());
+            bytes.extend_from_slice(part);
         }
         Self(bytes)
-    }
-
-    pub fn event(
-        event_id: EventId,
-        stream: &StreamId,
-        sequence: u64,
-        event_type: &str,
-        owner: Uuid,
-    ) -> Self {
-        let mut event_text = Uuid::encode_buffer();
-        let mut owner_text = Uuid::encode_buffer();
-        let event_id: &str = event_id.0.hyphenated().encode_lower(&mut event_text);
-        let owner: &str = owner.hyphenated().encode_lower(&mut owner_text);
-        Self::new(&[
-            "log v1",
-            event_id,
-            stream.kind.as_str(),
-            &stream.id,
-            &sequence.to_string(),
-            event_type,
-            owner,
-        ])
     }
 }
 

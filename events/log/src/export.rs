@@ -15,10 +15,10 @@
 //! or brought from another file or export.
 //!
 //! Inside are lines of JSON. The first line of a `log-` file is `{"format":"genie log
-//! v1","after":N,"digest_before":HEX}`, with the digest of the row before it, so that files of two
+//! v2","after":N,"digest_before":HEX}`, with the digest of the row before it, so that files of two
 //! logs cannot be mixed. Each further line is a row of `events`: columns by their names in the
-//! table, `digest` in hexadecimal. A `tables-` file begins with `{"format":"genie tables
-//! v1","head":N}`, then has lines `{"table":NAME,"row":{..}}`, bytes in base64.
+//! table, `digest` in hexadecimal, `payload` in base64. A `tables-` file begins with `{"format":"genie tables
+//! v2","head":N}`, then has lines `{"table":NAME,"row":{..}}`, bytes in base64.
 //!
 //! Each file is written under a temporary name, flushed and renamed, and `tables-HEAD` comes last.
 //! So an export is what its newest `tables-` file says; anything beyond it belongs to a run that
@@ -26,6 +26,7 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -77,8 +78,8 @@ impl From<sqlx::Error> for TransferError {
     }
 }
 
-const LOG_FORMAT: &str = "genie log v1";
-const TABLES_FORMAT: &str = "genie tables v1";
+const LOG_FORMAT: &str = "genie log v2";
+const TABLES_FORMAT: &str = "genie tables v2";
 
 #[derive(Serialize, Deserialize)]
 struct LogHeader {
@@ -104,38 +105,40 @@ struct TableLine {
 #[derive(Serialize, Deserialize)]
 struct LogLine {
     position: u64,
-    aggregate_type: String,
-    aggregate_id: String,
+    owner: Uuid,
+    owner_seq: u64,
+    stream: Uuid,
     sequence: u64,
+    kind: i16,
     event_type: String,
-    event_version: String,
-    payload: String,
-    metadata: String,
+    event_version: i16,
     event_id: Uuid,
-    user_id: Uuid,
-    user_seq: u64,
-    slice: u64,
+    slice: u16,
     recorded_at: i64,
+    /// In hexadecimal.
     digest: String,
+    metadata: String,
+    /// In base64.
+    payload: String,
 }
 
 impl LogLine {
     fn of(row: &StoredRow) -> Self {
         Self {
             position: row.position,
-            aggregate_type: row.kind.clone(),
-            aggregate_id: row.id.clone(),
+            owner: row.owner,
+            owner_seq: row.owner_seq,
+            stream: row.stream,
             sequence: row.sequence,
-            event_type: row.event_type.clone(),
-            event_version: row.event_version.clone(),
-            payload: row.payload.clone(),
-            metadata: row.metadata.clone(),
+            kind: row.kind,
+            event_type: row.event_type.clone().into_owned(),
+            event_version: row.event_version,
             event_id: row.event_id,
-            user_id: row.owner,
-            user_seq: row.owner_seq,
             slice: row.slice,
             recorded_at: row.recorded_at.0,
             digest: hex::encode(&row.digest),
+            metadata: row.metadata.clone(),
+            payload: BASE64.encode(&row.payload),
         }
     }
 
@@ -143,19 +146,19 @@ impl LogLine {
     fn into_row(self) -> Option<StoredRow> {
         let mut row = StoredRow {
             position: self.position,
-            kind: self.aggregate_type,
-            id: self.aggregate_id,
+            owner: self.owner,
+            owner_seq: self.owner_seq,
+            stream: self.stream,
             sequence: self.sequence,
-            event_type: self.event_type,
+            kind: self.kind,
+            event_type: self.event_type.into(),
             event_version: self.event_version,
-            payload: self.payload,
-            metadata: self.metadata,
             event_id: self.event_id,
-            owner: self.user_id,
-            owner_seq: self.user_seq,
             slice: self.slice,
             recorded_at: Timestamp(self.recorded_at),
             digest: vec![],
+            metadata: self.metadata,
+            payload: BASE64.decode(self.payload).ok()?,
         };
         row.digest = row.computed_digest().to_vec();
         (hex::encode(&row.digest) == self.digest).then_some(row)

@@ -3,11 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
     LogError, LogReader, StoredRow,
+    read::Shown,
     tail_cache::{NextRows, ReadTo},
 };
 
@@ -15,6 +16,9 @@ use crate::{
 const PAGE: usize = 500;
 /// Pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
+
+mod own;
+pub use own::OwnFollower;
 
 /// Where a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +31,20 @@ pub enum Following {
     Stopped { missing: u64 },
 }
 
+/// A look at the store's head. A follower that has come so far had seen everything at that moment.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadSeen {
+    pub head: u64,
+    /// When the look began.
+    pub at: Instant,
+}
+
 #[derive(Debug)]
 pub struct Follower {
     log: LogReader,
     after: u64,
+    /// What is read of rows that are older than the cache.
+    shown: Shown,
     state: Following,
     reading: watch::Receiver<ReadTo>,
 }
@@ -38,12 +52,25 @@ pub struct Follower {
 impl LogReader {
     /// A follower that begins after a position.
     pub fn follow(&self, after: u64) -> Follower {
+        self.follow_showing(after, Shown::Whole)
+    }
+
+    /// The same, for a reader that needs no more than `shown`.
+    pub fn follow_showing(&self, after: u64, shown: Shown) -> Follower {
         Follower {
             log: self.clone(),
             after,
+            shown,
             state: Following::CatchingUp,
             reading: self.log().tail().watch_reading(),
         }
+    }
+}
+
+impl LogReader {
+    /// Wakes at each look at the store's head, several times a second.
+    pub fn watch_head_seen(&self) -> watch::Receiver<HeadSeen> {
+        self.log().tail().watch_head_seen()
     }
 }
 
@@ -57,7 +84,7 @@ impl Follower {
         self.state
     }
 
-    /// The next rows, at least one and at most `limit`; waits while there are none. Dropping the
+    /// The next rows, at least one, at most `limit` and at most a page in bytes; waits while there are none. Dropping the
     /// wait loses nothing. After a hole each call answers [`LogError::Hole`].
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         loop {
@@ -108,9 +135,9 @@ impl Follower {
     /// From the table, in which there are more rows.
     async fn catch_up(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
         self.state = Following::CatchingUp;
-        let missing = match self.log.rows(self.after, limit).await {
-            Ok(rows) if rows.is_empty() => self.after + 1,
-            Ok(rows) => return Ok(rows.into_iter().map(Arc::new).collect()),
+        let missing = match self.log.page(self.after, limit, self.shown).await {
+            Ok(page) if page.rows.is_empty() => self.after + 1,
+            Ok(page) => return Ok(page.rows.into_iter().map(Arc::new).collect()),
             Err(LogError::Hole { missing }) => missing,
             Err(error) => return Err(error),
         };

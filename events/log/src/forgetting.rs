@@ -5,11 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use genie_events::{Timestamp, UserId, account::FORGOTTEN};
+use genie_events::{StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN};
 use serde_json::{Value, json};
-use sqlx::{Any, Row, Transaction, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, append_sqlite::SqliteTx, store::Store};
+use crate::{
+    Log, LogError, StoreTransaction, append_sqlite::SqliteTx, store::Store,
+    stored_row::stored_stream,
+};
 
 /// One transaction deletes at most this many rows, so that nobody waits for long.
 const ERASED_AT_ONCE: i64 = 1000;
@@ -75,7 +78,7 @@ impl UserRows {
     /// Deletes at most `most` of a user's rows; answers how many were deleted.
     pub async fn erase(
         &self,
-        tx: &mut Transaction<'_, Any>,
+        tx: &mut StoreTransaction,
         user: UserId,
         most: i64,
     ) -> Result<u64, sqlx::Error> {
@@ -346,8 +349,10 @@ impl Forgettings {
     pub async fn forget_restored_key(&self, user: UserId, at: Timestamp) -> Result<(), LogError> {
         self.0.store()
             .run(async move |store: Store| {
-                let fact =
-                    "SELECT position FROM events WHERE aggregate_type = 'account' AND aggregate_id = $1 AND event_type = $2";
+                // The fact of the forgetting is its user's last.
+                let fact = "SELECT position FROM ( \
+                         SELECT position, event_type FROM events WHERE owner = unhex($1, '-') ORDER BY owner_seq DESC LIMIT 1 \
+                     ) last WHERE event_type = $2";
                 let mut tx = store.durable().await?;
                 let fact = sqlx::query_scalar(fact).bind(user.to_string()).bind(FORGOTTEN);
                 let Some(position) = fact.fetch_optional(&mut *tx).await? else { return Ok(()) };
@@ -371,9 +376,11 @@ impl Forgettings {
     pub async fn counts_of(&self, user: UserId) -> Result<(u64, u64), LogError> {
         self.0.store()
             .run(async move |store: Store| {
-                let sql = "SELECT coalesce(max(user_seq), 0) AS events, coalesce((SELECT max(sequence) FROM events \
-                           WHERE aggregate_type = 'account' AND aggregate_id = $1), 0) AS of_account FROM events WHERE user_id = $1";
-                let row = sqlx::query(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
+                let sql = "SELECT coalesce(max(owner_seq), 0) AS events, coalesce((SELECT max(sequence) FROM events \
+                           WHERE stream = unhex($2, '-')), 0) AS of_account FROM events WHERE owner = unhex($1, '-')";
+                let account = stored_stream(&StreamId::new(StreamKind::Account, user));
+                let query = sqlx::query(sql).bind(user.to_string()).bind(account.to_string());
+                let row = query.fetch_one(store.reads()).await?;
                 Ok((row.try_get::<i64, _>("events")? as u64, row.try_get::<i64, _>("of_account")? as u64))
             })
             .await
@@ -459,7 +466,8 @@ async fn write_forgotten(
     at: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let user = user.to_string();
-    let sql = "SELECT position FROM events WHERE user_id = $1 ORDER BY user_seq DESC LIMIT 1";
+    let sql =
+        "SELECT position FROM events WHERE owner = unhex($1, '-') ORDER BY owner_seq DESC LIMIT 1";
     let position: i64 = sqlx::query_scalar(sql)
         .bind(&user)
         .fetch_one(&mut **tx)

@@ -8,7 +8,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use sqlx::{Any, Row, Transaction};
+use sqlx::Row;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    Log, LogError, StoredRow,
+    Log, LogError, StoreTransaction, StoredRow,
     election::{Election, Epoch},
     merkle_tree::{self, Frontier},
     signed_heads::{self, HeadKey, PublicHeadKey, SignedHead},
@@ -292,10 +292,7 @@ impl HeadSigner {
         Ok(head)
     }
 
-    async fn newest_head(
-        &self,
-        tx: &mut Transaction<'static, Any>,
-    ) -> Result<Option<SignedHead>, LogError> {
+    async fn newest_head(&self, tx: &mut StoreTransaction) -> Result<Option<SignedHead>, LogError> {
         let Some(row) = sqlx::query(signed_heads::NEWEST)
             .fetch_optional(&mut **tx)
             .await?

@@ -3,7 +3,7 @@
 //! deletes outcomes by age ([`crate::retention`]).
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use genie_events::{EventId, Timestamp, UserId};
+use genie_events::{Timestamp, UserId};
 use serde_json::{Value, json};
 use sqlx::Row;
 
@@ -37,8 +37,8 @@ pub struct OutcomeRow {
     pub(crate) key: String,
     pub(crate) request: String,
     pub(crate) user: UserId,
-    /// The id of the request's last fact.
-    pub(crate) event_id: EventId,
+    /// The number of the request's last fact among the user's.
+    pub(crate) user_seq: u64,
     pub(crate) sealed: Vec<u8>,
     pub(crate) kept_at: Timestamp,
 }
@@ -47,18 +47,18 @@ impl OutcomeRow {
     pub(crate) fn json(&self) -> Value {
         json!({
             "t": "remember", "user_id": self.user, "key_hash": self.key, "request_hash": self.request,
-            "event_id": self.event_id, "sealed": BASE64.encode(&self.sealed), "kept_at": self.kept_at,
+            "user_seq": self.user_seq, "sealed": BASE64.encode(&self.sealed), "kept_at": self.kept_at,
         })
     }
 
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
-        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at) \
+        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at) \
                    VALUES ($1, $2, $3, $4, $5, $6)";
         sqlx::query(sql)
             .bind(&self.key)
             .bind(self.user.to_string())
             .bind(&self.request)
-            .bind(self.event_id.to_string())
+            .bind(self.user_seq as i64)
             .bind(&self.sealed)
             .bind(self.kept_at.0)
             .execute(&mut **tx)
@@ -109,9 +109,9 @@ impl RequestOutcomes {
         let write = async move |store: Store| {
             // The row refers to the user's latest event, as the row of a request with facts refers
             // to its last fact.
-            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, event_id, sealed, kept_at) \
-                 SELECT $1, $2, $3, event_id, $4, $6 FROM events WHERE user_id = $2 AND user_seq = $5 \
-                 AND NOT EXISTS (SELECT 1 FROM events WHERE user_id = $2 AND user_seq > $5) ON CONFLICT DO NOTHING";
+            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at) \
+                 SELECT $1, $2, $3, $5, $4, $6 WHERE $5 = (SELECT max(owner_seq) FROM events WHERE owner = unhex($2, '-')) \
+                 ON CONFLICT DO NOTHING";
             let mut tx = store.durable().await?;
             let insert = sqlx::query(sql)
                 .bind(request.key)
@@ -159,7 +159,7 @@ impl RequestOutcomes {
         let asked = key.clone();
         let read = async move |store: Store| {
             let sql = "SELECT i.user_id, i.request_hash, i.sealed, e.position FROM idempotency i \
-                 JOIN events e ON e.event_id = i.event_id WHERE i.key_hash = $1";
+                 JOIN events e ON e.owner = unhex(i.user_id, '-') AND e.owner_seq = i.user_seq WHERE i.key_hash = $1";
             let row = sqlx::query(sql)
                 .bind(asked)
                 .fetch_optional(store.reads())

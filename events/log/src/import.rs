@@ -8,11 +8,12 @@
 
 use std::time::Duration;
 
-use sqlx::{Any, PgPool, Postgres, Row as _, Transaction};
+use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    LogError, MasterKeys, StoredRow,
+    LogError, MasterKeys, StoreTransaction, StoredRow,
+    append_postgres::bind_rows,
     append_sqlite::insert,
     export::{CARRIED, Export, Row, Table, TransferError},
     log::stored_head,
@@ -185,11 +186,7 @@ async fn begin(
 }
 
 /// Keeps appends out of this transaction, and checks that the head has not moved.
-async fn lock_at(
-    store: &Store,
-    tx: &mut Transaction<'static, Any>,
-    head: u64,
-) -> Result<(), TransferError> {
+async fn lock_at(store: &Store, tx: &mut StoreTransaction, head: u64) -> Result<(), TransferError> {
     if let Writing::Postgres(_) = store.writing {
         // `pg_advisory_xact_lock` answers `void`, which not every driver can read.
         let sql = "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) SELECT count(*) AS n FROM locked";
@@ -252,34 +249,19 @@ async fn insert_postgres(
     tx: &mut Transaction<'_, Postgres>,
     rows: &[StoredRow],
 ) -> Result<(), sqlx::Error> {
-    let numbers =
-        |of: fn(&StoredRow) -> u64| rows.iter().map(|row| of(row) as i64).collect::<Vec<i64>>();
-    let texts = |of: fn(&StoredRow) -> String| rows.iter().map(of).collect::<Vec<String>>();
-    sqlx::query(
-        "INSERT INTO events (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
-                             event_id, user_id, user_seq, slice, recorded_at, digest) \
-         SELECT p, k, i, s, t, v, b::json, m::json, e, u, q, c, r, d \
-         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], \
-                     $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
-             AS x (p, k, i, s, t, v, b, m, e, u, q, c, r, d)",
-    )
-    .bind(numbers(|row| row.position))
-    .bind(texts(|row| row.kind.clone()))
-    .bind(texts(|row| row.id.clone()))
-    .bind(numbers(|row| row.sequence))
-    .bind(texts(|row| row.event_type.clone()))
-    .bind(texts(|row| row.event_version.clone()))
-    .bind(texts(|row| row.payload.clone()))
-    .bind(texts(|row| row.metadata.clone()))
-    .bind(texts(|row| row.event_id.to_string()))
-    .bind(texts(|row| row.owner.to_string()))
-    .bind(numbers(|row| row.owner_seq))
-    .bind(numbers(|row| row.slice))
-    .bind(rows.iter().map(|row| row.recorded_at.0).collect::<Vec<i64>>())
-    .bind(rows.iter().map(|row| row.digest.clone()).collect::<Vec<Vec<u8>>>())
-    .execute(&mut **tx)
-    .await
-    .map(drop)
+    let insert = sqlx::query(
+        "INSERT INTO events (owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, \
+                             recorded_at, digest, metadata, payload, position) \
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::smallint[], $6::text[], \
+                              $7::smallint[], $8::uuid[], $9::smallint[], $10::bigint[], $11::bytea[], $12::text[], \
+                              $13::bytea[], $14::bigint[])",
+    );
+    let positions: Vec<i64> = rows.iter().map(|row| row.position as i64).collect();
+    bind_rows(insert, &rows.iter().collect::<Vec<_>>())
+        .bind(positions)
+        .execute(&mut **tx)
+        .await
+        .map(drop)
 }
 
 /// Replaces the working tables by the export's, and removes the mark.

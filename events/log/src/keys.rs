@@ -142,25 +142,22 @@ impl SystemHashes {
 
     /// The stream of a normalised e-mail address.
     pub fn email(&self, normalised: &str) -> EmailId {
-        EmailId(keyed_hash(&self.email, &[normalised]))
+        EmailId(keyed_id(&self.email, &[normalised]))
     }
 
     /// The stream of an invite, from its code.
     pub fn invite(&self, code: &str) -> InviteId {
-        InviteId(keyed_hash(&self.invite, &[code]))
+        InviteId(keyed_id(&self.invite, &[code]))
     }
 
     /// The stream of the user's chat session with that name.
     pub fn session(&self, user: UserId, name: &str) -> SessionId {
-        SessionId(keyed_hash(&self.session, &[&user.to_string(), name])[..32].to_owned())
+        SessionId(keyed_id(&self.session, &[&user.to_string(), name]))
     }
 
     /// The user's job with that name.
     pub fn job(&self, user: UserId, name: &JobName) -> JobId {
-        let hash = keyed_bytes(&self.job, &[&user.to_string(), name.as_str()]);
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash[..16]);
-        JobId(Uuid::new_v8(id))
+        JobId(keyed_id(&self.job, &[&user.to_string(), name.as_str()]))
     }
 
     /// The identity of a request that may be sent again. `asked` is the whole request: its target
@@ -180,12 +177,12 @@ impl SystemHashes {
     }
 
     pub fn service_key(&self, key: &str) -> ServiceKeyId {
-        ServiceKeyId(keyed_hash(&self.service_key, &[key])[..32].to_owned())
+        ServiceKeyId(keyed_id(&self.service_key, &[key]))
     }
 
     /// The id of a network.
     pub fn network(&self, network: &str) -> NetworkId {
-        NetworkId(keyed_hash(&self.network, &[network])[..32].to_owned())
+        NetworkId(keyed_id(&self.network, &[network]))
     }
 
     /// The key that signs the tokens of impersonations (HS256), and nothing else.
@@ -219,8 +216,16 @@ pub(crate) fn log_name(system: &DataKey) -> String {
     format!("genie/{}", hex::encode(&system.part("log id")[..16]))
 }
 
+/// HMAC-SHA-256 of the parts, in hexadecimal.
 fn keyed_hash(key: &[u8; 32], parts: &[&str]) -> String {
     hex::encode(keyed_bytes(key, parts))
+}
+
+/// The first 122 bits of the same as a UUID of version 8.
+fn keyed_id(key: &[u8; 32], parts: &[&str]) -> Uuid {
+    let mut first = [0; 16];
+    first.copy_from_slice(&keyed_bytes(key, parts)[..16]);
+    Uuid::new_v8(first)
 }
 
 fn keyed_bytes(key: &[u8; 32], parts: &[&str]) -> [u8; 32] {

@@ -9,6 +9,8 @@ mod append_postgres;
 mod append_sqlite;
 /// Time, ids and chance, which come in as arguments everywhere else.
 pub mod clock;
+/// Connections that are lent without a ping.
+pub mod connections;
 /// Elects the node that runs timers, projections and the head signer.
 pub mod election;
 /// Sealed bytes: XChaCha20-Poly1305 with a commitment to the key.
@@ -34,6 +36,7 @@ mod notify;
 /// Pages that end at a number of rows or of bytes.
 pub mod pages;
 mod postgres_probe;
+mod postgres_streams;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
 mod read_batcher;
@@ -73,6 +76,8 @@ pub mod idempotency;
 pub mod impersonations;
 /// A working table: the leases of running jobs, turns and captions.
 pub mod leases;
+/// A working table: the e-mail addresses that are reserved for registrations.
+pub mod reservations;
 /// A working table: sealed secrets, behind a door that only the write side's vault gets.
 pub mod secrets;
 /// A working table: sessions and their refresh tokens.
@@ -88,6 +93,7 @@ pub mod testing;
 
 pub use append::{AppendError, AppendRequest, Appended, Group, NewFact, Owner, Work};
 pub use clock::Clock;
+pub use connections::StoreTransaction;
 pub use election::{Election, Epoch};
 pub use error::{Damaged, LogError};
 pub use export::{Export, TransferError, export};

@@ -3,9 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::TryStreamExt;
 use genie_events::{User, UserId, user::facts_of_day::day_of};
 use sqlx::{Row, any::AnyRow};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::{
     Log, LogError, StoredRow,
@@ -14,7 +16,6 @@ use crate::{
     read_batcher::{BatchBounds, ReadBatcher, padded_size},
     snapshots::StoredSnapshot,
     store::Store,
-    stored_row::COLUMNS,
 };
 
 /// The users that may wait to be read. Beyond that a caller is told that the store is busy.
@@ -24,6 +25,8 @@ const AT_ONCE: usize = 3;
 /// The most events of each user that are read together. The rest of a longer tail is read
 /// separately.
 const TAIL: u64 = 256;
+/// The most bytes of each user's events that are read together. The rest is read separately, too.
+const TAIL_BYTES: usize = 256 << 10;
 /// A snapshot is kept after this many events without one.
 pub const SNAPSHOT_EVERY: u64 = 200;
 
@@ -82,6 +85,8 @@ pub(crate) struct StoredUser {
     /// How many events the user has.
     seq: u64,
     tail: Vec<StoredRow>,
+    /// The bytes of the events after the snapshot that were seen. Past [`TAIL_BYTES`] none is kept.
+    tail_bytes: usize,
 }
 
 /// The way to the task that reads users. A user of whom nothing is known has nothing stored.
@@ -222,7 +227,7 @@ fn padded(users: &[UserId]) -> impl Iterator<Item = Option<&UserId>> {
 }
 
 fn id_or_nobody(user: Option<&UserId>) -> String {
-    user.map_or_else(String::new, UserId::to_string)
+    user.map_or_else(|| UserId(Uuid::nil()).to_string(), UserId::to_string)
 }
 
 async fn read_snapshots(
@@ -234,7 +239,7 @@ async fn read_snapshots(
         .collect();
     let sql = format!(
         "SELECT k.user_id, k.key_id, k.master_id, k.wrapped, k.state, s.version, s.user_seq, s.position, s.sealed, \
-             (SELECT coalesce(max(e.user_seq), 0) FROM events e WHERE e.user_id = k.user_id) AS seq \
+             (SELECT coalesce(max(e.owner_seq), 0) FROM events e WHERE e.owner = unhex(k.user_id, '-')) AS seq \
          FROM user_keys k LEFT JOIN snapshots s ON s.user_id = k.user_id WHERE k.user_id IN ({})",
         places.join(", ")
     );
@@ -265,9 +270,11 @@ async fn read_tails(
         })
         .collect();
     let sql = format!(
-        "WITH wanted (wanted_user, after) AS (VALUES {}) SELECT {COLUMNS} FROM wanted \
-         JOIN events ON user_id = wanted_user AND user_seq > after AND user_seq <= after + {TAIL} ORDER BY user_id, user_seq",
-        places.join(", ")
+        "WITH wanted (wanted_user, after) AS (VALUES {}) SELECT {} FROM wanted \
+         JOIN events ON owner = unhex(wanted_user, '-') AND owner_seq > after AND owner_seq <= after + {TAIL} \
+         ORDER BY owner, owner_seq",
+        places.join(", "),
+        store.columns()
     );
     let after = |user: Option<&UserId>| {
         let snapshot = user
@@ -278,10 +285,14 @@ async fn read_tails(
     let query = padded(users).fold(sqlx::query(&sql), |query, user| {
         query.bind(id_or_nobody(user)).bind(after(user))
     });
-    for row in query.fetch_all(store.reads()).await? {
+    let mut rows = query.fetch(store.reads());
+    while let Some(row) = rows.try_next().await? {
         let row = StoredRow::read(&row)?;
         if let Some(one) = stored.get_mut(&UserId(row.owner)) {
-            one.tail.push(row);
+            one.tail_bytes += row.payload.len() + row.metadata.len();
+            if one.tail_bytes <= TAIL_BYTES {
+                one.tail.push(row);
+            }
         }
     }
     Ok(())
@@ -308,13 +319,16 @@ fn stored_user(row: &AnyRow) -> Result<Option<(UserId, StoredUser)>, sqlx::Error
             snapshot,
             seq,
             tail: Vec::new(),
+            tail_bytes: 0,
         },
     )))
 }
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+    use genie_events::{
+        Change, Event, Limits, Metadata, Now, StreamId, StreamKind, account::AccountEvent,
+    };
 
     use super::*;
     use crate::{
@@ -323,6 +337,10 @@ mod tests {
     };
 
     async fn sign_in(log: &Log, user: UserId, after: u64, times: u64) {
+        sign_in_by(Metadata::system(), log, user, after, times).await;
+    }
+
+    async fn sign_in_by(metadata: Metadata, log: &Log, user: UserId, after: u64, times: u64) {
         let stream = StreamId::new(StreamKind::Account, user);
         let event = || Event::Account(AccountEvent::SignedIn);
         let facts = (after + 1..=after + times)
@@ -338,7 +356,7 @@ mod tests {
             AppendRequest {
                 groups,
                 work: vec![],
-                metadata: Metadata::system(),
+                metadata,
                 remember: None,
             },
         )
@@ -359,6 +377,30 @@ mod tests {
             tokio::task::yield_now().await;
         }
     }
+
+    both_stores!(
+        a_user_who_wakes_counts_the_facts_of_the_last_day_only,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let own = || Metadata::user(ada, "r");
+            sign_in_by(own(), &log, ada, 1, 3).await;
+            store.clock.advance_millis(86_400_000);
+            sign_in_by(own(), &log, ada, 4, 2).await;
+            sign_in(&log, ada, 6, 5).await;
+            let one_more = [Change::new(ada, AccountEvent::SignedIn)];
+            for from_snapshot in [false, true] {
+                let awake = awake(&log, ada).await;
+                let now = |facts| Now {
+                    moment: store.clock.now(),
+                    limits: Limits::built_in().with_facts_per_day(facts),
+                };
+                let check = |facts| awake.user.check_day(&now(facts), &own(), &one_more);
+                assert!(check(2).is_err() && check(3).is_ok(), "{from_snapshot}");
+                keep_snapshot(&log, &awake).await;
+            }
+        }
+    );
 
     both_stores!(
         a_snapshot_with_its_tail_equals_the_whole_log,
@@ -438,7 +480,7 @@ mod tests {
             sign_in(&log, ada, 1, 3).await;
             store
                 .tamper(
-                    "DELETE FROM events WHERE user_seq = 2 AND event_type = 'account.signed_in'",
+                    "DELETE FROM events WHERE owner_seq = 2 AND event_type = 'account.signed_in'",
                 )
                 .await;
             assert!(

@@ -114,12 +114,13 @@ impl Proofs {
             return Err(CantProve::NoSuchSize { signed });
         }
         let proof = async move |store: Store| {
-            let mut db = store.reads().acquire().await?;
+            let mut db = store.reads().lend().await?;
             let path = merkle_tree::prove_inclusion(&mut db, head.size, position).await?;
             let growth = match from {
                 Some(from) => Some(grown(&mut db, from, head.size).await?),
                 None => None,
             };
+            db.give_back();
             let leaf = merkle_tree::leaf_hash(&row.digest);
             let event_id = row.event_id;
             let digest = row.digest.clone();

@@ -27,8 +27,9 @@ use crate::{log::stored_head, store::Store, tail_cache::Tail};
 
 /// The channel's name in Postgres.
 const CHANNEL: &str = "genie_head";
-/// How often the table is polled when no hint comes.
-const POLL: Duration = Duration::from_secs(1);
+/// How often the table is polled when no hint comes. A server whose last look is a second old trusts
+/// its memory of callers no longer.
+const POLL: Duration = Duration::from_millis(250);
 /// The shortest time between two hints, and between two looks at the head, however many hints come.
 /// The next one covers everything appended meanwhile.
 const SPACING: Duration = Duration::from_millis(1);
@@ -180,10 +181,11 @@ pub(crate) async fn read_head(
             () = closed(&mut written) => return,
         }
         let known = *tail.watch_head().borrow();
+        let began = Instant::now();
         match tokio::time::timeout(PATIENCE, stored_head(&store)).await {
             Ok(Ok(head)) if head < known => return tail.set_back(head),
             Ok(Ok(head)) => {
-                tail.raise_head(head);
+                tail.see_head(head, began);
                 was_away = false;
             }
             _ if was_away => {}

@@ -2,31 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use cqrs_es::{
-    Aggregate,
-    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
-};
-use genie_events::{JobId, Metadata, StreamId, StreamKind, UserId, upcast};
-use postgres_es::PostgresEventRepository;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use cqrs_es::{Aggregate, persist::SerializedEvent};
+use genie_events::{JobId, StreamId, StreamKind, UserId, upcast};
+use serde::Deserialize;
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::{
     Fact, Log, LogError, Owner, StoredRow,
-    encryption::{Envelope, Place},
+    encryption::CantOpen,
     keys::KeyState,
+    postgres_streams::PostgresStreams,
     store::Store,
-    stored_row::COLUMNS,
+    stored_row::{event_place, stored_stream, uuid_column},
     tail_cache::ReadTo,
 };
 
 /// Single questions that an index answers.
 mod lookups;
+/// Pages of the log, and of one owner's events.
+mod row_pages;
 /// Streams, backwards from their newest event.
 mod stream_pages;
 
 pub use lookups::Lookups;
+pub use row_pages::Shown;
+pub(crate) use row_pages::read_rows;
 
 pub const PAGE: usize = 1000;
 
@@ -54,56 +58,52 @@ impl JobStep {
         let Some(user) = row.user() else {
             return Ok(None);
         };
-        let job = stream.id.parse().map_err(|reason| row.damaged(reason))?;
-        let event_type = row.event_type.clone();
-        let clear = row.metadata()?.clear;
         Ok(Some(Self {
             position: row.position,
-            job,
+            job: JobId(stream.id),
             user,
             sequence: row.sequence,
-            event_type,
-            clear,
-        }))
-    }
-
-    /// `None` for a row that makes no sense: a claim of that job meets its owner's state.
-    fn read(row: &AnyRow) -> Result<Option<Self>, sqlx::Error> {
-        let job: String = row.try_get("aggregate_id")?;
-        let user: String = row.try_get("user_id")?;
-        let metadata = serde_json::from_str::<Metadata>(&row.try_get::<String, _>("metadata")?);
-        let (Ok(job), Ok(user), Ok(metadata)) = (job.parse(), user.parse(), metadata) else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            position: row.try_get::<i64, _>("position")? as u64,
-            job,
-            user,
-            sequence: row.try_get::<i64, _>("sequence")? as u64,
-            event_type: row.try_get("event_type")?,
-            clear: metadata.clear,
+            event_type: row.event_type.clone().into_owned(),
+            clear: row.metadata()?.clear,
         }))
     }
 }
 
 /// An event of a single stream, with the fields that postgres-es reads.
-struct StoredEvent {
+struct StreamEvent {
     sequence: u64,
     event_type: String,
-    version: String,
-    payload: String,
+    version: i16,
+    event_id: Uuid,
+    sealed: Vec<u8>,
 }
 
-/// An error of postgres-es, which hides what the database said.
-fn unread(error: PersistenceError) -> LogError {
-    let reason = error.to_string();
-    match error {
-        PersistenceError::ConnectionError(_) => LogError::Away(reason),
-        PersistenceError::UnknownError(error) => match error.downcast::<sqlx::Error>() {
-            Ok(error) => (*error).into(),
-            Err(_) => LogError::Statement(reason),
-        },
-        _ => LogError::Statement(reason),
+/// The payload as the view `stream_events` shows it.
+#[derive(Deserialize)]
+struct ShownPayload {
+    event_id: Uuid,
+    sealed: String,
+}
+
+impl TryFrom<SerializedEvent> for StreamEvent {
+    type Error = LogError;
+
+    fn try_from(event: SerializedEvent) -> Result<Self, LogError> {
+        let unreadable = |reason: &dyn std::fmt::Display| {
+            LogError::Statement(format!("the view stream_events can't be read: {reason}"))
+        };
+        let payload: ShownPayload =
+            serde_json::from_value(event.payload).map_err(|reason| unreadable(&reason))?;
+        let sealed = BASE64
+            .decode(payload.sealed)
+            .map_err(|reason| unreadable(&reason))?;
+        Ok(Self {
+            sequence: event.sequence as u64,
+            event_type: event.event_type,
+            version: event.event_version.parse().unwrap_or(-1), // refused as an unknown version
+            event_id: payload.event_id,
+            sealed,
+        })
     }
 }
 
@@ -112,32 +112,6 @@ fn below(before: Option<u64>) -> i64 {
     before
         .and_then(|before| i64::try_from(before).ok())
         .unwrap_or(i64::MAX)
-}
-
-/// The rows after a position, in order and without a hole.
-pub(crate) async fn read_rows(
-    store: &Store,
-    after: u64,
-    limit: i64,
-) -> Result<Vec<StoredRow>, LogError> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
-    let rows = sqlx::query(&sql)
-        .bind(after as i64)
-        .bind(limit)
-        .fetch_all(store.reads())
-        .await?;
-    let rows = rows
-        .iter()
-        .map(StoredRow::read)
-        .collect::<Result<Vec<_>, _>>()?;
-    match (after + 1..)
-        .zip(&rows)
-        .find(|(expected, row)| row.position != *expected)
-    {
-        Some((missing, _)) => Err(LogError::Hole { missing }),
-        None => Ok(rows),
-    }
 }
 
 /// Reads the log's facts in order: pages of it, a user's events, single streams. See
@@ -159,7 +133,7 @@ impl LogReader {
 
     /// The last position that this process knows of.
     pub fn head(&self) -> u64 {
-        *self.0.tail().watch_head().borrow()
+        self.0.tail().head()
     }
 
     /// Wakes whenever the head rises.
@@ -175,42 +149,10 @@ impl LogReader {
         }
     }
 
-    /// The rows after a position, in order, at most `limit` and [`PAGE`]. A missing position is an
-    /// error, not a wait.
-    pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
-        let limit = limit.min(PAGE) as i64;
-        self.0
-            .store()
-            .run(async move |store: Store| read_rows(&store, after, limit).await)
-            .await
-    }
-
-    /// A user's rows after a `user_seq`, in order, at most [`PAGE`].
-    pub async fn user_rows(&self, user: UserId, after: u64) -> Result<Vec<StoredRow>, LogError> {
-        self.user_page(user, after, PAGE).await
-    }
-
-    /// The same, at most `limit`.
-    pub async fn user_page(
-        &self,
-        user: UserId,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
-        self.0.store()
-            .run(async move |store: Store| {
-                let sql = format!("SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq > $2 ORDER BY user_seq LIMIT $3");
-                let query = sqlx::query(&sql).bind(user.to_string()).bind(after as i64).bind(limit as i64);
-                let rows = query.fetch_all(store.reads()).await?;
-                Ok(rows.iter().map(StoredRow::read).collect::<Result<Vec<_>, _>>()?)
-            })
-            .await
-    }
-
     /// The number of a user's events.
     pub async fn user_seq(&self, user: UserId) -> Result<u64, LogError> {
         let read = async move |store: Store| {
-            let sql = "SELECT coalesce(max(user_seq), 0) AS seq FROM events WHERE user_id = $1";
+            let sql = "SELECT coalesce(max(owner_seq), 0) AS seq FROM events WHERE owner = unhex($1, '-')";
             let row = sqlx::query(sql)
                 .bind(user.to_string())
                 .fetch_one(store.reads())
@@ -240,7 +182,7 @@ impl LogReader {
                 each(self.open_row(row).await?);
                 after = row.owner_seq;
             }
-            if rows.len() < PAGE {
+            if rows.is_empty() {
                 return Ok(());
             }
         }
@@ -248,11 +190,15 @@ impl LogReader {
 
     /// One stream folded, with the number of its events; `None` when this owner has no such stream.
     /// On Postgres it is read through postgres-es.
-    pub async fn stream<A>(&self, owner: &Owner, id: &str) -> Result<Option<(A, u64)>, LogError>
+    pub async fn stream<A>(
+        &self,
+        owner: &Owner,
+        id: impl Into<Uuid>,
+    ) -> Result<Option<(A, u64)>, LogError>
     where
         A: Aggregate + 'static,
     {
-        let events = self.stream_events::<A>(owner, id).await?;
+        let events = self.stream_events::<A>(owner, id.into()).await?;
         let count = events.len() as u64;
         let mut state = A::default();
         events.into_iter().for_each(|event| state.apply(event));
@@ -260,59 +206,56 @@ impl LogReader {
     }
 
     /// The events of one stream; empty when this owner has no such stream.
-    pub async fn stream_events<A>(&self, owner: &Owner, id: &str) -> Result<Vec<A::Event>, LogError>
+    pub async fn stream_events<A>(
+        &self,
+        owner: &Owner,
+        id: impl Into<Uuid>,
+    ) -> Result<Vec<A::Event>, LogError>
     where
         A: Aggregate + 'static,
     {
         let Some(kind) = StreamKind::parse(A::TYPE) else {
             return Ok(vec![]);
         };
-        let stream = StreamId::new(kind, id);
-        let events = match self.0.store().postgres_reads() {
-            Some(pool) => {
-                let repository = PostgresEventRepository::new(pool.clone());
-                let id = id.to_owned();
-                let read = self.0.store().run(async move |_| {
-                    match repository.get_events::<A>(&id).await {
-                        Ok(events) => Ok(events),
-                        Err(error) => Err(unread(error)),
-                    }
-                });
-                let events = read.await?;
-                let stored = |event: SerializedEvent| StoredEvent {
-                    sequence: event.sequence as u64,
-                    event_type: event.event_type,
-                    version: event.event_version,
-                    payload: event.payload.to_string(),
-                };
-                events.into_iter().map(stored).collect()
-            }
-            None => self.stream_on_sqlite(stream.clone()).await?,
+        let stream = StreamId::new(kind, id.into());
+        let events = match self.0.store().postgres_streams().cloned() {
+            Some(streams) => self.stream_on_postgres::<A>(streams, &stream).await?,
+            None => self.stream_on_sqlite(&stream).await?,
         };
         self.open_events::<A>(owner, &stream, events).await
     }
 
-    async fn stream_on_sqlite(&self, stream: StreamId) -> Result<Vec<StoredEvent>, LogError> {
+    async fn stream_on_postgres<A>(
+        &self,
+        streams: PostgresStreams,
+        stream: &StreamId,
+    ) -> Result<Vec<StreamEvent>, LogError>
+    where
+        A: Aggregate + 'static,
+    {
+        let id = stored_stream(stream).to_string();
+        let read = async move |_| streams.events::<A>(&id).await;
+        let events = self.0.store().run(read).await?;
+        events.into_iter().map(StreamEvent::try_from).collect()
+    }
+
+    async fn stream_on_sqlite(&self, stream: &StreamId) -> Result<Vec<StreamEvent>, LogError> {
+        let id = stored_stream(stream).to_string();
         let read = async move |store: Store| {
-            let sql = "SELECT sequence, event_type, event_version, payload FROM events \
-                 WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence";
-            let rows = sqlx::query(sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
-                .fetch_all(store.reads())
-                .await?;
+            let sql = "SELECT sequence, event_type, event_version, event_id, payload FROM events \
+                 WHERE stream = unhex($1, '-') ORDER BY sequence";
+            let rows = sqlx::query(sql).bind(id).fetch_all(store.reads()).await?;
             let event = |row: AnyRow| {
-                Ok(StoredEvent {
+                Ok(StreamEvent {
                     sequence: row.try_get::<i64, _>("sequence")? as u64,
                     event_type: row.try_get("event_type")?,
-                    version: row.try_get("event_version")?,
-                    payload: row.try_get("payload")?,
+                    version: i16::try_from(row.try_get::<i64, _>("event_version")?).unwrap_or(-1),
+                    event_id: uuid_column(&row, "event_id")?,
+                    sealed: row.try_get("payload")?,
                 })
             };
-            Ok(rows
-                .into_iter()
-                .map(event)
-                .collect::<Result<Vec<_>, sqlx::Error>>()?)
+            let events = rows.into_iter().map(event);
+            Ok(events.collect::<Result<Vec<_>, sqlx::Error>>()?)
         };
         self.0.store().run(read).await
     }
@@ -321,7 +264,7 @@ impl LogReader {
         &self,
         owner: &Owner,
         stream: &StreamId,
-        stored: Vec<StoredEvent>,
+        stored: Vec<StreamEvent>,
     ) -> Result<Vec<A::Event>, LogError> {
         if stored.is_empty() {
             return Ok(vec![]);
@@ -330,35 +273,30 @@ impl LogReader {
             return Ok(vec![]);
         };
         let mut events = Vec::with_capacity(stored.len());
-        for StoredEvent {
-            sequence,
-            event_type,
-            version,
-            payload,
-        } in stored
-        {
+        for event in stored {
+            let sequence = event.sequence;
             let damaged = |reason: &dyn ToString| {
-                LogError::damaged(
-                    0,
-                    stream,
-                    format!("event {sequence}: {}", reason.to_string()),
-                )
+                let reason = format!("event {sequence}: {}", reason.to_string());
+                LogError::damaged(0, stream, reason)
             };
-            let envelope: Envelope = serde_json::from_str(&payload)
-                .map_err(|_| damaged(&"its envelope cannot be read"))?;
-            if envelope.k != keys.payload().id() {
-                return Ok(vec![]); // The stream belongs to another owner.
-            }
             if sequence != events.len() as u64 + 1 {
                 return Err(damaged(&"the event before it is missing"));
             }
-            let place = Place::event(envelope.e, stream, sequence, &event_type, owner.id());
-            let opened = keys
-                .payload()
-                .open_event(&envelope, &place)
-                .map_err(|reason| damaged(&reason))?;
+            let place = event_place(
+                event.event_id,
+                stored_stream(stream),
+                sequence,
+                &event.event_type,
+                owner.id(),
+            );
+            let opened = match keys.payload().open(&event.sealed, &place) {
+                Ok(opened) => opened,
+                // The stream belongs to another owner.
+                Err(CantOpen::OtherKey) => return Ok(vec![]),
+                Err(reason) => return Err(damaged(&reason)),
+            };
             let mut json = serde_json::from_slice(&opened).map_err(|reason| damaged(&reason))?;
-            upcast::lift(&event_type, &version, &mut json, upcast::STEPS)
+            upcast::lift(&event.event_type, event.version, &mut json, upcast::STEPS)
                 .map_err(|reason| damaged(&reason))?;
             events.push(serde_json::from_value(json).map_err(|reason| damaged(&reason))?);
         }

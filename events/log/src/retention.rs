@@ -74,20 +74,15 @@ impl Retention {
         let before = now.plus_seconds(-ALL_HEADS_SECONDS);
         let thin = async move |store: Store| {
             let mut tx = store.relaxed_in(epoch).await?;
-            sqlx::query(
-                "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING",
-            )
-            .bind(THINNED)
-            .execute(&mut *tx)
-            .await?;
-            let seen: i64 = sqlx::query_scalar("SELECT position FROM checkpoints WHERE name = $1")
-                .bind(THINNED)
-                .fetch_one(&mut *tx)
-                .await?;
+            let seen: Option<i64> =
+                sqlx::query_scalar("SELECT position FROM checkpoints WHERE name = $1")
+                    .bind(THINNED)
+                    .fetch_optional(&mut *tx)
+                    .await?;
             let sql =
                 "SELECT size, signed_at FROM tree_heads WHERE size >= $1 ORDER BY size LIMIT $2";
             let heads: Vec<(i64, i64)> = sqlx::query_as(sql)
-                .bind(seen)
+                .bind(seen.unwrap_or(0))
                 .bind(ROWS_AT_ONCE as i64)
                 .fetch_all(&mut *tx)
                 .await?;
@@ -106,7 +101,9 @@ impl Retention {
             }
             // The last old head is looked at again: the next one may be of the same hour.
             if let Some((last, _)) = heads[..old].last() {
-                sqlx::query("UPDATE checkpoints SET position = $2, epoch = $3 WHERE name = $1")
+                let sql = "INSERT INTO checkpoints (name, position, epoch) VALUES ($1, $2, $3) \
+                     ON CONFLICT (name) DO UPDATE SET position = excluded.position, epoch = excluded.epoch";
+                sqlx::query(sql)
                     .bind(THINNED)
                     .bind(last)
                     .bind(epoch.number())
@@ -174,7 +171,7 @@ mod tests {
                 } else {
                     blob
                 };
-                format!("('k{n}', 'u', 'r', 'e', {sealed}, {n})")
+                format!("('k{n}', 'u', 'r', 1, {sealed}, {n})")
             });
             let many = many.collect::<Vec<_>>().join(", ");
             store

@@ -9,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{Timestamp, UserId};
 use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use crate::{Log, LogError, append_sqlite::SqliteTx, keys::KeyState, store::Store};
 
@@ -178,25 +179,41 @@ impl Sessions {
             .await
     }
 
-    /// Ends a session, of this user if one is named. Answers whether it existed.
-    pub async fn end(&self, family: &str, of: Option<UserId>) -> Result<bool, LogError> {
+    /// The user of a session; `None` when it is over.
+    pub async fn user_of(&self, family: &str) -> Result<Option<UserId>, LogError> {
         let family = family.to_owned();
-        let of = of.map(|user| user.to_string()).unwrap_or_default();
-        self.0
-            .store()
-            .run(async move |store: Store| {
-                let mut tx = store.durable().await?;
-                let sql = "DELETE FROM sessions WHERE family = $1 AND ($2 = '' OR user_id = $2)";
-                let ended = sqlx::query(sql)
-                    .bind(family)
-                    .bind(of)
-                    .execute(&mut *tx)
-                    .await?
-                    .rows_affected();
-                tx.commit().await?;
-                Ok(ended > 0)
-            })
-            .await
+        let read = async move |store: Store| {
+            let sql =
+                "SELECT user_id, token_hash, rotated, expires_at FROM sessions WHERE family = $1";
+            let row = sqlx::query(sql)
+                .bind(family)
+                .fetch_optional(store.reads())
+                .await?;
+            Ok(row
+                .as_ref()
+                .map(Family::of)
+                .transpose()?
+                .map(|family| family.user))
+        };
+        self.0.store().run(read).await
+    }
+
+    /// The families of a user's sessions.
+    pub async fn families_of(&self, user: UserId, now: Timestamp) -> Result<Vec<Uuid>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT family FROM sessions WHERE user_id = $1 AND expires_at > $2 LIMIT $3";
+            let query = sqlx::query_scalar(sql)
+                .bind(user.to_string())
+                .bind(now.0)
+                .bind(MAX_SESSIONS);
+            let families: Vec<String> = query.fetch_all(store.reads()).await?;
+            // A family that is no UUID has no access token.
+            Ok(families
+                .iter()
+                .filter_map(|family| family.parse().ok())
+                .collect())
+        };
+        self.0.store().run(read).await
     }
 
     /// A user's sessions, last used first.

@@ -2,8 +2,10 @@
 //! facts. Snapshots are written off the command path and are never the truth: when one is missing,
 //! of another version or unreadable, the log is read instead.
 
+use std::sync::Arc;
+
 use genie_events::{User, UserId, user::snapshot::VERSION};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -20,8 +22,12 @@ use crate::{
 const QUEUE: usize = 256;
 /// The most snapshots of one transaction.
 const BATCH: usize = 64;
-/// A larger state is not kept and is read from the log: it holds mostly work that has not ended.
-const MAX_BYTES: usize = 1 << 20;
+/// The most bytes of snapshots that wait to be written. Beyond that a snapshot is dropped; the next
+/// one comes.
+const QUEUE_BYTES: usize = 64 << 20;
+/// A state holds little but unfinished work, which is bounded. A larger one is kept, and worth a
+/// look.
+const LARGE: usize = 8 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) struct StoredSnapshot {
@@ -36,11 +42,16 @@ struct NewSnapshot {
     user_seq: u64,
     position: u64,
     sealed: Vec<u8>,
+    /// The bytes' place in the queue, until they are written.
+    _room: OwnedSemaphorePermit,
 }
 
 /// The queue of the task that writes snapshots.
 #[derive(Clone)]
-pub(crate) struct Snapshots(mpsc::Sender<NewSnapshot>);
+pub(crate) struct Snapshots {
+    queue: mpsc::Sender<NewSnapshot>,
+    room: Arc<Semaphore>,
+}
 
 impl Snapshots {
     /// Starts the task on the current runtime, which must be the one that owns the store's
@@ -48,7 +59,8 @@ impl Snapshots {
     pub fn start(store: Store) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(write(store, waiting));
-        Self(queue)
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES));
+        Self { queue, room }
     }
 }
 
@@ -56,24 +68,31 @@ impl UserStates {
     /// Keeps a snapshot of a user's state after the event at `position`. Best effort: nothing
     /// depends on it.
     pub async fn keep_snapshot(&self, user: &User, position: u64) {
-        let Ok(place_in_line) = self.log().snapshots().0.try_reserve() else {
+        let snapshots = self.log().snapshots();
+        let Ok(place_in_line) = snapshots.queue.try_reserve() else {
             return;
         };
         let Ok(KeyState::Live(keys)) = self.log().keys().of(user.id().0).await else {
             return;
         };
         let json = Zeroizing::new(user.to_snapshot());
-        if json.len() <= MAX_BYTES {
-            let sealed = keys
-                .payload()
-                .seal(&json, &place(user.id(), user.seq(), position));
-            place_in_line.send(NewSnapshot {
-                user: user.id(),
-                user_seq: user.seq(),
-                position,
-                sealed,
-            });
+        if json.len() > LARGE {
+            warn!(user.id = %user.id(), bytes = json.len(), "snapshots: a user's state is large; it is kept");
         }
+        let bytes = json.len().min(QUEUE_BYTES) as u32;
+        let Ok(room) = Arc::clone(&snapshots.room).try_acquire_many_owned(bytes) else {
+            return;
+        };
+        let sealed = keys
+            .payload()
+            .seal(&json, &place(user.id(), user.seq(), position));
+        place_in_line.send(NewSnapshot {
+            user: user.id(),
+            user_seq: user.seq(),
+            position,
+            sealed,
+            _room: room,
+        });
     }
 }
 

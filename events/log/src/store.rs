@@ -8,8 +8,8 @@ use std::{os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr, sync::Arc, time:
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use sqlx::{
-    Any, AnyPool, Connection, PgPool, SqlitePool, Transaction,
-    any::AnyPoolOptions,
+    Connection, PgPool, SqlitePool,
+    any::AnyConnectOptions,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -17,7 +17,12 @@ use sqlx::{
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use crate::{LogError, migrations, postgres_probe};
+use crate::{
+    LogError,
+    connections::{ConnectionSettings, Connections, StoreTransaction},
+    migrations, postgres_probe,
+    postgres_streams::PostgresStreams,
+};
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
@@ -44,8 +49,6 @@ const READ_CONNECTIONS: u32 = 16;
 const RELAXED_CONNECTIONS: u32 = 8;
 /// Connections for working tables that must survive a power cut.
 const DURABLE_CONNECTIONS: u32 = 4;
-/// Connections for single streams on Postgres.
-const STREAM_CONNECTIONS: u32 = 4;
 /// When no connection is free for this long, the store counts as away.
 const ACQUIRE: Duration = Duration::from_secs(3);
 /// The longest time for any piece of work with the store: a store that vanished silently must not
@@ -55,10 +58,34 @@ pub const LONGEST: Duration = Duration::from_secs(20);
 /// process that was stopped within a transaction holds locks that others, even an append, may wait
 /// for.
 const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '3s'";
-/// A returned connection must answer within this time.
+/// A connection that comes back to the writer's pool must answer within this time.
 const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
+
+macro_rules! postgres_columns {
+    ($payload:literal) => {
+        concat!(
+            "position, uuid_send(owner) AS owner, owner_seq, uuid_send(stream) AS stream, sequence, kind, event_type, ",
+            "event_version, uuid_send(event_id) AS event_id, slice, recorded_at, digest, metadata, ",
+            $payload
+        )
+    };
+}
+macro_rules! sqlite_columns {
+    ($payload:literal) => {
+        concat!(
+            "position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, ",
+            "recorded_at, digest, metadata, ",
+            $payload
+        )
+    };
+}
+/// Both stores hand out a UUID as its 16 bytes.
+const POSTGRES_COLUMNS: &str = postgres_columns!("payload");
+const POSTGRES_CLEAR_COLUMNS: &str = postgres_columns!("''::bytea AS payload");
+const SQLITE_COLUMNS: &str = sqlite_columns!("payload");
+const SQLITE_CLEAR_COLUMNS: &str = sqlite_columns!("X'' AS payload");
 
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
@@ -70,15 +97,15 @@ pub(crate) enum Writing {
 pub struct Store {
     io: Handle,
     /// Reads, in SQL that both stores speak.
-    pub(crate) reads: AnyPool,
+    reads: Connections,
     /// Writes that a power cut may take back, but not a crash of the process: read tables, journal,
     /// heartbeats of leases.
-    relaxed: AnyPool,
+    relaxed: Connections,
     /// Writes of working tables that must survive a power cut.
-    durable: AnyPool,
+    durable: Connections,
     pub(crate) writing: Writing,
-    /// For postgres-es, which takes a pool of its own kind.
-    postgres_reads: Option<PgPool>,
+    /// Single streams, read through postgres-es; `None` on SQLite.
+    postgres_streams: Option<PostgresStreams>,
 }
 
 impl Store {
@@ -121,12 +148,6 @@ impl Store {
             .acquire_timeout(ACQUIRE);
         let writer = writer.after_release(|connection, _| Box::pin(is_sound(connection)));
         let writer = writer.connect_with(appending).await?;
-        let streams = PgPoolOptions::new()
-            .max_connections(STREAM_CONNECTIONS)
-            .acquire_timeout(ACQUIRE);
-        let streams = streams
-            .after_release(|connection, _| Box::pin(is_sound(connection)))
-            .connect_lazy_with(options);
         if !read_only {
             Migrator::new(migrations::POSTGRES)
                 .await
@@ -135,19 +156,29 @@ impl Store {
                 .await
                 .map_err(migration)?;
         }
+        let any = AnyConnectOptions::from_str(url).map_err(hide_url)?;
+        let pool = |most, setting: &str| {
+            Connections::new(ConnectionSettings {
+                options: any.clone(),
+                first: [
+                    setting,
+                    IDLE_IN_TRANSACTION,
+                    "SET statement_timeout = '10s'",
+                ]
+                .map(str::to_owned)
+                .into(),
+                most,
+                begin: "BEGIN",
+                may_vanish: true,
+            })
+        };
         Ok(Self {
             io: Handle::current(),
-            reads: postgres_pool(READ_CONNECTIONS, "SET default_transaction_read_only = on")
-                .connect_lazy(url)
-                .map_err(hide_url)?,
-            relaxed: postgres_pool(RELAXED_CONNECTIONS, "SET synchronous_commit = off")
-                .connect_lazy(url)
-                .map_err(hide_url)?,
-            durable: postgres_pool(DURABLE_CONNECTIONS, "SET synchronous_commit = on")
-                .connect_lazy(url)
-                .map_err(hide_url)?,
+            reads: pool(READ_CONNECTIONS, "SET default_transaction_read_only = on"),
+            relaxed: pool(RELAXED_CONNECTIONS, "SET synchronous_commit = off"),
+            durable: pool(DURABLE_CONNECTIONS, "SET synchronous_commit = on"),
             writing: Writing::Postgres(writer),
-            postgres_reads: Some(streams),
+            postgres_streams: Some(PostgresStreams::new(options)),
         })
     }
 
@@ -181,35 +212,30 @@ impl Store {
             percent_encode(path.as_os_str().as_bytes(), IN_PATH),
             if read_only { "ro" } else { "rw" }
         );
-        let any = |connections: u32, pragma: &'static str| {
-            pool_of(connections).after_connect(move |connection, _| {
-                Box::pin(async move {
-                    sqlx::query(&format!("PRAGMA busy_timeout = {}", BUSY.as_millis()))
-                        .execute(&mut *connection)
-                        .await?;
+        let any = AnyConnectOptions::from_str(&url).map_err(hide_url)?;
+        let pool = |most, setting: &str| {
+            Connections::new(ConnectionSettings {
+                options: any.clone(),
+                first: vec![
+                    format!("PRAGMA busy_timeout = {}", BUSY.as_millis()),
                     // Deleted bytes are overwritten. Each connection has this setting for itself.
-                    sqlx::query("PRAGMA secure_delete = ON")
-                        .execute(&mut *connection)
-                        .await?;
-                    sqlx::query(pragma).execute(connection).await.map(drop)
-                })
+                    "PRAGMA secure_delete = ON".to_owned(),
+                    setting.to_owned(),
+                ],
+                most,
+                begin: "BEGIN IMMEDIATE",
+                may_vanish: false,
             })
         };
         Ok(Self {
             io: Handle::current(),
-            reads: any(READ_CONNECTIONS, "PRAGMA query_only = ON")
-                .connect_lazy(&url)
-                .map_err(hide_url)?,
+            reads: pool(READ_CONNECTIONS, "PRAGMA query_only = ON"),
             // One connection: SQLite has one writer at a time anyway, and waiting for a connection
             // is fairer than for its lock.
-            relaxed: any(1, "PRAGMA synchronous = NORMAL")
-                .connect_lazy(&url)
-                .map_err(hide_url)?,
-            durable: any(1, "PRAGMA synchronous = FULL")
-                .connect_lazy(&url)
-                .map_err(hide_url)?,
+            relaxed: pool(1, "PRAGMA synchronous = NORMAL"),
+            durable: pool(1, "PRAGMA synchronous = FULL"),
             writing: Writing::Sqlite(writer),
-            postgres_reads: None,
+            postgres_streams: None,
         })
     }
 
@@ -234,7 +260,8 @@ impl Store {
         &self.io
     }
 
-    pub fn reads(&self) -> &AnyPool {
+    /// Runs single statements that change nothing.
+    pub fn reads(&self) -> &Connections {
         &self.reads
     }
 
@@ -242,9 +269,24 @@ impl Store {
         matches!(self.writing, Writing::Postgres(_))
     }
 
-    /// The pool that postgres-es reads single streams from; `None` on SQLite.
-    pub(crate) fn postgres_reads(&self) -> Option<&PgPool> {
-        self.postgres_reads.as_ref()
+    /// The columns that [`StoredRow::read`](crate::StoredRow::read) reads.
+    pub(crate) fn columns(&self) -> &'static str {
+        match self.writing {
+            Writing::Postgres(_) => POSTGRES_COLUMNS,
+            Writing::Sqlite(_) => SQLITE_COLUMNS,
+        }
+    }
+
+    /// The same without the payload, for readers that show only what is clear.
+    pub(crate) fn clear_columns(&self) -> &'static str {
+        match self.writing {
+            Writing::Postgres(_) => POSTGRES_CLEAR_COLUMNS,
+            Writing::Sqlite(_) => SQLITE_CLEAR_COLUMNS,
+        }
+    }
+
+    pub(crate) fn postgres_streams(&self) -> Option<&PostgresStreams> {
+        self.postgres_streams.as_ref()
     }
 
     /// The options for a Postgres connection outside any pool; `None` on SQLite.
@@ -258,20 +300,13 @@ impl Store {
 
     /// A writing transaction without an fsync of its own. On SQLite it holds the write lock from
     /// its beginning.
-    pub async fn relaxed(&self) -> Result<Transaction<'static, Any>, LogError> {
-        Ok(self.relaxed.begin_with(self.begin()).await?)
+    pub async fn relaxed(&self) -> Result<StoreTransaction, LogError> {
+        Ok(self.relaxed.begin().await?)
     }
 
     /// A writing transaction that is flushed at its commit.
-    pub async fn durable(&self) -> Result<Transaction<'static, Any>, LogError> {
-        Ok(self.durable.begin_with(self.begin()).await?)
-    }
-
-    fn begin(&self) -> &'static str {
-        match self.writing {
-            Writing::Postgres(_) => "BEGIN",
-            Writing::Sqlite(_) => "BEGIN IMMEDIATE",
-        }
+    pub async fn durable(&self) -> Result<StoreTransaction, LogError> {
+        Ok(self.durable.begin().await?)
     }
 
     /// Answers `Ok` when the store answers a query.
@@ -290,6 +325,9 @@ impl Store {
         self.reads.close().await;
         self.relaxed.close().await;
         self.durable.close().await;
+        if let Some(streams) = &self.postgres_streams {
+            streams.close().await;
+        }
         match &self.writing {
             Writing::Postgres(pool) => pool.close().await,
             Writing::Sqlite(pool) => pool.close().await,
@@ -317,30 +355,8 @@ pub async fn in_time_or<T, F, E: From<F>>(
     }
 }
 
-/// Every connection runs the statement `setting` first.
-fn postgres_pool(connections: u32, setting: &'static str) -> AnyPoolOptions {
-    pool_of(connections).after_connect(move |connection, _| {
-        Box::pin(async move {
-            sqlx::query(setting).execute(&mut *connection).await?;
-            sqlx::query(IDLE_IN_TRANSACTION)
-                .execute(&mut *connection)
-                .await?;
-            sqlx::query("SET statement_timeout = '10s'")
-                .execute(connection)
-                .await
-                .map(drop)
-        })
-    })
-}
-
-fn pool_of(connections: u32) -> AnyPoolOptions {
-    let pool = AnyPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE);
-    pool.after_release(|connection, _| Box::pin(is_sound(connection)))
-}
-
-/// True when a returned connection may be lent again. A connection to a server that vanished
+/// True when a connection that comes back to the writer's pool may be lent again; between appends
+/// the writer keeps it. A connection to a server that vanished
 /// silently may not: it would occupy its place for as long as TCP tries. A connection whose
 /// transaction SQLite itself ended, because its disk is full, may not either: sqlx' count of open
 /// transactions never learns of that.

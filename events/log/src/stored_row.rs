@@ -1,5 +1,7 @@
 //! A row of the log as stored, the digest over it, and the fact inside.
 
+use std::borrow::Cow;
+
 use genie_events::{
     Event, EventId, Metadata, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN,
 };
@@ -7,76 +9,92 @@ use sha2::{Digest, Sha256};
 use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
 
-use crate::{
-    LogError,
-    encryption::{Envelope, Place},
-    keys::UserKeys,
-};
+use crate::{LogError, encryption::Place, keys::UserKeys};
 
+/// A row of `events`, with its columns in the table's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRow {
     /// Dense, in commit order; 0 before the append.
     pub position: u64,
-    /// The stream's kind, as stored.
-    pub kind: String,
-    pub id: String,
-    /// The number in the stream, from 1.
-    pub sequence: u64,
-    /// Such as `job.submitted`.
-    pub event_type: String,
-    pub event_version: String,
-    /// The envelope, as JSON text.
-    pub payload: String,
-    /// [`Metadata`], as JSON text.
-    pub metadata: String,
-    pub event_id: Uuid,
     /// A user, or the owner made for a stream of the system.
     pub owner: Uuid,
     /// The number among the owner's events, from 1.
     pub owner_seq: u64,
+    /// The stream's id as stored; see [`stored_stream`].
+    pub stream: Uuid,
+    /// The number in the stream, from 1.
+    pub sequence: u64,
+    /// The code of the stream's kind; see [`StreamKind::code`].
+    pub kind: i16,
+    /// Such as `job.submitted`.
+    pub event_type: Cow<'static, str>,
+    pub event_version: i16,
+    pub event_id: Uuid,
     /// Stable hash of the owner, 0..1023.
-    pub slice: u64,
+    pub slice: u16,
     /// When it was written, by the writer's clock.
     pub recorded_at: Timestamp,
-    /// SHA-256 over all of the above except the position.
+    /// SHA-256 over all other columns except the position.
     pub digest: Vec<u8>,
+    /// [`Metadata`], as JSON text.
+    pub metadata: String,
+    /// The event's JSON, sealed.
+    pub payload: Vec<u8>,
 }
 
-/// The columns that [`StoredRow::read`] reads, in SQL that both stores understand.
-pub(crate) const COLUMNS: &str = "position, aggregate_type, aggregate_id, sequence, event_type, event_version, \
-     CAST(payload AS text) AS payload, CAST(metadata AS text) AS metadata, event_id, user_id, user_seq, slice, recorded_at, digest";
-
 /// The size of a row's two long columns, in SQL that both stores understand.
-pub(crate) const BYTES: &str =
-    "octet_length(CAST(payload AS text)) + octet_length(CAST(metadata AS text))";
+pub(crate) const BYTES: &str = "octet_length(payload) + octet_length(metadata)";
+
+/// The size of what is read of a row without its payload.
+pub(crate) const CLEAR_BYTES: &str = "octet_length(metadata) + 200";
 
 /// The room for the lengths and all columns except the two long ones, for nearly every row.
 const CANONICAL_REST: usize = 320;
 
+/// The stream's id in the column `stream`, which has no kind beside it in its unique key. A user's
+/// one stream of a kind has the user's id, so its stored id is a hash of both.
+pub(crate) fn stored_stream(stream: &StreamId) -> Uuid {
+    if !stream.kind.is_one_per_user() {
+        return stream.id;
+    }
+    let hash = Sha256::new()
+        .chain_update("genie stream/")
+        .chain_update(stream.kind.as_str())
+        .chain_update("/")
+        .chain_update(stream.id)
+        .finalize();
+    let mut first = [0; 16];
+    first.copy_from_slice(&hash[..16]);
+    Uuid::new_v8(first)
+}
+
 impl StoredRow {
+    /// Reads a row that has the columns of [`Store::columns`](crate::store::Store::columns).
     pub(crate) fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         let number = |column: &str| {
             row.try_get::<i64, _>(column)
                 .map(|n| u64::try_from(n).unwrap_or(0))
         };
-        let text = |column: &str| row.try_get::<String, _>(column);
-        // An id that is not a UUID does not match the digest, which reports it.
-        let id = |column: &str| text(column).map(|id| Uuid::try_parse(&id).unwrap_or_default());
+        // A number that is out of range does not match the digest, which reports it.
+        let small = |column: &str| {
+            row.try_get::<i64, _>(column)
+                .map(|n| i16::try_from(n).unwrap_or(-1))
+        };
         Ok(Self {
             position: number("position")?,
-            kind: text("aggregate_type")?,
-            id: text("aggregate_id")?,
+            owner: uuid_column(row, "owner")?,
+            owner_seq: number("owner_seq")?,
+            stream: uuid_column(row, "stream")?,
             sequence: number("sequence")?,
-            event_type: text("event_type")?,
-            event_version: text("event_version")?,
-            payload: text("payload")?,
-            metadata: text("metadata")?,
-            event_id: id("event_id")?,
-            owner: id("user_id")?,
-            owner_seq: number("user_seq")?,
-            slice: number("slice")?,
+            kind: small("kind")?,
+            event_type: Cow::Owned(row.try_get("event_type")?),
+            event_version: small("event_version")?,
+            event_id: uuid_column(row, "event_id")?,
+            slice: small("slice").map(|slice| u16::try_from(slice).unwrap_or(u16::MAX))?,
             recorded_at: Timestamp(row.try_get("recorded_at")?),
             digest: row.try_get("digest")?,
+            metadata: row.try_get("metadata")?,
+            payload: row.try_get("payload")?,
         })
     }
 
@@ -90,35 +108,46 @@ impl StoredRow {
             canonical.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
             canonical.extend_from_slice(bytes);
         };
-        part(self.kind.as_bytes());
-        part(self.id.as_bytes());
-        part(&self.sequence.to_be_bytes());
-        part(self.event_type.as_bytes());
-        part(self.event_version.as_bytes());
-        part(self.payload.as_bytes());
-        part(self.metadata.as_bytes());
-        part(self.event_id.as_bytes());
         part(self.owner.as_bytes());
         part(&self.owner_seq.to_be_bytes());
-        part(&self.slice.to_be_bytes());
+        part(self.stream.as_bytes());
+        part(&self.sequence.to_be_bytes());
+        part(&i64::from(self.kind).to_be_bytes());
+        part(self.event_type.as_bytes());
+        part(&i64::from(self.event_version).to_be_bytes());
+        part(self.event_id.as_bytes());
+        part(&u64::from(self.slice).to_be_bytes());
         part(&self.recorded_at.0.to_be_bytes());
+        part(self.metadata.as_bytes());
+        part(&self.payload);
         Sha256::digest(&canonical).into()
     }
 
     /// The stream, if this release knows its kind and the row was not changed.
     pub fn verified_stream(&self) -> Result<StreamId, LogError> {
-        let stream = self.stream()?;
+        let stream = self.stream_id()?;
         if self.computed_digest()[..] != self.digest[..] {
             return Err(self.damaged("its digest does not match"));
         }
         Ok(stream)
     }
 
-    fn stream(&self) -> Result<StreamId, LogError> {
-        match StreamKind::parse(&self.kind) {
-            Some(kind) => Ok(StreamId::new(kind, &self.id)),
-            None => Err(self.damaged("this release does not know its kind of stream")),
-        }
+    /// False for a row that was read without its payload: then its digest cannot be checked.
+    pub fn is_whole(&self) -> bool {
+        !self.payload.is_empty()
+    }
+
+    /// The stream, if this release knows its kind. The digest is not checked.
+    pub fn stream_id(&self) -> Result<StreamId, LogError> {
+        let Some(kind) = StreamKind::of_code(self.kind) else {
+            return Err(self.damaged("this release does not know its kind of stream"));
+        };
+        let id = if kind.is_one_per_user() {
+            self.owner
+        } else {
+            self.stream
+        };
+        Ok(StreamId { kind, id })
     }
 
     /// The metadata, which is stored unsealed beside the event.
@@ -129,7 +158,7 @@ impl StoredRow {
 
     /// The user who owns it; `None` for the system's.
     pub fn user(&self) -> Option<UserId> {
-        let kind = StreamKind::parse(&self.kind)?;
+        let kind = StreamKind::of_code(self.kind)?;
         (!kind.is_system()).then_some(UserId(self.owner))
     }
 
@@ -149,36 +178,77 @@ impl StoredRow {
     /// Checks the digest and opens the envelope.
     pub(crate) fn open(&self, keys: &UserKeys) -> Result<(StreamId, Event), LogError> {
         let stream = self.verified_stream()?;
-        let envelope: Envelope = serde_json::from_str(&self.payload)
-            .map_err(|_| self.damaged("its envelope cannot be read"))?;
-        let place = Place::event(
-            EventId(self.event_id),
-            &stream,
+        let opened = keys
+            .payload()
+            .open(&self.payload, &self.place())
+            .map_err(|reason| self.damaged(reason))?;
+        let event = Event::read(stream.kind, &self.event_type, self.event_version, &opened);
+        Ok((stream, event.map_err(|reason| self.damaged(reason))?))
+    }
+
+    /// The place that the payload is sealed for.
+    pub(crate) fn place(&self) -> Place {
+        event_place(
+            self.event_id,
+            self.stream,
             self.sequence,
             &self.event_type,
             self.owner,
-        );
-        let opened = keys
-            .payload()
-            .open_event(&envelope, &place)
-            .map_err(|reason| self.damaged(reason))?;
-        let event = Event::read(stream.kind, &self.event_type, &self.event_version, &opened);
-        Ok((stream, event.map_err(|reason| self.damaged(reason))?))
+        )
+    }
+
+    /// The words of the stream's kind and id. A kind that this release does not know is its number.
+    pub fn stream_words(&self) -> (String, String) {
+        match self.stream_id() {
+            Ok(stream) => (stream.kind.as_str().to_owned(), stream.id.to_string()),
+            Err(_) => (self.kind.to_string(), self.stream.to_string()),
+        }
+    }
+
+    /// The stream as one word: its kind and its id.
+    pub fn subject(&self) -> String {
+        let (kind, id) = self.stream_words();
+        format!("{kind}/{id}")
     }
 
     pub(crate) fn damaged(&self, reason: impl ToString) -> LogError {
         LogError::Damaged(crate::Damaged {
             position: self.position,
-            stream: format!("{}/{}", self.kind, self.id),
+            stream: self.subject(),
             reason: reason.to_string(),
         })
     }
 }
 
+/// The place that an event is sealed for. `stream` is the id as stored.
+pub(crate) fn event_place(
+    event_id: Uuid,
+    stream: Uuid,
+    sequence: u64,
+    event_type: &str,
+    owner: Uuid,
+) -> Place {
+    Place::of_parts(&[
+        b"log v2",
+        event_id.as_bytes(),
+        stream.as_bytes(),
+        &sequence.to_be_bytes(),
+        event_type.as_bytes(),
+        owner.as_bytes(),
+    ])
+}
+
+/// An id that both stores hand out as 16 bytes. Other bytes do not match the digest, which reports
+/// it.
+pub(crate) fn uuid_column(row: &AnyRow, column: &str) -> Result<Uuid, sqlx::Error> {
+    row.try_get::<Vec<u8>, _>(column)
+        .map(|bytes| Uuid::from_slice(&bytes).unwrap_or_default())
+}
+
 /// The stable hash that distributes owners: the first ten bits of SHA-256 of the owner's id.
-pub(crate) fn slice_of(owner: Uuid) -> u64 {
+pub(crate) fn slice_of(owner: Uuid) -> u16 {
     let hash = Sha256::digest(owner.as_bytes());
-    u64::from(u16::from_be_bytes([hash[0], hash[1]]) >> 6)
+    u16::from_be_bytes([hash[0], hash[1]]) >> 6
 }
 
 /// One fact: a row that was checked and opened.
@@ -218,82 +288,65 @@ mod tests {
     fn row() -> StoredRow {
         StoredRow {
             position: 7,
-            kind: "job".into(),
-            id: "1".into(),
-            sequence: 1,
-            event_type: "job.cancelled".into(),
-            event_version: "1".into(),
-            payload: "{}".into(),
-            metadata: "{}".into(),
-            event_id: Uuid::from_u128(1),
             owner: Uuid::from_u128(2),
             owner_seq: 3,
+            stream: Uuid::from_u128(4),
+            sequence: 1,
+            kind: StreamKind::Job.code(),
+            event_type: "job.cancelled".into(),
+            event_version: 1,
+            event_id: Uuid::from_u128(1),
             slice: slice_of(Uuid::from_u128(2)),
             recorded_at: Timestamp(5),
             digest: vec![],
+            metadata: "{}".into(),
+            payload: vec![1, 2],
         }
     }
 
     #[test]
     fn the_digest_covers_every_column_but_the_position() {
         let digest = row().computed_digest();
-        assert_eq!(
-            StoredRow {
-                position: 8,
-                ..row()
-            }
-            .computed_digest(),
-            digest
-        );
-        let others = [
-            StoredRow {
-                kind: "chat".into(),
-                ..row()
-            },
-            StoredRow {
-                id: "2".into(),
-                ..row()
-            },
-            StoredRow {
-                sequence: 2,
-                ..row()
-            },
-            StoredRow {
-                event_type: "x".into(),
-                ..row()
-            },
-            StoredRow {
-                event_version: "2".into(),
-                ..row()
-            },
-            StoredRow {
-                payload: "{ }".into(),
-                ..row()
-            },
-            StoredRow {
-                metadata: "{ }".into(),
-                ..row()
-            },
-            StoredRow {
-                event_id: Uuid::nil(),
-                ..row()
-            },
-            StoredRow {
-                owner: Uuid::nil(),
-                ..row()
-            },
-            StoredRow {
-                owner_seq: 4,
-                ..row()
-            },
-            StoredRow { slice: 0, ..row() },
-            StoredRow {
-                recorded_at: Timestamp(6),
-                ..row()
-            },
+        let mut moved = row();
+        moved.position = 8;
+        assert_eq!(moved.computed_digest(), digest);
+        let changes: [fn(&mut StoredRow); 12] = [
+            |row| row.owner = Uuid::nil(),
+            |row| row.owner_seq = 4,
+            |row| row.stream = Uuid::nil(),
+            |row| row.sequence = 2,
+            |row| row.kind = StreamKind::Chat.code(),
+            |row| row.event_type = "x".into(),
+            |row| row.event_version = 2,
+            |row| row.event_id = Uuid::nil(),
+            |row| row.slice = 0,
+            |row| row.recorded_at = Timestamp(6),
+            |row| row.metadata = "{ }".into(),
+            |row| row.payload = vec![1],
         ];
-        for other in others {
-            assert_ne!(other.computed_digest(), digest, "{other:?}");
+        for change in changes {
+            let mut changed = row();
+            change(&mut changed);
+            assert_ne!(changed.computed_digest(), digest, "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_users_streams_have_different_ids_and_read_back() {
+        let user = UserId(Uuid::from_u128(9));
+        let account = StreamId::new(StreamKind::Account, user);
+        let usage = StreamId::new(StreamKind::Usage, user);
+        assert_ne!(stored_stream(&account), stored_stream(&usage));
+        let mut row = row();
+        row.owner = user.0;
+        for stream in [
+            account,
+            usage,
+            StreamId::new(StreamKind::Job, Uuid::from_u128(8)),
+        ] {
+            row.kind = stream.kind.code();
+            row.stream = stored_stream(&stream);
+            assert_eq!(row.stream_id().unwrap(), stream);
         }
     }
 

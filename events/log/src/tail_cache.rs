@@ -5,11 +5,13 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
     LogError, StoredRow,
+    follow::HeadSeen,
+    pages::PAGE_BYTES,
     read::{PAGE, read_rows},
     store::{Store, in_time},
 };
@@ -42,6 +44,8 @@ pub(crate) struct Tail {
     /// The last position known to be committed.
     head: watch::Sender<u64>,
     reading: watch::Sender<ReadTo>,
+    /// The last look at the store's head.
+    seen: watch::Sender<HeadSeen>,
     kept: Mutex<RecentRows>,
 }
 
@@ -63,8 +67,17 @@ impl Tail {
         Self {
             head: watch::Sender::new(head),
             reading: watch::Sender::new(ReadTo::UpTo(head)),
+            seen: watch::Sender::new(HeadSeen {
+                head,
+                at: Instant::now(),
+            }),
             kept: Mutex::new(kept),
         }
+    }
+
+    /// The last position that this process knows of. It never falls.
+    pub fn head(&self) -> u64 {
+        *self.head.borrow()
     }
 
     /// Wakes whenever the head rises.
@@ -75,6 +88,17 @@ impl Tail {
     /// Wakes whenever there are more rows to be found.
     pub fn watch_reading(&self) -> watch::Receiver<ReadTo> {
         self.reading.subscribe()
+    }
+
+    /// Wakes at each look at the store's head.
+    pub fn watch_head_seen(&self) -> watch::Receiver<HeadSeen> {
+        self.seen.subscribe()
+    }
+
+    /// Takes a look at the store's head, which began at `at`.
+    pub fn see_head(&self, head: u64, at: Instant) {
+        self.raise_head(head);
+        self.seen.send_replace(HeadSeen { head, at });
     }
 
     /// Notes that everything up to this position is committed.
@@ -112,14 +136,7 @@ impl Tail {
         let first = kept.end + 1 - kept.rows.len() as u64;
         match (after + 1).checked_sub(first) {
             None => NextRows::Older,
-            Some(skipped) => NextRows::Rows(
-                kept.rows
-                    .iter()
-                    .skip(skipped as usize)
-                    .take(limit)
-                    .cloned()
-                    .collect(),
-            ),
+            Some(skipped) => NextRows::Rows(page(kept.rows.iter().skip(skipped as usize), limit)),
         }
     }
 
@@ -228,6 +245,20 @@ impl RecentRows {
             }
         }
     }
+}
+
+/// The first of these rows: at most `limit`, and at most a page in bytes.
+fn page<'a>(rows: impl Iterator<Item = &'a Arc<StoredRow>>, limit: usize) -> Vec<Arc<StoredRow>> {
+    let mut bytes = 0;
+    let mut page = Vec::new();
+    for row in rows.take(limit) {
+        bytes += size(row);
+        if bytes > PAGE_BYTES as usize && !page.is_empty() {
+            break;
+        }
+        page.push(Arc::clone(row));
+    }
+    page
 }
 
 fn size(row: &StoredRow) -> usize {

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use genie_events::{
     Event, Metadata, Timestamp, UserId,
     account::{AccountEvent, Registration},
-    ids::{EmailId, InviteId},
     tier::Tier,
 };
 use sqlx::{Connection, PgConnection};
@@ -129,9 +128,9 @@ impl TestStore {
         let (keys, work) = log.keys().new_for(user);
         let event = Event::Account(AccountEvent::Registered(Registration {
             email: format!("{name}@example.com"),
-            email_id: EmailId(name.into()),
+            email_id: log.hashes().email(name),
             first_name: Some(name.into()),
-            invite: InviteId("i".into()),
+            invite: log.hashes().invite("i"),
             tier,
             role: "creator".into(),
             admin: false,

@@ -10,7 +10,7 @@ use sqlx::Row;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Log, LogError, UserKeys,
+    Epoch, Log, LogError, UserKeys,
     append_sqlite::SqliteTx,
     store::{Store, in_time},
 };
@@ -41,6 +41,13 @@ impl std::fmt::Debug for Piece {
     }
 }
 
+/// The text of a turn from a place on, in bytes.
+#[derive(Debug)]
+pub struct JournalText {
+    pub begin: u64,
+    pub text: String,
+}
+
 /// The journals of running turns. See [`Log::journals`].
 #[derive(Debug, Clone)]
 pub struct TurnJournals(Log);
@@ -61,26 +68,52 @@ impl TurnJournals {
         Journal { queue }
     }
 
+    /// Deletes the pieces of turns that have ended. A turn that runs has a lease.
+    pub async fn drop_leftovers(&self, epoch: Epoch) -> Result<u64, LogError> {
+        let delete = async move |store: Store| {
+            let sql = "DELETE FROM journal WHERE NOT EXISTS ( \
+                           SELECT 1 FROM leases l WHERE l.kind = 'turn' AND l.id = journal.turn_id)";
+            let mut tx = store.relaxed_in(epoch).await?;
+            let deleted = sqlx::query(sql).execute(&mut *tx).await?.rows_affected();
+            tx.commit().await?;
+            Ok(deleted)
+        };
+        self.0.store().run(delete).await
+    }
+
     /// The committed text of a turn so far.
     pub async fn text(&self, turn: TurnId, user: UserId) -> Result<String, LogError> {
+        Ok(self.text_after(turn, user, 0).await?.text)
+    }
+
+    /// The committed pieces that end after a place, so that a reader who goes on reads nothing twice.
+    pub async fn text_after(
+        &self,
+        turn: TurnId,
+        user: UserId,
+        after: u64,
+    ) -> Result<JournalText, LogError> {
         let keys = self.0.keys().live(user).await?;
         let read = async move |store: Store| {
-            let sql =
-                "SELECT sealed FROM journal WHERE turn_id = $1 AND user_id = $2 ORDER BY upto";
+            let sql = "SELECT upto, sealed FROM journal WHERE turn_id = $1 AND user_id = $2 AND upto > $3 ORDER BY upto";
             let rows = sqlx::query(sql)
                 .bind(turn.to_string())
                 .bind(user.to_string())
+                .bind(i64::try_from(after).unwrap_or(i64::MAX))
                 .fetch_all(store.reads())
                 .await?;
             let mut text = String::new();
+            let mut upto = after;
             for row in rows {
+                upto = row.try_get::<i64, _>("upto")? as u64;
                 let sealed: Vec<u8> = row.try_get("sealed")?;
                 let damaged = |reason| {
                     LogError::Statement(format!("the journal of turn {turn} is damaged: {reason}"))
                 };
                 text.push_str(&keys.open_text(COLUMN, &sealed).map_err(damaged)?);
             }
-            Ok(text)
+            let begin = upto.saturating_sub(text.len() as u64);
+            Ok(JournalText { begin, text })
         };
         self.0.store().run(read).await
     }
@@ -160,4 +193,66 @@ impl JournalRow {
             .await
             .map(drop)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+
+    use super::*;
+    use crate::{
+        AppendRequest, Group, NewFact, Work,
+        leases::{LeaseKind, LeaseRow},
+        testing::{TestStore, both_stores},
+    };
+
+    both_stores!(
+        a_journal_is_read_from_a_place_and_dropped_when_its_turn_has_no_lease,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let mut election = log.elections().stand("node").await.unwrap();
+            let epoch = election.elected().await;
+            let keys = log.keys().live(ada).await.unwrap();
+            let journals = log.journals();
+            let journal = journals.start();
+            let (running, ended) = (
+                TurnId(log.clock().new_uuid()),
+                TurnId(log.clock().new_uuid()),
+            );
+            for turn in [running, ended] {
+                for (upto, piece) in [(3, "one"), (7, " two")] {
+                    journal.write(turn, ada, &keys, upto, piece).await.unwrap();
+                }
+            }
+            let rest = journals.text_after(running, ada, 4).await.unwrap();
+            assert_eq!((rest.begin, rest.text.as_str()), (3, " two"));
+            let none = journals.text_after(running, ada, 7).await.unwrap();
+            assert_eq!((none.begin, none.text.as_str()), (7, ""));
+
+            let lease = LeaseRow::Put {
+                kind: LeaseKind::Turn,
+                id: running.to_string(),
+                user: ada,
+                stream_id: "s".into(),
+                holder: "node".into(),
+                expires_at: log.clock().now(),
+            };
+            let fact = NewFact {
+                stream: StreamId::new(StreamKind::Account, ada),
+                sequence: 2,
+                event: Event::Account(AccountEvent::SignedIn),
+            };
+            let request = AppendRequest {
+                groups: vec![Group::of_user(ada, 1, vec![fact])],
+                work: vec![Work::Lease(lease)],
+                metadata: Metadata::system(),
+                remember: None,
+            };
+            crate::testing::append(&log, request).await.unwrap();
+            assert_eq!(journals.drop_leftovers(epoch).await.unwrap(), 2);
+            assert_eq!(journals.text(running, ada).await.unwrap(), "one two");
+            assert_eq!(journals.text(ended, ada).await.unwrap(), "");
+        }
+    );
 }

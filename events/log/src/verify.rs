@@ -120,7 +120,7 @@ impl Verifier {
                 "a second row stands here, or a row before the first position",
             ));
         }
-        let stream = format!("the fact {} of {}/{}", row.sequence, row.kind, row.id);
+        let stream = format!("the fact {} of {}", row.sequence, row.subject());
         if row.computed_digest()[..] != row.digest[..] {
             return Err(Finding::at(
                 position,

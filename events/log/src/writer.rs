@@ -5,7 +5,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 use tracing::{Span, debug, error, warn};
@@ -22,6 +22,8 @@ use crate::{
 
 /// The appends that may wait; one more is refused as overload.
 const QUEUE: usize = 4096;
+/// The most bytes of all of them together, and of those that are being written.
+const QUEUE_BYTES: usize = 128 << 20;
 /// The most requests of a batch.
 const BATCH_REQUESTS: usize = 256;
 /// The most bytes of a batch; a single larger request goes alone.
@@ -41,12 +43,14 @@ struct Pending {
     span: Span,
     deadline: Instant,
     reply: oneshot::Sender<Result<Appended, AppendError>>,
+    _bytes: OwnedSemaphorePermit,
 }
 
 /// The queue of the writer's task.
 #[derive(Debug, Clone)]
 pub(crate) struct LogWriter {
     queue: mpsc::Sender<Pending>,
+    bytes: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Pending {
@@ -80,17 +84,23 @@ impl LogWriter {
             }
             .run(),
         );
-        (Self { queue }, written)
+        let bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
+        (Self { queue, bytes }, written)
     }
 
     /// Waits until the request is written or refused, at most `DEADLINE`.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
+        let size = u32::try_from(request.bytes()).map_err(|_| AppendError::Overloaded)?;
+        let bytes = Arc::clone(&self.bytes)
+            .try_acquire_many_owned(size)
+            .map_err(|_| AppendError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
         let pending = Pending {
             request,
             span: Span::current(),
             deadline: Instant::now() + DEADLINE,
             reply,
+            _bytes: bytes,
         };
         self.queue.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
@@ -226,7 +236,9 @@ impl Task {
     async fn append(&mut self, requests: &[&Request]) -> Result<Vec<Verdict>, sqlx::Error> {
         match &self.store {
             Writing::Postgres(pool) => {
-                append_postgres::append(pool, &mut self.held_postgres, requests, STATEMENT).await
+                let known = self.tail.head();
+                append_postgres::append(pool, &mut self.held_postgres, requests, known, STATEMENT)
+                    .await
             }
             Writing::Sqlite(pool) => {
                 append_sqlite::append(pool, &mut self.held_sqlite, requests).await
@@ -371,7 +383,7 @@ mod tests {
     async fn append_to(log: &Log, request: &Request) -> Vec<Verdict> {
         match &store_of(log).writing {
             Writing::Postgres(pool) => {
-                append_postgres::append(pool, &mut None, &[request], STATEMENT)
+                append_postgres::append(pool, &mut None, &[request], 0, STATEMENT)
                     .await
                     .unwrap()
             }

@@ -10,9 +10,9 @@ type Given = TestFramework<Account>;
 fn ada() -> Registration {
     Registration {
         email: "ada@example.com".into(),
-        email_id: EmailId("e".into()),
+        email_id: EmailId(uuid::Uuid::from_u128(1)),
         first_name: None,
-        invite: InviteId("i".into()),
+        invite: InviteId(uuid::Uuid::from_u128(1)),
         tier: Tier::Starter,
         role: "creator".into(),
         admin: false,
@@ -315,7 +315,7 @@ fn a_family_with_a_returned_old_token_is_recorded_once() {
 
 #[test]
 fn nobody_impersonates_an_administrator_or_a_suspended_user() {
-    let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+    let (by, impersonation) = (UserId(uuid::Uuid::from_u128(1)), Uuid::from_u128(2));
     let start = ProfileCommand::StartImpersonation { by, impersonation };
     let started = AccountEvent::ImpersonationStarted { by, impersonation };
     assert_eq!(registered(vec![]).decide(start.clone()), Ok(vec![started]));
@@ -342,7 +342,7 @@ fn nobody_impersonates_an_administrator_or_a_suspended_user() {
 
 #[test]
 fn an_impersonation_of_a_user_suspended_meanwhile_can_be_ended() {
-    let (by, impersonation) = (UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+    let (by, impersonation) = (UserId(uuid::Uuid::from_u128(1)), Uuid::from_u128(2));
     let end = LifecycleCommand::EndImpersonation { by, impersonation };
     let ended = AccountEvent::ImpersonationEnded { by, impersonation };
     assert_eq!(

@@ -7,6 +7,7 @@ use crate::{
     job::{JobCommand, JobSpec},
     tier::Counter,
     timestamp::Timestamp,
+    user::Recall,
 };
 
 /// The commands of a user.
@@ -82,10 +83,17 @@ impl UserCommand {
         Self::Account(command.into())
     }
 
-    /// The job that the decision needs. If it is not in the state, it has to be recalled first.
-    pub fn job(&self) -> Option<&JobId> {
+    /// The thing that the decision needs. If it is not in the state, it has to be recalled first.
+    pub fn recall(&self) -> Option<Recall> {
         match self {
-            Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => Some(job),
+            Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => {
+                Some(Recall::Job(*job))
+            }
+            Self::Chat(session, ChatCommand::Ask { .. }) => Some(Recall::Session(session.clone())),
+            Self::ImportCredential { credential, .. }
+            | Self::RevealCredential { credential, .. }
+            | Self::RefuseCredential { credential, .. }
+            | Self::RemoveCredential(credential) => Some(Recall::Credential(*credential)),
             _ => None,
         }
     }

@@ -108,7 +108,7 @@ impl User {
             Some(Credential::Held { .. }) => {
                 refused("This credential was changed here and is kept".to_owned())
             }
-            Some(Credential::Removed { .. }) => {
+            Some(Credential::Removed) => {
                 refused("This credential was removed here and stays removed".to_owned())
             }
         }

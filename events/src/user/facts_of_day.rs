@@ -170,6 +170,7 @@ mod tests {
     fn the_day_is_full_after_its_facts_and_empty_again_at_midnight() {
         let me = Metadata::user(ada(), "r");
         let user = with_facts(&[own(NOON), own(NOON), own(NOON + 1)]);
+        let user = User::from_snapshot(&user.to_snapshot()).unwrap();
         let refusal = user
             .check_day(&now(NOON + 2), &me, &[signed_in()])
             .unwrap_err();
@@ -199,7 +200,7 @@ mod tests {
         let others = [
             Metadata::system(),
             Metadata::shared_secret("r"),
-            Metadata::service_key(ServiceKeyId("k".into()), "r"),
+            Metadata::service_key(ServiceKeyId(uuid::Uuid::from_u128(1)), "r"),
             Metadata::user(admin(), "r"),
         ];
         let facts: Vec<_> = others

@@ -112,7 +112,7 @@ impl User {
                 version: *version,
                 expires_at: *expires_at,
             }),
-            Some(Credential::Removed { .. }) => refused(RefusedFor::Removed),
+            Some(Credential::Removed) => refused(RefusedFor::Removed),
             Some(Credential::Absent) | None => refused(RefusedFor::NotHeld),
         }
     }
@@ -139,17 +139,18 @@ mod tests {
         event::Change,
         ids::{EmailId, InviteId, UserId},
         tier::Tier,
+        user::Recall,
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
     fn ada() -> User {
-        let mut user = User::new(UserId(Uuid::from_u128(1)));
+        let mut user = User::new(UserId(uuid::Uuid::from_u128(1)));
         let registration = Registration {
             email: "ada@example.com".into(),
-            email_id: EmailId("e".into()),
+            email_id: EmailId(uuid::Uuid::from_u128(1)),
             first_name: None,
-            invite: InviteId("i".into()),
+            invite: InviteId(uuid::Uuid::from_u128(1)),
             tier: Tier::Pro,
             role: "creator".into(),
             admin: false,
@@ -183,7 +184,7 @@ mod tests {
         CredentialId(Uuid::from_u128(n))
     }
 
-    fn happen(user: &mut User, id: impl ToString, event: impl Into<crate::Event>) {
+    fn happen(user: &mut User, id: impl Into<uuid::Uuid>, event: impl Into<crate::Event>) {
         let change = Change::new(id, event);
         let sequence = user.sequence(&change.stream) + 1;
         user.evolve(&change.stream, sequence, change.event);
@@ -222,6 +223,7 @@ mod tests {
     fn each_reason_has_its_word_and_stands_in_the_credentials_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
+        ada.recall_stream(&Recall::Credential(credential(3)), 2);
         let later = Timestamp(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
             let wanted = RevealCriteria {

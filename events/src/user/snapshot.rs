@@ -29,6 +29,8 @@ impl User {
 
 /// A stream can't be a key in JSON, so the map is kept as a list of kind, id and count.
 pub(super) mod sequences {
+    use uuid::Uuid;
+
     use super::*;
 
     pub fn serialize<S: Serializer>(
@@ -38,16 +40,16 @@ pub(super) mod sequences {
         to.collect_seq(
             sequences
                 .iter()
-                .map(|(stream, n)| (stream.kind.as_str(), stream.id.as_str(), n)),
+                .map(|(stream, n)| (stream.kind.code(), stream.id, n)),
         )
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<HashMap<StreamId, u64>, D::Error> {
-        let listed = Vec::<(String, String, u64)>::deserialize(from)?;
-        let stream = |(kind, id, n): (String, String, u64)| {
-            Some((StreamId::new(StreamKind::parse(&kind)?, id), n))
+        let listed = Vec::<(i16, Uuid, u64)>::deserialize(from)?;
+        let stream = |(kind, id, n): (i16, Uuid, u64)| {
+            Some((StreamId::new(StreamKind::of_code(kind)?, id), n))
         };
         let read: Option<_> = listed.into_iter().map(stream).collect();
         read.ok_or_else(|| {

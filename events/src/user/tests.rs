@@ -8,10 +8,10 @@ use crate::{
     Limits, RefusalKind,
     account::{Onboarding, Registration},
     caption::{Brief, Length, Platform, WrittenCaption},
-    chat::{ChatCommand, Failure},
-    credential::{RefusedFor, SealedSecret},
+    chat::{ChatCommand, Failure, TurnAnswer, TurnMetrics, TurnOutcome},
+    credential::{CredentialEvent, RefusedFor, SealedSecret},
     ids::{BlobId, EmailId, InviteId},
-    job::{JobCommand, JobSpec},
+    job::{JobCommand, JobEvent, JobSpec},
     tier::{Counter, Tier},
     timestamp::{Month, Timestamp},
     usage::UsageEvent,
@@ -38,9 +38,9 @@ fn ada() -> User {
 fn on_tier(tier: Tier) -> User {
     let registration = Registration {
         email: "ada@example.com".into(),
-        email_id: EmailId("e".into()),
+        email_id: EmailId(Uuid::from_u128(1)),
         first_name: None,
-        invite: InviteId("i".into()),
+        invite: InviteId(Uuid::from_u128(1)),
         tier,
         role: "creator".into(),
         admin: false,
@@ -206,8 +206,114 @@ fn a_finished_job_leaves_the_state_and_can_be_recalled() {
         Ok(0),
         "completing twice is no error"
     );
-    ada.drop_recalled(&job);
+    ada.drop_recalled(&Recall::Job(job));
     assert_eq!(ada.job(&job), None);
+}
+
+fn question(turn: u128) -> ChatCommand {
+    ChatCommand::Ask {
+        turn: TurnId(id(turn)),
+        session: "s".into(),
+        message: "hello".into(),
+    }
+}
+
+fn stop(turn: u128) -> ChatCommand {
+    let answer = TurnAnswer {
+        content: String::new(),
+        outcome: TurnOutcome::Stopped,
+        failure: None,
+        model: "m".into(),
+        metrics: TurnMetrics::default(),
+    };
+    ChatCommand::Answer {
+        turn: TurnId(id(turn)),
+        answer,
+    }
+}
+
+#[test]
+fn a_chat_is_in_the_state_only_while_a_turn_runs() {
+    let mut ada = ada();
+    let before = ada.to_snapshot().len();
+    let session = SessionId(Uuid::from_u128(1));
+    let recall = Recall::Session(session.clone());
+    let chat = |command| UserCommand::Chat(session.clone(), command);
+    assert_eq!(ask(&mut ada, chat(question(1))), Ok(1));
+    assert_eq!(ada.running_turn(&session), Some(TurnId(id(1))));
+    assert_eq!(ask(&mut ada, chat(stop(1))), Ok(1));
+    assert!(!ada.holds(&recall));
+    assert!(ada.to_snapshot().len() <= before + 2, "nothing of it stays");
+    assert_eq!(ask(&mut ada, chat(stop(1))), Ok(0), "answered once");
+    // The log says how many events the session has. A command that changes nothing leaves no trace.
+    ada.recall_stream(&recall, 2);
+    ada.drop_recalled(&recall);
+    assert!(!ada.holds(&recall));
+    ada.recall_stream(&recall, 2);
+    assert_eq!(ask(&mut ada, chat(question(2))), Ok(1));
+    assert_eq!(ada.sequence(&recall.stream()), 3);
+    ada.drop_recalled(&recall);
+    assert_eq!(ada.running_turn(&session), Some(TurnId(id(2))));
+}
+
+#[test]
+fn a_user_has_at_most_so_many_sessions_and_goes_on_in_each() {
+    let mut ada = ada();
+    let session = |n: u32| SessionId(Uuid::from_u128(u128::from(n)));
+    for n in 0..MAX_SESSIONS {
+        ask(&mut ada, UserCommand::Chat(session(n), question(1))).unwrap();
+        ask(&mut ada, UserCommand::Chat(session(n), stop(1))).unwrap();
+    }
+    let one_more = UserCommand::Chat(session(MAX_SESSIONS), question(1));
+    let refused = ask(&mut ada, one_more).unwrap_err();
+    assert_eq!(refused.code, "too_many_sessions");
+    ada.recall_stream(&Recall::Session(session(7)), 2);
+    assert_eq!(
+        ask(&mut ada, UserCommand::Chat(session(7), question(2))),
+        Ok(1)
+    );
+}
+
+#[test]
+fn a_removed_credential_leaves_the_state_and_is_known_again_when_recalled() {
+    let mut ada = ada();
+    let credential = CredentialId(id(7));
+    let recall = Recall::Credential(credential);
+    let before = ada.to_snapshot().len();
+    let store = UserCommand::StoreCredential {
+        credential,
+        kind: CredentialKind::Profile,
+        platform: "x".into(),
+        platform_username: None,
+        expires_at: None,
+        sealed: SealedSecret {
+            version: 1,
+            hash: "00".into(),
+        },
+    };
+    ask(&mut ada, store).unwrap();
+    let remove = UserCommand::RemoveCredential(credential);
+    ask(&mut ada, remove.clone()).unwrap();
+    assert!(!ada.holds(&recall));
+    assert!(ada.to_snapshot().len() <= before + 2, "nothing of it stays");
+    ada.recall_stream(&recall, 2);
+    assert_eq!(ask(&mut ada, remove), Ok(0), "removing twice is no error");
+    let refuse = UserCommand::RefuseCredential {
+        credential,
+        reason: RefusedFor::Removed,
+        platform: None,
+        purpose: None,
+    };
+    assert_eq!(ask(&mut ada, refuse), Ok(1));
+    assert!(!ada.holds(&recall), "it stays out");
+    // A state folded from the log has left it out, too.
+    let refused = CredentialEvent::Refused {
+        reason: RefusedFor::Removed,
+        platform: None,
+        purpose: None,
+    };
+    ada.evolve(&recall.stream(), 4, refused.into());
+    assert!(!ada.holds(&recall));
 }
 
 #[test]
@@ -446,7 +552,7 @@ fn busy_ada() -> User {
     };
     ask(
         &mut user,
-        UserCommand::Chat(SessionId("session".into()), question),
+        UserCommand::Chat(SessionId(Uuid::from_u128(1)), question),
     )
     .unwrap();
     let brief = Brief {

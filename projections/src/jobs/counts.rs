@@ -13,7 +13,8 @@
 use std::collections::BTreeMap;
 
 use genie_events::{Timestamp, UserId, tier::Counter};
-use sqlx::{AnyPool, Row};
+use genie_log::store::Store;
+use sqlx::Row;
 
 use crate::{
     projection::Tx,
@@ -160,10 +161,10 @@ pub(super) async fn erase(user: UserId, most: i64, tx: &mut Tx) -> Result<u64, s
 }
 
 /// True when jobs lie between the moment of the counts and `now`.
-pub(super) async fn is_due(now: Timestamp, reads: &AnyPool) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_due(now: Timestamp, store: &Store) -> Result<bool, sqlx::Error> {
     let found = sqlx::query(IS_DUE)
         .bind(now.0)
-        .fetch_optional(reads)
+        .fetch_optional(store.reads())
         .await?;
     Ok(found.is_some())
 }

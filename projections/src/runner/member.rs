@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use genie_events::{StreamId, StreamKind};
+use uuid::Uuid;
 
 use super::FactBatch;
 use crate::projection::{Projection, Seen};
@@ -22,6 +23,14 @@ pub(super) struct DamagedRow {
     pub id: String,
     pub position: u64,
     pub reason: String,
+}
+
+impl DamagedRow {
+    /// `None` for a kind that this release does not know.
+    fn stream(&self) -> Option<StreamId> {
+        let kind = StreamKind::parse(&self.kind)?;
+        Some(StreamId::new(kind, self.id.parse::<Uuid>().ok()?))
+    }
 }
 
 impl ProjectionMember {
@@ -71,8 +80,8 @@ impl ProjectionMember {
 
     pub fn leave_behind(&mut self, damage: &[DamagedRow]) {
         for one in damage {
-            if let (true, Some(kind)) = (self.wants(one), StreamKind::parse(&one.kind)) {
-                let stream = StreamId::new(kind, one.id.clone());
+            let stream = one.stream().filter(|_| self.wants(one));
+            if let Some(stream) = stream {
                 self.damaged.entry(stream).or_insert(one.position);
             }
         }

@@ -230,11 +230,11 @@ both_stores!(
         let jobs = crate::jobs::Projector;
         // Part of the way, to the end, and back, as when a clock was set.
         for to in [moments[3], moments[5], moments[1]] {
-            assert!(jobs.is_due(to, log.store().reads()).await.unwrap());
+            assert!(jobs.is_due(to, log.store()).await.unwrap());
             let mut tx = log.store().relaxed().await.unwrap();
             jobs.pass_time(to, &mut tx).await.unwrap();
             tx.commit().await.unwrap();
-            assert!(!jobs.is_due(to, log.store().reads()).await.unwrap());
+            assert!(!jobs.is_due(to, log.store()).await.unwrap());
             agree().await;
         }
         ada.write(vec![
@@ -434,7 +434,13 @@ both_stores!(
             .await;
         reads.wait_for_all(head + 1, LIMIT).await.unwrap();
         assert_eq!(
-            reads.captions.list(ada.user, None, 10).await.unwrap().len(),
+            reads
+                .captions
+                .list(ada.user, None, 10)
+                .await
+                .unwrap()
+                .rows
+                .len(),
             1
         );
         let sql =
@@ -514,7 +520,7 @@ both_stores!(
         let list = async |before| {
             let page = reads.jobs.list(ada.user, rare.clone(), before, 10, now);
             let page = page.await.unwrap();
-            (page.rows.len(), page.next)
+            (page.page.rows.len(), page.floor)
         };
         let (found, next) = list(None).await;
         assert_eq!(found, 0);
@@ -526,7 +532,7 @@ both_stores!(
         };
         for (filter, count) in [("queued", 10), ("delayed", 0), ("failed", 0)] {
             let page = reads.jobs.list(ada.user, status(filter), None, 10, now);
-            assert_eq!(page.await.unwrap().rows.len(), count, "{filter}");
+            assert_eq!(page.await.unwrap().page.rows.len(), count, "{filter}");
         }
     }
 );

@@ -1,6 +1,6 @@
 //! Authentication: the only place that checks tokens, service keys and the shared secret.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, http::header::AUTHORIZATION, web::Data};
 use genie_actors::{Caller, service_keys};
@@ -85,10 +85,10 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
 /// The user of an access token.
 async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
     let (account, login) = match &app.directus {
-        Some(directus) => (
-            directus::authenticate(app, directus, request, token).await?,
-            None,
-        ),
+        Some(directus) => {
+            let account = directus::authenticate(app, directus, request, token).await?;
+            (Arc::new(account), None)
+        }
         None => holder(app, request, token).await?,
     };
     request::log_user(account.user);
@@ -101,20 +101,33 @@ async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCalle
     })
 }
 
-/// The account of the holder of one of genie's own access tokens, and the token's login.
+/// The account of the holder of one of genie's own access tokens, and the token's login, which must
+/// last.
 async fn holder(
     app: &App,
     request: &HttpRequest,
     token: &str,
-) -> Result<(AccountRow, Option<Uuid>), ApiError> {
+) -> Result<(Arc<AccountRow>, Option<Uuid>), ApiError> {
     let claims = app.tokens.check(token).map_err(|bad| match bad {
         BadToken::Expired => ApiError::Expired,
         BadToken::Invalid => forged(app, request),
     })?;
-    let account = account_of(app, claims.id, ACCOUNT_WAIT)
+    let account = match app.callers.login(claims.id, claims.sid).await? {
+        Some(account) => account,
+        None => new_login(app, claims.id, claims.sid).await?,
+    };
+    Ok((account, Some(claims.sid)))
+}
+
+/// The account of a user who registered so lately that the read side does not show it.
+async fn new_login(app: &App, user: UserId, login: Uuid) -> Result<Arc<AccountRow>, ApiError> {
+    if app.reads.accounts.get(user).await?.is_none() {
+        account_of(app, user, ACCOUNT_WAIT).await?;
+    }
+    app.callers
+        .login(user, login)
         .await?
-        .ok_or(ApiError::NoCaller)?;
-    Ok((account, claims.sid))
+        .ok_or(ApiError::NoCaller)
 }
 
 /// An administrator who acts for a user. The token alone proves nothing: the impersonation must last, its
@@ -185,7 +198,7 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
         key.as_bytes(),
     );
     may_be_right(app, &shown)?;
-    let (id, state) = match app.write.service_keys.find(key).await? {
+    let (id, state) = match app.callers.service_key(key).await? {
         Some(found) => found,
         None => {
             app.secret_limiter.was_wrong(shown, Instant::now());
@@ -228,7 +241,7 @@ impl From<StoppedSecret> for ApiError {
     }
 }
 
-fn active(account: AccountRow) -> Result<AccountRow, ApiError> {
+fn active(account: Arc<AccountRow>) -> Result<Arc<AccountRow>, ApiError> {
     match account.status.as_str() {
         "active" => Ok(account),
         _ => Err(ApiError::NoCaller),
@@ -240,8 +253,8 @@ pub async fn account_of(
     app: &App,
     user: UserId,
     wait: Duration,
-) -> Result<Option<AccountRow>, ApiError> {
-    if let Some(account) = app.account_cache.get(user).await? {
+) -> Result<Option<Arc<AccountRow>>, ApiError> {
+    if let Some(account) = app.callers.account(user).await? {
         return Ok(Some(account));
     }
     if app.log.keys().has_dropped(user) {
@@ -250,7 +263,7 @@ pub async fn account_of(
     app.reads
         .wait_for("accounts", app.log.reader().head(), wait)
         .await?;
-    Ok(app.reads.accounts.get(user).await?)
+    Ok(app.callers.account(user).await?)
 }
 
 /// The holder of the shared secret; `None` when the header is absent.

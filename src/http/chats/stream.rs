@@ -4,14 +4,17 @@
 
 use std::time::Duration;
 
-use actix_web::web::{Bytes, Data};
+use actix_web::{
+    FromRequest, HttpRequest,
+    web::{Bytes, Data},
+};
 use futures_util::Stream;
 use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{
     TurnId, UserId,
     chat::{Failure, TurnMetrics},
 };
-use genie_log::LogError;
+use genie_log::{LogError, turn_journal::JournalText};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -19,10 +22,22 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{app::App, http::sse};
+use crate::{
+    app::App,
+    http::{caller::ActingUser, sse},
+    streams::OpenStream,
+};
 
-/// How often the stream looks at the journal of a turn that runs on another node.
-const LOOK: Duration = Duration::from_millis(200);
+/// The pauses between looks at a turn that runs on another node: the first one, the one after new text, and the longest
+/// when nothing comes.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+const NEXT_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
+/// A reader of a turn that runs elsewhere is sent away after this time, the longest time of an answer. It comes back with
+/// its place.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// How often the stream checks that its caller is still good.
+const RECHECK: Duration = Duration::from_secs(10);
 /// The end of a stream waits this long for the read side, so that a reader who goes on there finds both messages.
 const READ_SIDE: Duration = Duration::from_secs(2);
 
@@ -35,14 +50,21 @@ pub enum Source {
 
 pub struct TurnStream {
     app: Data<App>,
+    request: HttpRequest,
     turn: TurnId,
     user: UserId,
     source: Source,
     /// The reader wants the events after this place.
     after: u64,
     stage_told: Option<TurnStage>,
+    _open: OpenStream,
+    opened: Instant,
+    /// When the caller was last found good.
+    checked: Instant,
     /// When something was last sent.
     sent: Instant,
+    /// The next pause of a reader of the store.
+    look: Duration,
 }
 
 /// The news for the reader.
@@ -74,6 +96,16 @@ impl View {
             ended,
         }
     }
+
+    /// Of a turn that runs elsewhere, by the pieces of its journal that end after the reader's place.
+    fn of_pieces(pieces: &JournalText, after: u64) -> Self {
+        Self {
+            stage: TurnStage::Running,
+            fresh: from(&pieces.text, after.saturating_sub(pieces.begin)),
+            upto: pieces.begin + pieces.text.len() as u64,
+            ended: None,
+        }
+    }
 }
 
 /// The id of the last event after a text.
@@ -82,15 +114,29 @@ pub fn last_id(text: &str) -> u64 {
 }
 
 impl TurnStream {
-    pub fn new(app: Data<App>, turn: TurnId, user: UserId, source: Source, after: u64) -> Self {
+    pub fn new(
+        app: Data<App>,
+        request: HttpRequest,
+        turn: TurnId,
+        user: UserId,
+        source: Source,
+        after: u64,
+        open: OpenStream,
+    ) -> Self {
+        let now = Instant::now();
         Self {
             app,
+            request,
             turn,
             user,
             source,
             after,
             stage_told: None,
-            sent: Instant::now(),
+            _open: open,
+            opened: now,
+            checked: now,
+            sent: now,
+            look: FIRST_LOOK,
         }
     }
 
@@ -98,7 +144,7 @@ impl TurnStream {
     pub fn events(mut self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
         async_stream::stream! {
             yield Ok(sse::retry());
-            loop {
+            while self.may_go_on().await {
                 let view = match self.view().await {
                     Ok(view) => view,
                     Err(error) => {
@@ -111,6 +157,7 @@ impl TurnStream {
                     yield Ok(event);
                 }
                 if !view.fresh.is_empty() {
+                    self.look = NEXT_LOOK;
                     self.after = view.upto;
                     yield Ok(self.event(self.after, json!({
                         "type": "textResponseChunk", "uuid": self.turn, "textResponse": view.fresh, "close": false, "error": false,
@@ -132,6 +179,18 @@ impl TurnStream {
         }
     }
 
+    /// False when the caller is no longer good, and when a turn that runs elsewhere has had time enough.
+    async fn may_go_on(&mut self) -> bool {
+        if matches!(self.source, Source::Stored) && self.opened.elapsed() >= LONGEST {
+            return false;
+        }
+        if self.checked.elapsed() < RECHECK {
+            return true;
+        }
+        self.checked = Instant::now();
+        ActingUser::extract(&self.request).await.is_ok()
+    }
+
     async fn view(&mut self) -> Result<View, LogError> {
         if let Source::Live(progress) = &mut self.source {
             let progress = progress.borrow_and_update();
@@ -145,10 +204,13 @@ impl TurnStream {
             });
             return Ok(View::new(progress.stage, &progress.text, self.after, ended));
         }
-        let kept = self.app.reads.chats.turn(self.user, self.turn).await?;
-        let Some(answer) = kept.into_iter().find(|message| message.role == "assistant") else {
-            let text = self.app.log.journals().text(self.turn, self.user).await?;
-            return Ok(View::new(TurnStage::Running, &text, self.after, None));
+        let answer = self.app.reads.chats.answer(self.user, self.turn).await?;
+        let Some(answer) = answer else {
+            let journals = self.app.log.journals();
+            let pieces = journals
+                .text_after(self.turn, self.user, self.after)
+                .await?;
+            return Ok(View::of_pieces(&pieces, self.after));
         };
         let detail = answer.detail.unwrap_or_default();
         let outcome = ["completed", "stopped", "interrupted"]
@@ -174,12 +236,16 @@ impl TurnStream {
     async fn wait(&mut self) {
         match &mut self.source {
             Source::Live(progress) => {
-                if let Ok(Err(_)) = timeout(sse::HEARTBEAT, progress.changed()).await {
+                let longest = sse::HEARTBEAT.min(RECHECK);
+                if let Ok(Err(_)) = timeout(longest, progress.changed()).await {
                     // The feed closed without an end: the store knows how the turn ended.
                     self.source = Source::Stored;
                 }
             }
-            Source::Stored => tokio::time::sleep(LOOK).await,
+            Source::Stored => {
+                tokio::time::sleep(self.look).await;
+                self.look = (self.look * 2).min(LONGEST_LOOK);
+            }
         }
     }
 

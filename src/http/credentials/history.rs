@@ -3,7 +3,7 @@
 
 use actix_web::web::{Data, Path, Query};
 use genie_events::{Event, UserId, credential::CredentialEvent};
-use genie_log::{Fact, FactBody, LogError, StoredRow, keys::KeyState};
+use genie_log::{Fact, FactBody, LogError, StoredRow, keys::KeyState, pages::Paged};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,7 +14,7 @@ use crate::{
         caller::{UserCaller, still_administers},
         error::ApiError,
         read_your_writes::MinPosition,
-        response::{self, ListPage, PageQuery},
+        response::{ListPage, PageQuery},
         words::Time,
     },
 };
@@ -45,10 +45,7 @@ pub async fn of_one(
         .lookups()
         .credential_rows(owner, id, before, limit as usize)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| row.sequence.to_string()),
-        data: told(&app, &rows).await?,
-    })
+    page_of(&app, rows, |row| row.sequence.to_string()).await
 }
 
 /// `GET /api/credentials/reveals`: everybody to whom the caller's credentials were shown or refused.
@@ -66,10 +63,7 @@ pub async fn reveals(
         .lookups()
         .revealed_rows(user.account.user, before, limit as usize)
         .await?;
-    Ok(ListPage {
-        next_cursor: response::next_cursor(&rows, limit, |row| row.owner_seq.to_string()),
-        data: told(&app, &rows).await?,
-    })
+    page_of(&app, rows, |row| row.owner_seq.to_string()).await
 }
 
 /// For anybody but an administrator the credential does not exist. For an administrator it does not either when its
@@ -92,25 +86,35 @@ async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Resul
     }
 }
 
-async fn told(app: &App, rows: &[StoredRow]) -> Result<Vec<CredentialFact>, ApiError> {
-    let mut told = Vec::with_capacity(rows.len());
-    for row in rows {
+async fn page_of(
+    app: &App,
+    page: Paged<StoredRow>,
+    key: impl Fn(&StoredRow) -> String,
+) -> Result<ListPage<CredentialFact>, ApiError> {
+    let mut told = Vec::with_capacity(page.rows.len());
+    for row in &page.rows {
         match app.log.reader().open_row(row).await {
             Ok(fact) => {
                 if let FactBody::Open(Event::Credential(event), _) = &fact.body {
-                    told.push(CredentialFact::new(&fact, event));
+                    told.push((key(row), CredentialFact::new(&fact, event)));
                 }
             }
             // A damaged row does not hide the rows after it.
-            Err(LogError::Damaged { .. }) => told.push(CredentialFact::damaged(row)),
+            Err(LogError::Damaged { .. }) => {
+                told.push((key(row), CredentialFact::damaged(row)));
+            }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(told)
+    let told = Paged {
+        rows: told,
+        has_more: page.has_more,
+    };
+    ListPage::of(&told, |(key, _)| key.clone(), |(_, fact)| fact.clone())
 }
 
 /// A fact of a credential's history.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub struct CredentialFact {
     /// The credential's id.
     #[schema(format = Uuid)]
@@ -146,7 +150,7 @@ pub struct CredentialFact {
 impl CredentialFact {
     fn damaged(row: &StoredRow) -> Self {
         Self {
-            id: row.id.clone(),
+            id: row.stream.to_string(),
             event: "damaged".to_owned(),
             at: row.recorded_at.into(),
             by: None,
@@ -161,9 +165,9 @@ impl CredentialFact {
 
     fn new(fact: &Fact, event: &CredentialEvent) -> Self {
         let metadata = &fact.metadata;
-        let key = metadata.key.as_ref().map(|key| key.0.clone());
+        let key = metadata.key.map(|key| key.to_string());
         let mut told = Self {
-            id: fact.stream.id.clone(),
+            id: fact.stream.id.to_string(),
             event: fact.event_type.trim_start_matches("credential.").to_owned(),
             at: fact.recorded_at.into(),
             by: Some(metadata.caller.as_str()),

@@ -56,7 +56,7 @@ pub async fn authenticate(
     // Before anything is read or written for the user: a user who is suspended here holds a good
     // token, too.
     admission::count_user(app, request, person.user)?;
-    let account = match app.reads.accounts.get(person.user).await? {
+    let account = match app.callers.account(person.user).await? {
         Some(account) => account,
         None => {
             meet(app, directus, &person, admin).await?;
@@ -65,7 +65,7 @@ pub async fn authenticate(
                 .ok_or(ApiError::NoCaller)?
         }
     };
-    sync(app, account, &person, admin).await
+    sync(app, AccountRow::clone(&account), &person, admin).await
 }
 
 /// Checks by Directus that a user whose token is not at hand is still as the account says: an

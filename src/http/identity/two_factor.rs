@@ -51,6 +51,7 @@ pub async fn generate(
     let account = caller
         .account
         .email
+        .clone()
         .unwrap_or_else(|| caller.account.user.to_string());
     let made = OtpSecret::generate(app.log.hashes().two_factor_key(), caller.account.user)
         .and_then(|made| Some((made.text(), made.url(&account)?)));

@@ -20,9 +20,10 @@ use crate::{
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
         },
         error::{ApiError, DirectusError, FailureBody},
-        health::{NotReady, Readiness},
+        health::{Probe, Readiness, ReadyOnly},
         idempotency::IdempotencyKey,
         read_your_writes::MinPosition,
+        recent::Recent,
         response::{Answer, DirectusData, ListPage, NoContent, Written},
     },
 };
@@ -208,10 +209,17 @@ impl<T: ToSchema> Describe for Written<T> {
     }
 }
 
-impl Describe for NotReady {
+impl<T> Describe for Data<Recent<T>> {
+    fn describe(_: &mut Operation) {}
+}
+
+impl Describe for Probe {
     fn describe(operation: &mut Operation) {
         let failure = operation.reference::<FailureBody>();
-        let fields = operation.reference::<Readiness>();
+        let whole = operation.reference::<Readiness>();
+        let brief = operation.reference::<ReadyOnly>();
+        let fields = json!({"anyOf": [whole, brief]});
+        operation.answers_with_flags(&fields, false);
         let schema = json!({"allOf": [failure, fields]});
         operation.answers.insert(
             "503".to_owned(),
@@ -228,9 +236,13 @@ impl<T: ToSchema> Describe for ListPage<T> {
         let item = operation.reference::<T>();
         let fields = json!({
             "type": "object",
-            "required": ["data", "next_cursor"],
+            "required": ["data", "has_more", "next_cursor"],
             "properties": {
                 "data": {"type": "array", "items": item},
+                "has_more": {
+                    "type": "boolean",
+                    "description": "Whether there is a next page. A page ends at `limit` or at 1 MiB.",
+                },
                 "next_cursor": {
                     "type": ["string", "null"],
                     "description": "For the next page. Null when this is the last.",

@@ -94,11 +94,11 @@ impl Export {
         let mut lines =
             SealedReader::open(&self.tables, &self.key, &format!("tables-{}", self.head))?;
         let header: Option<TablesHeader> = lines.json()?;
-        if header.is_none_or(|header| header.format != TABLES_FORMAT || header.head != self.head) {
-            return Err(TransferError::file(
-                &self.tables,
-                "this release does not know the file's format",
-            ));
+        let header = header.ok_or_else(|| TransferError::file(&self.tables, NO_HEADER))?;
+        expect_format(&self.tables, &header.format, TABLES_FORMAT)?;
+        if header.head != self.head {
+            let reason = format!("it holds the tables of head {}", header.head);
+            return Err(TransferError::file(&self.tables, reason));
         }
         Ok(std::iter::from_fn(move || {
             let line = lines.json::<TableLine>().transpose()?;
@@ -208,6 +208,18 @@ impl Rows<'_> {
     }
 }
 
+const NO_HEADER: &str = "it is empty";
+
+fn expect_format(file: &Path, found: &str, known: &str) -> Result<(), TransferError> {
+    if found == known {
+        return Ok(());
+    }
+    let reason = format!(
+        "its format is `{found}`, and this release reads `{known}`; import it with the release that exported it"
+    );
+    Err(TransferError::file(file, reason))
+}
+
 /// The rows of one file.
 #[derive(Debug)]
 pub(super) struct SegmentRows<'a> {
@@ -221,23 +233,20 @@ pub(super) struct SegmentRows<'a> {
 impl<'a> SegmentRows<'a> {
     pub(super) fn open(key: &'a ExportKey, segment: &Segment) -> Result<Self, TransferError> {
         let mut lines = SealedReader::open(&segment.path, key, &format!("log-{}", segment.first))?;
-        match lines.json::<LogHeader>()? {
-            Some(LogHeader {
-                format,
-                after,
-                digest_before,
-            }) if format == LOG_FORMAT && after + 1 == segment.first => Ok(Self {
-                path: segment.path.clone(),
-                lines,
-                next: segment.first,
-                last: segment.last,
-                digest_before,
-            }),
-            _ => Err(TransferError::file(
-                &segment.path,
-                "this release does not know the file's format",
-            )),
+        let header: Option<LogHeader> = lines.json()?;
+        let header = header.ok_or_else(|| TransferError::file(&segment.path, NO_HEADER))?;
+        expect_format(&segment.path, &header.format, LOG_FORMAT)?;
+        if header.after + 1 != segment.first {
+            let reason = format!("it begins after position {}", header.after);
+            return Err(TransferError::file(&segment.path, reason));
         }
+        Ok(Self {
+            path: segment.path.clone(),
+            lines,
+            next: segment.first,
+            last: segment.last,
+            digest_before: header.digest_before,
+        })
     }
 
     pub(super) fn next(&mut self) -> Result<Option<StoredRow>, TransferError> {

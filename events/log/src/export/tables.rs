@@ -3,9 +3,10 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value};
-use sqlx::{Any, Row as _, Transaction, any::AnyArguments, any::AnyRow, query::Query};
+use sqlx::{Any, Row as _, any::AnyArguments, any::AnyRow, query::Query};
 
 use super::TransferError;
+use crate::StoreTransaction;
 
 /// The number of rows that one statement reads.
 const PAGE: usize = 500;
@@ -118,10 +119,16 @@ pub(crate) const CARRIED: &[Table] = &[
             ("key_hash", Text),
             ("user_id", Text),
             ("request_hash", Text),
-            ("event_id", Text),
+            ("user_seq", Number),
             ("sealed", Bytes),
             ("kept_at", Number),
         ],
+        key: 1,
+        only: "",
+    },
+    Table {
+        name: "reservations",
+        columns: &[("email_id", Text)],
         key: 1,
         only: "",
     },
@@ -177,7 +184,7 @@ impl Table {
     /// The rows after one, in the order of the key. The last page has fewer than [`PAGE`] rows.
     pub(super) async fn page(
         &self,
-        tx: &mut Transaction<'_, Any>,
+        tx: &mut StoreTransaction,
         after: Option<&Row>,
     ) -> Result<Vec<Row>, TransferError> {
         let key: Vec<&str> = self.columns[..self.key]
@@ -238,7 +245,7 @@ impl Table {
 
     pub(crate) async fn write(
         &self,
-        tx: &mut Transaction<'_, Any>,
+        tx: &mut StoreTransaction,
         rows: &[Row],
     ) -> Result<(), TransferError> {
         if rows.is_empty() {
@@ -272,7 +279,7 @@ impl Table {
         Ok(())
     }
 
-    pub(crate) async fn empty(&self, tx: &mut Transaction<'_, Any>) -> Result<(), TransferError> {
+    pub(crate) async fn empty(&self, tx: &mut StoreTransaction) -> Result<(), TransferError> {
         sqlx::query(&format!("DELETE FROM {}", self.name))
             .execute(&mut **tx)
             .await?;
@@ -333,7 +340,8 @@ mod tests {
                 }
                 Some(_) => {
                     "SELECT CAST(table_name AS text) AS name, CAST(column_name AS text) AS col \
-                 FROM information_schema.columns WHERE table_schema = 'public'"
+                 FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name) \
+                 WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
                 }
             };
             let rows = sqlx::query(sql)

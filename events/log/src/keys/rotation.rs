@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Keys, Log, LogError, MasterKeys,
+    Keys, Log, LogError, MasterKeys, StoreTransaction,
     keys::WrappedKey,
     log::wrapped_key,
     store::{Store, Writing},
@@ -324,7 +324,7 @@ impl KeyRotation {
 /// Replaces each old row that still stands by its new form. Answers how many were replaced.
 async fn replace(
     store: &Store,
-    tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+    tx: &mut StoreTransaction,
     pairs: &[(WrappedKey, WrappedKey)],
 ) -> Result<u64, LogError> {
     if pairs.is_empty() {
@@ -339,7 +339,7 @@ async fn replace(
 /// On SQLite a statement costs little, and one statement for many rows would scan all users in each
 /// batch.
 async fn replace_each(
-    tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+    tx: &mut StoreTransaction,
     pairs: &[(WrappedKey, WrappedKey)],
 ) -> Result<u64, LogError> {
     // Overwrites the old form in the file: when a key is destroyed later, every form of it must be
@@ -367,7 +367,7 @@ async fn replace_each(
 
 /// On Postgres each statement costs a round trip, so one statement replaces all.
 async fn replace_together(
-    tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+    tx: &mut StoreTransaction,
     pairs: &[(WrappedKey, WrappedKey)],
 ) -> Result<u64, LogError> {
     // Finds each row by its key, however small the table is now.

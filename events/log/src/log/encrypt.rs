@@ -9,10 +9,9 @@ use crate::{
     AppendError, AppendRequest, Fact, FactBody, LogError, LogReader, Owner, Remember, StoredRow,
     UserKeys, Work,
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
-    encryption::Place,
     idempotency,
     keys::KeyState,
-    stored_row::slice_of,
+    stored_row::{slice_of, stored_stream},
 };
 
 impl Log {
@@ -76,13 +75,15 @@ impl Log {
             outcome.to_string().as_bytes(),
             &idempotency::place(user, &request.key),
         );
-        let last = rows.last().expect("an append of no events was refused");
-        let event_id = genie_events::EventId(last.event_id);
+        let of_user = rows.iter().filter(|row| row.owner == user.0);
+        let user_seq = of_user.map(|row| row.owner_seq).max();
         Ok(idempotency::OutcomeRow {
             key: request.key,
             request: request.request,
             user,
-            event_id,
+            user_seq: user_seq.ok_or_else(|| {
+                AppendError::Broken("a kept outcome needs a fact of its user".to_owned())
+            })?,
             sealed,
             kept_at: self.0.clock.now(),
         })
@@ -108,10 +109,9 @@ impl Log {
             } else {
                 users
             };
-            let place = Place::event(event_id, &fact.stream, fact.sequence, event_type, owner);
             let plaintext = fact.event.to_vec();
             if plaintext.len() > MAX_EVENT_BYTES {
-                let stream = &fact.stream;
+                let stream = fact.stream;
                 let bytes = plaintext.len();
                 let reason = format!(
                     "{event_type} of {stream} has {bytes} bytes, where {MAX_EVENT_BYTES} are allowed"
@@ -124,21 +124,22 @@ impl Log {
             };
             let mut row = StoredRow {
                 position: 0,
-                kind: fact.stream.kind.as_str().to_owned(),
-                payload: keys.payload().seal_event(event_id, &plaintext, &place),
-                id: fact.stream.id,
-                sequence: fact.sequence,
-                event_type: event_type.to_owned(),
-                event_version: fact.event.version(),
-                metadata: serde_json::to_string(&metadata)
-                    .map_err(|error| AppendError::Broken(error.to_string()))?,
-                event_id: event_id.0,
                 owner,
                 owner_seq,
+                stream: stored_stream(&fact.stream),
+                sequence: fact.sequence,
+                kind: fact.stream.kind.code(),
+                event_type: event_type.into(),
+                event_version: fact.event.version(),
+                event_id: event_id.0,
                 slice,
                 recorded_at,
                 digest: Vec::new(),
+                metadata: serde_json::to_string(&metadata)
+                    .map_err(|error| AppendError::Broken(error.to_string()))?,
+                payload: Vec::new(),
             };
+            row.payload = keys.payload().seal(&plaintext, &row.place());
             row.digest = row.computed_digest().to_vec();
             rows.push(row);
         }
@@ -161,7 +162,7 @@ impl LogReader {
                 LogError::MasterKeyWrong { .. } => row.damaged(error),
                 LogError::MasterKeyMissing { wanted } => LogError::Locked {
                     position: row.position,
-                    stream: format!("{}/{}", row.kind, row.id),
+                    stream: row.subject(),
                     wanted,
                 },
                 error => error,
@@ -177,7 +178,7 @@ impl LogReader {
             position: row.position,
             event_id: genie_events::EventId(row.event_id),
             sequence: row.sequence,
-            event_type: row.event_type.clone(),
+            event_type: row.event_type.clone().into_owned(),
             user: row.user(),
             owner_seq: row.owner_seq,
             recorded_at: row.recorded_at,
@@ -188,20 +189,14 @@ impl LogReader {
     }
 }
 
-/// The fact's owner number, if both stores can hold it, the stream's name and the sequence.
+/// The fact's owner number, if both stores can hold it and the sequence.
 fn storable(fact: &crate::NewFact, owner_seq: Option<u64>) -> Result<u64, AppendError> {
     let fits = |number: u64| i64::try_from(number).is_ok();
-    let refused = |reason| {
-        let stream = fact.stream.to_string().replace('\0', "\u{fffd}");
-        Err(AppendError::Unstorable {
-            stream,
-            sequence: fact.sequence,
-            reason,
-        })
-    };
     match owner_seq {
-        _ if fact.stream.id.contains('\0') => refused("a stream's name must not hold a NUL"),
         Some(seq) if fits(seq) && fits(fact.sequence) => Ok(seq),
-        _ => refused("its number is larger than a store can hold"),
+        _ => Err(AppendError::Unstorable {
+            stream: fact.stream,
+            sequence: fact.sequence,
+        }),
     }
 }

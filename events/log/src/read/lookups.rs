@@ -1,10 +1,15 @@
 //! Single questions that an index of the log answers.
 
-use genie_events::{CredentialId, Metadata, StreamId, UserId};
+use genie_events::{CredentialId, Metadata, StreamId, StreamKind, UserId, ids::EmailId};
 use sqlx::{Row, any::AnyRow};
 
 use super::{JobStep, PAGE, below};
-use crate::{Log, LogError, StoredRow, store::Store, stored_row::COLUMNS};
+use crate::{
+    Log, LogError, StoredRow,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+    stored_row::{BYTES, stored_stream},
+};
 
 /// Single questions that an index of the log answers. See [`Log::lookups`].
 #[derive(Debug, Clone)]
@@ -17,81 +22,93 @@ impl Log {
     }
 }
 
+fn newest_first(store: &Store, condition: &str, order: &str, limit: &str) -> String {
+    PageSql {
+        table: "events",
+        columns: store.columns(),
+        key: "position",
+        bytes: BYTES,
+        condition,
+        order: &[order],
+        descending: true,
+        limit,
+    }
+    .text(store)
+}
+
 impl Lookups {
     /// The owner of a credential, even of a removed one; `None` when there never was one.
     pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
         let read = async move |store: Store| {
-            let sql = "SELECT user_id FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND sequence = 1";
-            let row = sqlx::query(sql)
+            let columns = store.columns();
+            let sql = format!(
+                "SELECT {columns} FROM events WHERE stream = unhex($1, '-') AND sequence = 1"
+            );
+            let first = sqlx::query(&sql)
                 .bind(credential.to_string())
                 .fetch_optional(store.reads())
                 .await?;
-            let owner = row
-                .map(|row| row.try_get::<String, _>("user_id"))
-                .transpose()?;
-            let damaged = |_| {
-                LogError::Statement(format!("the owner of credential {credential} is not an id"))
-            };
-            owner
-                .map(|owner| owner.parse().map_err(damaged))
-                .transpose()
+            let Some(first) = first else { return Ok(None) };
+            let first = StoredRow::read(&first)?;
+            let is_credential = first.verified_stream()?.kind == StreamKind::Credential;
+            Ok(first.user().filter(|_| is_credential))
         };
         self.0.store().run(read).await
     }
 
-    /// The rows of one of a user's credentials before a sequence, newest first, at most `limit` and
-    /// [`PAGE`].
+    /// The rows of one of a user's credentials before a sequence, newest first: a page of at most `limit`.
     pub async fn credential_rows(
         &self,
         user: UserId,
         credential: CredentialId,
         before: Option<u64>,
         limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
+    ) -> Result<Paged<StoredRow>, LogError> {
         let read = async move |store: Store| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE aggregate_type = 'credential' AND aggregate_id = $1 AND user_id = $2 \
-                 AND sequence < $3 ORDER BY sequence DESC LIMIT $4"
-            );
+            let condition = "stream = unhex($1, '-') AND owner = unhex($2, '-') AND sequence < $3";
+            let sql = newest_first(&store, condition, "sequence", "$4");
             let query = sqlx::query(&sql)
                 .bind(credential.to_string())
-                .bind(user.to_string());
-            let rows = query
+                .bind(user.to_string())
                 .bind(below(before))
-                .bind(limit.min(PAGE) as i64)
-                .fetch_all(store.reads())
-                .await?;
-            Ok(rows
-                .iter()
-                .map(StoredRow::read)
-                .collect::<Result<Vec<_>, _>>()?)
+                .bind(limit.min(PAGE) as i64);
+            let page = paged(query.fetch_all(store.reads()).await?)?;
+            Ok(page.try_map(|row| StoredRow::read(&row))?)
         };
         self.0.store().run(read).await
     }
 
-    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first,
-    /// at most `limit` and [`PAGE`].
+    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first: a page of at most
+    /// `limit`.
     pub async fn revealed_rows(
         &self,
         user: UserId,
         before: Option<u64>,
         limit: usize,
-    ) -> Result<Vec<StoredRow>, LogError> {
+    ) -> Result<Paged<StoredRow>, LogError> {
         let read = async move |store: Store| {
-            // An index has just these rows.
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE user_id = $1 AND user_seq < $2 \
-                 AND event_type IN ('credential.revealed', 'credential.refused') ORDER BY user_seq DESC LIMIT $3"
-            );
-            let query = sqlx::query(&sql).bind(user.to_string()).bind(below(before));
-            let rows = query
-                .bind(limit.min(PAGE) as i64)
-                .fetch_all(store.reads())
+            let condition = "owner = unhex($1, '-') AND owner_seq < $2 \
+                 AND event_type IN ('credential.revealed', 'credential.refused')";
+            let sql = newest_first(&store, condition, "owner_seq", "$3");
+            let query = sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(below(before))
+                .bind(limit.min(PAGE) as i64);
+            let page = paged(query.fetch_all(store.reads()).await?)?;
+            Ok(page.try_map(|row| StoredRow::read(&row))?)
+        };
+        self.0.store().run(read).await
+    }
+
+    /// The position of a stream's last event; `None` when there is no such stream.
+    pub async fn last_position(&self, stream: StreamId) -> Result<Option<u64>, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT position FROM events WHERE stream = unhex($1, '-') ORDER BY sequence DESC LIMIT 1";
+            let position: Option<i64> = sqlx::query_scalar(sql)
+                .bind(stored_stream(&stream).to_string())
+                .fetch_optional(store.reads())
                 .await?;
-            Ok(rows
-                .iter()
-                .map(StoredRow::read)
-                .collect::<Result<Vec<_>, _>>()?)
+            Ok(position.map(|position| position as u64))
         };
         self.0.store().run(read).await
     }
@@ -104,13 +121,13 @@ impl Lookups {
         event_type: &'static str,
     ) -> Result<Option<Metadata>, LogError> {
         let read = async move |store: Store| {
+            let columns = store.columns();
             let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND event_type = $3 \
+                "SELECT {columns} FROM events WHERE stream = unhex($1, '-') AND event_type = $2 \
                  ORDER BY sequence DESC LIMIT 1"
             );
             let asked = sqlx::query(&sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
+                .bind(stored_stream(&stream).to_string())
                 .bind(event_type);
             let Some(row) = asked.fetch_optional(store.reads()).await? else {
                 return Ok(None);
@@ -126,45 +143,44 @@ impl Lookups {
     /// position, by the fields that need no key. Jobs of forgotten users are left out.
     pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
         let read = async move |store: Store| {
-            let sql = "SELECT position, aggregate_id, sequence, event_type, user_id, CAST(metadata AS text) AS metadata \
-                 FROM events WHERE aggregate_type = 'job' AND aggregate_id IN ( \
-                     SELECT e.aggregate_id FROM events e WHERE e.aggregate_type = 'job' \
+            let columns = store.columns();
+            let sql = format!(
+                "SELECT {columns} FROM events WHERE stream IN ( \
+                     SELECT e.stream FROM events e WHERE e.kind = 4 \
                          AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
-                         AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'job' \
-                             AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1)) \
-                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE k.user_id = events.user_id AND k.state = 'destroyed') \
-                 ORDER BY position";
-            let rows = sqlx::query(sql).fetch_all(store.reads()).await?;
-            Ok(rows
-                .iter()
-                .map(JobStep::read)
-                .collect::<Result<Vec<_>, _>>()?
-                .into_iter()
-                .flatten()
-                .collect())
+                         AND NOT EXISTS (SELECT 1 FROM events n WHERE n.stream = e.stream AND n.sequence = e.sequence + 1)) \
+                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE unhex(k.user_id, '-') = events.owner AND k.state = 'destroyed') \
+                 ORDER BY position"
+            );
+            let rows = sqlx::query(&sql).fetch_all(store.reads()).await?;
+            let mut steps = Vec::new();
+            for row in &rows {
+                steps.extend(JobStep::of(&StoredRow::read(row)?)?);
+            }
+            Ok(steps)
         };
         self.0.store().run(read).await
     }
 
-    /// The e-mail addresses that were reserved after a position and have no later event, in order:
-    /// position and stream.
-    pub async fn reserved_emails(&self, after: u64) -> Result<Vec<(u64, String)>, LogError> {
+    /// The e-mail addresses that were reserved after a position and still are, in order: position
+    /// and stream.
+    pub async fn reserved_emails(&self, after: u64) -> Result<Vec<(u64, EmailId)>, LogError> {
         let read = async move |store: Store| {
             let sql = format!(
-                "SELECT e.position, e.aggregate_id FROM events e WHERE e.event_type = 'email.reserved' AND e.position > $1 \
-                 AND NOT EXISTS (SELECT 1 FROM events n WHERE n.aggregate_type = 'email' \
-                     AND n.aggregate_id = e.aggregate_id AND n.sequence = e.sequence + 1) \
-                 ORDER BY e.position LIMIT {PAGE}"
+                "SELECT position, email_id FROM ( \
+                     SELECT email_id, (SELECT e.position FROM events e WHERE e.stream = unhex(r.email_id, '-') \
+                                       ORDER BY e.sequence DESC LIMIT 1) AS position FROM reservations r) reserved \
+                 WHERE position > $1 ORDER BY position LIMIT {PAGE}"
             );
             let rows = sqlx::query(&sql)
                 .bind(after as i64)
                 .fetch_all(store.reads())
                 .await?;
             let read = |row: AnyRow| {
-                Ok((
-                    row.try_get::<i64, _>("position")? as u64,
-                    row.try_get("aggregate_id")?,
-                ))
+                let email: String = row.try_get("email_id")?;
+                let damaged = |_| LogError::Statement(format!("`{email}` is not an e-mail's id"));
+                let position: i64 = row.try_get("position")?;
+                Ok((position as u64, email.parse().map_err(damaged)?))
             };
             rows.into_iter().map(read).collect()
         };

@@ -7,7 +7,7 @@ use crate::{
     LogError, LogReader, StoredRow,
     pages::{PageSql, paged},
     store::Store,
-    stored_row::{BYTES, COLUMNS},
+    stored_row::{BYTES, stored_stream},
 };
 
 impl LogReader {
@@ -20,9 +20,7 @@ impl LogReader {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, Event)>, LogError> {
-        let rows = self
-            .newest_rows(user, stream.clone(), before, limit)
-            .await?;
+        let rows = self.newest_rows(user, *stream, before, limit).await?;
         if rows.is_empty() {
             return match before {
                 Some(before @ 2..) => {
@@ -46,6 +44,36 @@ impl LogReader {
         Ok(events)
     }
 
+    /// The types of the newest events of a user's stream, newest first; needs no key.
+    pub async fn newest_types(
+        &self,
+        user: UserId,
+        stream: StreamId,
+        limit: usize,
+    ) -> Result<Vec<String>, LogError> {
+        let rows = self.newest_rows(user, stream, None, limit).await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| row.event_type.into_owned())
+            .collect())
+    }
+
+    /// The number of events of a user's stream; 0 when the user has no such stream.
+    pub async fn last_sequence(&self, user: UserId, stream: StreamId) -> Result<u64, LogError> {
+        let read = async move |store: Store| {
+            // A stream belongs to one owner.
+            let sql = "SELECT CASE WHEN owner = unhex($2, '-') THEN sequence ELSE 0 END AS sequence FROM events \
+                       WHERE stream = unhex($1, '-') ORDER BY events.sequence DESC LIMIT 1";
+            let newest = sqlx::query_scalar::<_, i64>(sql)
+                .bind(stored_stream(&stream).to_string())
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?;
+            Ok(newest.unwrap_or(0) as u64)
+        };
+        self.log().store().run(read).await
+    }
+
     async fn newest_rows(
         &self,
         user: UserId,
@@ -56,18 +84,17 @@ impl LogReader {
         let read = async move |store: Store| {
             let sql = PageSql {
                 table: "events",
-                columns: COLUMNS,
+                columns: store.columns(),
                 key: "position",
                 bytes: BYTES,
-                condition: "aggregate_type = $1 AND aggregate_id = $2 AND sequence < $3",
+                condition: "stream = unhex($1, '-') AND sequence < $2",
                 order: &["sequence"],
                 descending: true,
-                limit: "$4",
+                limit: "$3",
             }
             .text(&store);
             let query = sqlx::query(&sql)
-                .bind(stream.kind.as_str())
-                .bind(stream.id)
+                .bind(stored_stream(&stream).to_string())
                 .bind(below(before))
                 .bind(limit as i64);
             let page = paged(query.fetch_all(store.reads()).await?)?;
@@ -144,6 +171,8 @@ mod tests {
                 seen.extend(next);
             }
             assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
+            let count = async |user| reader.last_sequence(user, stream.clone()).await.unwrap();
+            assert_eq!((count(ada).await, count(bob).await), (25, 0));
             let others = reader.newest_events(bob, &stream, None, 3);
             assert!(others.await.unwrap().is_empty(), "of another owner");
         }

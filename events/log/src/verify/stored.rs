@@ -11,7 +11,6 @@ use crate::{
     merkle_tree::{self, Hash},
     signed_heads::{PublicHeadKey, SignedHead, stored_note},
     store::Store,
-    stored_row::COLUMNS,
     verify::{Finding, Kept, Verified, Verifier},
 };
 
@@ -215,8 +214,9 @@ async fn ends(store: Store) -> Result<(u64, u64), LogError> {
 
 /// The rows after a position; holes are no error here.
 async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
+    let columns = store.columns();
     let sql =
-        format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
+        format!("SELECT {columns} FROM events WHERE position > $1 ORDER BY position LIMIT {PAGE}");
     let rows = sqlx::query(&sql)
         .bind(after)
         .fetch_all(store.reads())
@@ -234,7 +234,7 @@ async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
     };
     let first = first.position;
     let last = last.position;
-    let mut db = store.reads().acquire().await?;
+    let mut db = store.reads().lend().await?;
     let hashes = merkle_tree::read_range(&mut db, first.max(1)..=last).await?;
     let sql = "SELECT size, note FROM tree_heads WHERE size >= $1 AND size <= $2";
     let heads = sqlx::query(sql)
@@ -246,6 +246,7 @@ async fn page(store: &Store, after: i64) -> Result<Page, LogError> {
         .iter()
         .map(|row| Ok((row.try_get::<i64, _>("size")? as u64, stored_note(row)?)));
     let heads = heads.collect::<Result<BTreeMap<_, _>, sqlx::Error>>()?;
+    db.give_back();
     Ok(Page {
         rows,
         hashes,

@@ -95,10 +95,7 @@ impl Node {
 /// Appends `count` facts of the system's streams at once.
 async fn facts(log: &Log, count: usize) {
     let groups = (0..count).map(|_| {
-        let stream = StreamId::new(
-            StreamKind::Email,
-            EmailId(log.clock().new_uuid().to_string()),
-        );
+        let stream = StreamId::new(StreamKind::Email, EmailId(log.clock().new_uuid()));
         Group::of_system(
             &stream,
             0,
@@ -371,7 +368,7 @@ both_stores!(
             .await;
         let mut node = Node::start(&store).await;
         let reason = node.stopped().await;
-        let stream = row_at(&node.log, 4).await.id;
+        let stream = row_at(&node.log, 4).await.stream_id().unwrap().to_string();
         assert!(
             reason.contains("position 4") && reason.contains(&stream) && reason.contains("digest"),
             "{reason}"
@@ -475,6 +472,54 @@ both_stores!(
             (first, last) == (1, 6) && sentence.contains("kept outside"),
             "{sentence}"
         );
+    }
+);
+
+both_stores!(
+    a_head_that_the_store_deleted_is_still_proven,
+    async |store: TestStore| {
+        let mut node = Node::start(&store).await;
+        let log = node.log.clone();
+        facts(&log, 300).await;
+        let early = node.signed(300).await;
+        facts(&log, 200).await;
+        let newest = node.signed(500).await;
+        let epoch = log.elections().elected().await.unwrap().unwrap().epoch;
+        let in_two_days = store.clock.now().plus_seconds(2 * 86_400);
+        log.retention()
+            .thin_heads(epoch, in_two_days)
+            .await
+            .unwrap();
+        assert_eq!(
+            store
+                .try_sql("UPDATE tree_heads SET signed_at = signed_at")
+                .await
+                .unwrap(),
+            1,
+            "both were signed in the same hour, and the later one is left"
+        );
+
+        let verified = verify(&log, &[&early, &newest]).await.unwrap();
+        assert_eq!(
+            (verified.facts, verified.pinned, verified.heads),
+            (500, 2, 1)
+        );
+        let proof = log.proofs().prove(10, Some(early.size)).await.unwrap();
+        let growth = proof.growth.unwrap();
+        assert_eq!((growth.root, proof.head.size), (early.root, 500));
+        assert!(merkle_tree::is_consistent(
+            &growth.proof,
+            (early.size, early.root),
+            (newest.size, newest.root),
+        ));
+        // Other facts under the deleted head would show.
+        store
+            .tamper("UPDATE events SET recorded_at = 1 WHERE position = 200")
+            .await;
+        is_at(200, found(&log, &[&early]).await);
+        // The next head grows out of the one that is left.
+        facts(&log, 1).await;
+        node.signed(501).await;
     }
 );
 
@@ -664,7 +709,7 @@ both_stores!(
         let digest = bytes(store.kind, &row.computed_digest());
         store
             .tamper(&format!(
-                "UPDATE events SET user_seq = 2, digest = {digest} WHERE position = 3"
+                "UPDATE events SET owner_seq = 2, digest = {digest} WHERE position = 3"
             ))
             .await;
         is_at(3, found(&log, &[]).await);

@@ -1,0 +1,191 @@
+//! Pages of the log, and of one user's events. Each ends at a number of rows or at [`crate::pages::PAGE_BYTES`].
+
+use genie_events::UserId;
+use sqlx::Row;
+
+use super::PAGE;
+use crate::{
+    LogError, LogReader, StoredRow,
+    pages::{PageSql, Paged, paged},
+    store::Store,
+    stored_row::{BYTES, CLEAR_BYTES},
+};
+
+/// The part of the rows that a reader needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Everything but the payloads, which are not read.
+    Clear,
+    Whole,
+}
+
+impl Shown {
+    fn columns(self, store: &Store) -> &'static str {
+        match self {
+            Self::Clear => store.clear_columns(),
+            Self::Whole => store.columns(),
+        }
+    }
+
+    fn bytes(self) -> &'static str {
+        match self {
+            Self::Clear => CLEAR_BYTES,
+            Self::Whole => BYTES,
+        }
+    }
+}
+
+/// The rows after a position, in order and without a hole.
+pub(crate) async fn read_rows(
+    store: &Store,
+    after: u64,
+    limit: i64,
+) -> Result<Vec<StoredRow>, LogError> {
+    Ok(read_page(store, after, limit, Shown::Whole).await?.rows)
+}
+
+async fn read_page(
+    store: &Store,
+    after: u64,
+    limit: i64,
+    shown: Shown,
+) -> Result<Paged<StoredRow>, LogError> {
+    let sql = PageSql {
+        table: "events",
+        columns: shown.columns(store),
+        key: "position",
+        bytes: shown.bytes(),
+        condition: "position > $1",
+        order: &["position"],
+        descending: false,
+        limit: "$2",
+    }
+    .text(store);
+    let query = sqlx::query(&sql).bind(after as i64).bind(limit);
+    let page = paged(query.fetch_all(store.reads()).await?)?;
+    let page = page.try_map(|row| StoredRow::read(&row))?;
+    match (after + 1..)
+        .zip(&page.rows)
+        .find(|(expected, row)| row.position != *expected)
+    {
+        Some((missing, _)) => Err(LogError::Hole { missing }),
+        None => Ok(page),
+    }
+}
+
+async fn read_user_page(
+    store: &Store,
+    user: UserId,
+    after: u64,
+    limit: i64,
+    shown: Shown,
+) -> Result<Paged<StoredRow>, LogError> {
+    let sql = PageSql {
+        table: "events",
+        columns: shown.columns(store),
+        key: "position",
+        bytes: shown.bytes(),
+        condition: "owner = unhex($1, '-') AND owner_seq > $2",
+        order: &["owner_seq"],
+        descending: false,
+        limit: "$3",
+    }
+    .text(store);
+    let query = sqlx::query(&sql)
+        .bind(user.to_string())
+        .bind(after as i64)
+        .bind(limit);
+    let page = paged(query.fetch_all(store.reads()).await?)?;
+    Ok(page.try_map(|row| StoredRow::read(&row))?)
+}
+
+impl LogReader {
+    /// The rows after a position, in order: a page of at most `limit` and [`PAGE`]. Empty only at the end. A missing
+    /// position is an error, not a wait.
+    pub async fn rows(&self, after: u64, limit: usize) -> Result<Vec<StoredRow>, LogError> {
+        Ok(self.page(after, limit, Shown::Whole).await?.rows)
+    }
+
+    /// The same; says whether more follow, and reads no more than what is shown.
+    pub async fn page(
+        &self,
+        after: u64,
+        limit: usize,
+        shown: Shown,
+    ) -> Result<Paged<StoredRow>, LogError> {
+        let limit = limit.min(PAGE) as i64;
+        let read = async move |store: Store| read_page(&store, after, limit, shown).await;
+        self.log().store().run(read).await
+    }
+
+    /// A user's rows after a `user_seq`, in order: a page of at most [`PAGE`]. Empty only at the end.
+    pub async fn user_rows(&self, user: UserId, after: u64) -> Result<Vec<StoredRow>, LogError> {
+        let page = self.user_page(user, after, PAGE, Shown::Whole).await?;
+        Ok(page.rows)
+    }
+
+    /// The same, at most `limit`; says whether more follow, and reads no more than what is shown.
+    pub async fn user_page(
+        &self,
+        user: UserId,
+        after: u64,
+        limit: usize,
+        shown: Shown,
+    ) -> Result<Paged<StoredRow>, LogError> {
+        let limit = limit.min(PAGE) as i64;
+        let read =
+            async move |store: Store| read_user_page(&store, user, after, limit, shown).await;
+        self.log().store().run(read).await
+    }
+
+    /// The number of a user's events up to a position. A cursor of the user's own feed is found by its row. For any
+    /// other position the place is halved down to, in as many look-ups as the number has bits.
+    pub async fn user_seq_at(&self, user: UserId, position: u64) -> Result<u64, LogError> {
+        if position == 0 {
+            return Ok(0);
+        }
+        let read = async move |store: Store| {
+            let owner = user.to_string();
+            let sql = "SELECT owner_seq FROM events WHERE position = $1 AND owner = unhex($2, '-')";
+            let there = sqlx::query(sql)
+                .bind(position as i64)
+                .bind(&owner)
+                .fetch_optional(store.reads())
+                .await?;
+            if let Some(row) = there {
+                return Ok(row.try_get::<i64, _>("owner_seq")? as u64);
+            }
+            let newest = "SELECT owner_seq, position FROM events WHERE owner = unhex($1, '-') ORDER BY owner_seq DESC LIMIT 1";
+            let newest = sqlx::query(newest)
+                .bind(&owner)
+                .fetch_optional(store.reads())
+                .await?;
+            let Some(newest) = newest else {
+                return Ok(0);
+            };
+            let last = newest.try_get::<i64, _>("owner_seq")?;
+            if newest.try_get::<i64, _>("position")? <= position as i64 {
+                return Ok(last as u64);
+            }
+            // Invariant: the event `low` is not after the position, and the event `high` is.
+            let (mut low, mut high) = (0, last);
+            while low + 1 < high {
+                let middle = low + (high - low) / 2;
+                let sql =
+                    "SELECT position FROM events WHERE owner = unhex($1, '-') AND owner_seq = $2";
+                let at: i64 = sqlx::query_scalar(sql)
+                    .bind(&owner)
+                    .bind(middle)
+                    .fetch_one(store.reads())
+                    .await?;
+                if at <= position as i64 {
+                    low = middle;
+                } else {
+                    high = middle;
+                }
+            }
+            Ok(low as u64)
+        };
+        self.log().store().run(read).await
+    }
+}

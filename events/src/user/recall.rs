@@ -1,0 +1,133 @@
+//! What the state leaves out. A stream that has ended is not in the state, not even its number of events: the log knows
+//! it. A command that needs it says so, and it is handed in for that command.
+
+use std::{collections::HashMap, hash::Hash};
+
+use super::User;
+use crate::{
+    caption::Caption,
+    credential::{Credential, CredentialEvent},
+    ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind},
+    job::{Job, JobEvent},
+};
+
+/// A thing that a command needs even when the state leaves it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recall {
+    Job(JobId),
+    /// A chat session without a running turn. The number of its events says whether it is new.
+    Session(SessionId),
+    /// A removed credential. That it has events says that it was there.
+    Credential(CredentialId),
+}
+
+impl Recall {
+    pub fn stream(&self) -> StreamId {
+        match self {
+            Self::Job(job) => StreamId::new(StreamKind::Job, job),
+            Self::Session(session) => StreamId::new(StreamKind::Chat, session),
+            Self::Credential(credential) => StreamId::new(StreamKind::Credential, credential),
+        }
+    }
+}
+
+impl User {
+    /// True when the state holds it, so that nothing has to be read.
+    pub fn holds(&self, recall: &Recall) -> bool {
+        self.sequences.contains_key(&recall.stream())
+    }
+
+    /// Hands in a finished job that was read from its stream.
+    pub fn recall_job(&mut self, id: JobId, job: Job, sequence: u64) {
+        self.sequences
+            .insert(StreamId::new(StreamKind::Job, &id), sequence);
+        self.jobs.insert(id, job);
+    }
+
+    /// Hands in the number of events of a stream that is left out.
+    pub fn recall_stream(&mut self, recall: &Recall, sequence: u64) {
+        if let Recall::Credential(id) = recall {
+            self.credentials.insert(*id, Credential::Removed);
+        }
+        self.sequences.insert(recall.stream(), sequence);
+    }
+
+    /// Leaves out again what was recalled for a command that did not revive it.
+    pub fn drop_recalled(&mut self, recall: &Recall) {
+        let stream = recall.stream();
+        self.leave_out_the_finished(&stream);
+        if let Recall::Session(session) = recall
+            && !self.chats.contains_key(session)
+        {
+            self.sequences.remove(&stream);
+        }
+    }
+
+    /// A job that was left out when it finished, and was queued again since, stays out until it is
+    /// recalled. Only its stream knows its spec. A state that took the job for absent would refuse
+    /// its worker and its lease.
+    pub(super) fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
+        match self.jobs.get_mut(&id) {
+            Some(job) => job.evolve(event),
+            None if matches!(event, JobEvent::Submitted { .. }) => {
+                self.jobs.entry(id).or_default().evolve(event)
+            }
+            None => drop(self.sequences.remove(stream)),
+        }
+    }
+
+    /// A removed credential stays out when it was asked for again.
+    pub(super) fn evolve_credential(
+        &mut self,
+        stream: &StreamId,
+        sequence: u64,
+        id: CredentialId,
+        event: CredentialEvent,
+    ) {
+        match self.credentials.get_mut(&id) {
+            Some(credential) => credential.evolve(event),
+            None if sequence == 1 => self.credentials.entry(id).or_default().evolve(event),
+            None => drop(self.sequences.remove(stream)),
+        }
+    }
+
+    /// Removes from the state what has ended. Its stream stays.
+    pub(super) fn leave_out_the_finished(&mut self, stream: &StreamId) {
+        let finished = match stream.kind {
+            StreamKind::Job => remove_if(&mut self.jobs, &JobId(stream.id), |job| {
+                matches!(job, Job::Finished { .. })
+            }),
+            StreamKind::Caption => {
+                remove_if(&mut self.captions, &CaptionId(stream.id), |caption| {
+                    *caption == Caption::Ended
+                })
+            }
+            StreamKind::Credential => {
+                let credential = CredentialId(stream.id);
+                remove_if(&mut self.credentials, &credential, |credential| {
+                    *credential == Credential::Removed
+                })
+            }
+            StreamKind::Chat => {
+                let session = SessionId(stream.id);
+                remove_if(&mut self.chats, &session, |chat| chat.running().is_none())
+            }
+            _ => false,
+        };
+        if finished {
+            self.sequences.remove(stream);
+        }
+    }
+}
+
+fn remove_if<K: Hash + Eq, V>(
+    map: &mut HashMap<K, V>,
+    key: &K,
+    is_finished: impl Fn(&V) -> bool,
+) -> bool {
+    let finished = map.get(key).is_some_and(is_finished);
+    if finished {
+        map.remove(key);
+    }
+    finished
+}
