@@ -86,11 +86,14 @@ enum AuditCommand {
 /// Runs the command that the command line names.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Serve);
+    if matches!(command, Command::Serve) {
+        logging::choose(config::asks_for_json());
+    }
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(wrong) => return fail(wrong),
     };
-    let command = cli.command.unwrap_or(Command::Serve);
     // The server logs these warnings, in the format of its log.
     if !matches!(command, Command::Serve) {
         for warning in &config.unknown {

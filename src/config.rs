@@ -97,6 +97,21 @@ impl fmt::Display for BadConfig {
     }
 }
 
+/// True when the log is to be JSON, by what can be read of the environment and of `.env`. For the time before all
+/// settings are read and checked.
+pub fn asks_for_json() -> bool {
+    let name = settings::GENIE_LOG_FORMAT.name;
+    let in_file = || {
+        let lines = dotenvy::dotenv_iter().ok()?.filter_map(Result::ok);
+        lines.filter(|line| line.0 == name).last()
+    };
+    let format = match std::env::var_os(name) {
+        Some(format) => format.into_string().ok(),
+        None => in_file().map(|(_, format)| format),
+    };
+    format.is_some_and(|format| format == "json")
+}
+
 impl Config {
     /// Reads the environment, and `.env` in the current folder for what the environment lacks.
     pub fn from_env() -> Result<Self, BadConfig> {

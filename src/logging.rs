@@ -2,16 +2,32 @@
 
 use std::{backtrace::Backtrace, io::IsTerminal, panic, sync::OnceLock};
 
-use tracing::{error, level_filters::LevelFilter};
-use tracing_subscriber::{EnvFilter, filter::Directive};
+use tracing::{dispatcher, error, level_filters::LevelFilter, subscriber::with_default};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::Directive,
+    fmt::{
+        SubscriberBuilder,
+        format::{DefaultFields, Format, Json, JsonFields},
+    },
+};
 
 use crate::config::Config;
 
 /// The target of actix' own lines about starting and stopping workers.
 const SERVER_TARGET: &str = "actix_server";
 
-/// True when the lines of this process are JSON. Set once, when logging starts.
+/// True when the lines of this process are JSON. Set once, before the settings are checked.
 static IS_JSON: OnceLock<bool> = OnceLock::new();
+
+/// Chooses the form of the lines. Without it they are text.
+pub fn choose(is_json: bool) {
+    let _ = IS_JSON.set(is_json); // the first choice stays
+}
+
+fn is_json() -> bool {
+    IS_JSON.get().copied().unwrap_or(false)
+}
 
 /// Starts logging, once in a process.
 pub fn start(config: &Config) -> Result<(), String> {
@@ -25,18 +41,24 @@ pub fn start(config: &Config) -> Result<(), String> {
         log.with_ansi(false)
     };
     if config.log_json {
-        // The list of spans includes the current one, which would otherwise be there twice.
-        log.json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(true)
-            .init();
+        json(log).init();
         panic::set_hook(Box::new(log_panic));
     } else {
         log.init();
     }
-    let _ = IS_JSON.set(config.log_json); // a second start finds it set, but `init` panics before
+    choose(config.log_json);
     Ok(())
+}
+
+/// The form of JSON lines.
+fn json<F, W>(
+    log: SubscriberBuilder<DefaultFields, Format, F, W>,
+) -> SubscriberBuilder<JsonFields, Format<Json>, F, W> {
+    // The list of spans includes the current one, which would otherwise be there twice.
+    log.json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(true)
 }
 
 /// The configured filter, without actix' lines about its workers unless the filter names them.
@@ -65,10 +87,17 @@ fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
 
 /// Reports why this process ends: as a log line when those are JSON, otherwise as a sentence.
 pub fn say_why(sentence: &str) {
-    if IS_JSON.get().copied().unwrap_or(false) {
-        error!(reason = sentence, "process: ends with an error");
-    } else {
+    if !is_json() {
         eprintln!("genie: {sentence}");
+        return;
+    }
+    let say = || error!(reason = sentence, "process: ends with an error");
+    if dispatcher::has_been_set() {
+        say();
+    } else {
+        // Wrong settings end the process before logging starts.
+        let log = json(tracing_subscriber::fmt()).with_writer(std::io::stderr);
+        with_default(log.finish(), say);
     }
 }
 

@@ -228,8 +228,7 @@ pub struct AccountRow {
     pub created_at: Timestamp,
 }
 
-const OTHER_ADMINISTRATOR: &str =
-    "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";
+const OTHER_ADMINISTRATOR: &str = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id > '' AND user_id <> $1 LIMIT 1";
 
 #[derive(Debug, Clone)]
 pub struct AccountReader {

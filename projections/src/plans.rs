@@ -22,6 +22,25 @@ fn statements(store: &Store) -> Vec<String> {
     .concat()
 }
 
+/// The tables, and the names that statements give them.
+const TABLES: [&str; 15] = [
+    "accounts",
+    "usage",
+    "credentials",
+    "jobs",
+    "job_counts",
+    "jobs_due",
+    "chats",
+    "messages",
+    "captions",
+    "invites",
+    "service_keys",
+    "projections",
+    "checkpoints",
+    "p",
+    "c",
+];
+
 /// The plan of a statement, whatever values it is given.
 async fn plan(log: &Log, is_sqlite: bool, sql: &str) -> Vec<String> {
     let mut tx = log.store().relaxed().await.unwrap();
@@ -66,11 +85,11 @@ both_stores!(
             let plan = plan(&log, is_sqlite, &sql).await;
             assert!(!plan.is_empty(), "{sql}");
             for step in plan {
-                let is_over_values = step.contains("CONSTANT ROW")
-                    || step.contains("VALUES CLAUSE")
-                    || step == "SCAN v";
-                let is_scan = step.trim_start().starts_with("SCAN") || step.contains("Seq Scan");
-                assert!(!is_scan || is_over_values, "{step}: {sql}");
+                // Parts of the statement itself, such as VALUES, are read from their beginning, too.
+                let scanned = step.trim_start().strip_prefix("SCAN ").unwrap_or_default();
+                let scanned = scanned.split(' ').next().unwrap_or_default();
+                let is_scan = TABLES.contains(&scanned) || step.contains("Seq Scan");
+                assert!(!is_scan, "{step}: {sql}");
             }
         }
     }

@@ -26,7 +26,7 @@ use genie_events::{
 use genie_log::{LogError, Owner, blobs::Blob, pages::Paged, read::Shown};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -37,13 +37,21 @@ use crate::{
         body::Body,
         caller::UserCaller,
         captions::CaptionAnswer,
-        chats::{ChatSession, Message},
-        credentials::CredentialAnswer,
+        chats::ChatSession,
         error::ApiError,
         events, jobs,
         password_check::Password,
-        request, response, usage,
+        request::in_span,
+        response::{self, RawAnswer},
+        usage,
+        words::FormatOne,
     },
+};
+
+mod document;
+pub use document::ExportDocument;
+use document::{
+    ExportHead, ExportedCredential, ExportedJob, ExportedMessage, ExportedUpload, JobRequest,
 };
 
 /// Rows in memory at once. A page of them ends at 1 MiB, too.
@@ -64,7 +72,10 @@ const READ_FROM: [&str; 6] = [
 ];
 
 /// `GET /api/me/export`: without secrets.
-pub async fn without_secrets(app: Data<App>, user: UserCaller) -> Result<HttpResponse, ApiError> {
+pub async fn without_secrets(
+    app: Data<App>,
+    user: UserCaller,
+) -> Result<RawAnswer<ExportDocument>, ApiError> {
     export(app, user, false).await
 }
 
@@ -74,12 +85,16 @@ pub async fn with_secrets(
     request: HttpRequest,
     user: UserCaller,
     Body(body): Body<Password>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<RawAnswer<ExportDocument>, ApiError> {
     body.prove(&app, &request, &user).await?;
     export(app, user, true).await
 }
 
-async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpResponse, ApiError> {
+async fn export(
+    app: Data<App>,
+    user: UserCaller,
+    secrets: bool,
+) -> Result<RawAnswer<ExportDocument>, ApiError> {
     let id = user.account.user;
     let running = app.exports.begin(id)?;
     let position = app
@@ -113,14 +128,20 @@ async fn export(app: Data<App>, user: UserCaller, secrets: bool) -> Result<HttpR
         secrets,
     };
     let name = DispositionParam::Filename("genie-export.json".to_owned());
-    let request_id = request::current_id();
-    Ok(HttpResponse::Ok()
+    let document = whole.document(running).map(move |part| {
+        part.inspect_err(|error| {
+            warn!(user.id = %id, %error, "export: broke off; the user has to ask again");
+        })
+    });
+    let response = HttpResponse::Ok()
         .content_type("application/json")
-        .insert_header(ContentDisposition { disposition: DispositionType::Attachment, parameters: vec![name] })
+        .insert_header(ContentDisposition {
+            disposition: DispositionType::Attachment,
+            parameters: vec![name],
+        })
         .insert_header((response::POSITION, response::opaque(position)))
-        .streaming(whole.document(running).map(move |part| {
-            part.inspect_err(|error| warn!(user.id = %id, request.id = request_id, %error, "export: broke off; the user has to ask again"))
-        })))
+        .streaming(in_span(document));
+    Ok(RawAnswer::new(response))
 }
 
 fn value(item: impl Serialize) -> Value {
@@ -174,9 +195,12 @@ impl AccountExport {
             let mut out = Vec::with_capacity(CHUNK * 2);
             let now = self.app.log.clock().now();
             let usage = usage::of(&self.app, &self.account).await?;
-            let begin = json!({
-                "format": 1, "exported_at": now.rfc3339(), "secrets": self.secrets, "account": self.account_shown(),
-                "usage": usage,
+            let begin = value(ExportHead {
+                format: FormatOne,
+                exported_at: now.into(),
+                secrets: self.secrets,
+                account: (&self.account).into(),
+                usage,
             });
             out.extend_from_slice(begin.to_string().as_bytes());
             out.pop(); // the closing brace: the object goes on
@@ -215,15 +239,6 @@ impl AccountExport {
         ]
     }
 
-    fn account_shown(&self) -> Value {
-        let account = &self.account;
-        json!({
-            "id": account.user, "email": account.email, "first_name": account.first_name, "role": account.role,
-            "admin": account.admin, "status": account.status, "tier": account.tier, "onboarding": account.onboarding,
-            "two_factor": account.two_factor, "created_at": account.created_at.rfc3339(),
-        })
-    }
-
     fn sessions(&self) -> Items<'_> {
         Box::pin(try_stream! {
             for session in self.app.log.sessions().of_user(self.user, self.app.log.clock().now()).await? {
@@ -238,17 +253,25 @@ impl AccountExport {
             |row| (row.created_at.0, row.id.clone()),
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = value(CredentialAnswer::from(&row));
+            let mut shown = ExportedCredential {
+                credential: (&row).into(),
+                secret: None,
+                secret_refused: None,
+            };
             if self.secrets {
                 self.add_the_secret(&row.id, &mut shown).await?;
             }
-            Ok(shown)
+            Ok(value(shown))
         }))
     }
 
     /// Adds the secret. One that cannot be shown, such as a damaged one, is replaced by the code of its refusal, so
     /// that it does not withhold the rest.
-    async fn add_the_secret(&self, credential: &str, shown: &mut Value) -> Result<(), ApiError> {
+    async fn add_the_secret(
+        &self,
+        credential: &str,
+        shown: &mut ExportedCredential,
+    ) -> Result<(), ApiError> {
         let id = credential
             .parse()
             .map_err(|_| ApiError::NotFound("credential"))?;
@@ -260,15 +283,16 @@ impl AccountExport {
         };
         match self.app.write.credentials.reveal(&self.caller, ask).await {
             Ok(revealed) => {
-                shown["secret"] = serde_json::from_slice(revealed.plaintext.expose())
+                let secret = serde_json::from_slice(revealed.plaintext.expose())
                     .map_err(|_| ApiError::Internal("a stored credential is no JSON".into()))?;
+                shown.secret = Some(secret);
             }
             Err(WriteError::Refused(refusal)) if refusal.kind != RefusalKind::Forbidden => {
-                (shown["secret"], shown["secret_refused"]) = (Value::Null, refusal.code.into());
+                shown.refuse(refusal.code);
             }
             Err(WriteError::Damaged(reason)) => {
                 error!(user.id = %self.user, reason, "export: a credential cannot be opened; the export marks it as damaged");
-                (shown["secret"], shown["secret_refused"]) = (Value::Null, "damaged".into());
+                shown.refuse("damaged");
             }
             Err(error) => return Err(error.into()),
         }
@@ -286,27 +310,30 @@ impl AccountExport {
             |row| row.position,
         );
         Box::pin(rows.and_then(move |row| async move {
-            let mut shown = value(jobs::JobAnswer::new(&row, None));
-            self.add_what_was_asked(row.id, &mut shown).await?;
-            Ok(shown)
+            Ok(value(ExportedJob {
+                job: jobs::JobAnswer::new(&row, None),
+                asked: self.what_was_asked(row.id).await?,
+            }))
         }))
     }
 
-    /// Adds what the job was submitted with, which only its first fact has.
-    async fn add_what_was_asked(&self, job: JobId, shown: &mut Value) -> Result<(), ApiError> {
+    /// Reads what the job was submitted with, which only its first fact has.
+    async fn what_was_asked(&self, job: JobId) -> Result<Option<JobRequest>, ApiError> {
         let facts = self
             .app
             .log
             .reader()
             .stream_events::<Job>(&Owner::User(self.user), job)
             .await?;
-        if let Some(JobEvent::Submitted { spec, .. }) = facts.into_iter().next() {
-            shown["params"] = spec.params;
-            shown["input_file_id"] = spec.input_file_id.into();
-            shown["input_url"] = spec.input_url.into();
-            shown["creator_profile_id"] = spec.creator_profile_id.into();
-        }
-        Ok(())
+        Ok(match facts.into_iter().next() {
+            Some(JobEvent::Submitted { spec, .. }) => Some(JobRequest {
+                params: spec.params,
+                input_file_id: spec.input_file_id,
+                input_url: spec.input_url,
+                creator_profile_id: spec.creator_profile_id,
+            }),
+            _ => None,
+        })
     }
 
     fn chats(&self) -> Items<'_> {
@@ -341,9 +368,10 @@ impl AccountExport {
             |row| row.position,
         );
         rows.map_ok(move |row| {
-            let mut shown = value(Message::from(&row));
-            shown["session"] = chat.name.clone().into();
-            shown
+            value(ExportedMessage {
+                message: (&row).into(),
+                session: chat.name.clone(),
+            })
         })
     }
 
@@ -368,9 +396,13 @@ impl AccountExport {
             |(_, row)| row.id,
         );
         Box::pin(rows.map_ok(|(name, row)| {
-            json!({
-                "id": row.id, "name": name, "bytes": row.size, "mime": row.media_type,
-                "path": format!("/api/files/{}", row.id), "created_at": row.created_at.rfc3339(),
+            value(ExportedUpload {
+                id: row.id,
+                name,
+                bytes: row.size,
+                path: format!("/api/files/{}", row.id),
+                mime: row.media_type,
+                created_at: row.created_at.into(),
             })
         }))
     }
@@ -387,7 +419,7 @@ impl AccountExport {
                     Err(ApiError::Internal(format!("facts are missing after the user's event {after}")))?;
                 }
                 for row in rows.iter().filter(|row| row.owner_seq <= last) {
-                    yield events::whole(&self.app.log, row).await?;
+                    yield value(events::whole(&self.app.log, row).await?);
                 }
                 after = rows.last().map_or(last, |row| row.owner_seq);
             }

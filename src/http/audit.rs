@@ -1,19 +1,16 @@
 //! Proofs (docs/api.md, Audit and proofs): a fact stands in the log under a signed head, and the log only grew.
 
-use actix_web::{
-    HttpResponse,
-    web::{Data, Query},
-};
+use actix_web::web::{Data, Query};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::{
     app::App,
-    audit::proof,
+    audit::proof::ProofAnswer,
     http::{
         caller::{Operator, ReadsAudit},
         error::ApiError,
-        response,
+        response::{self, Answer},
     },
 };
 
@@ -42,11 +39,11 @@ pub async fn show_proof(
     app: Data<App>,
     _: Operator<ReadsAudit>,
     query: Query<ProofQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<ProofAnswer>, ApiError> {
     let proof = app
         .log
         .proofs()
         .prove(query.position()?, query.from)
         .await?;
-    Ok(response::ok(proof::json(&proof)))
+    Ok(Answer(ProofAnswer::from(&proof)))
 }

@@ -1,12 +1,18 @@
 //! Bodies: JSON within a limit. A refusal names the field and never repeats what was sent.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::{Future, Ready, ready},
+    marker::PhantomData,
+    pin::Pin,
+    time::Duration,
+};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
     http::header::{CONTENT_LENGTH, CONTENT_TYPE},
-    web::Data,
+    web::{self, Data},
 };
 use futures_util::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -40,6 +46,26 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     }
 }
 
+/// A body that may be absent. Then it has no `Content-Type`.
+pub struct OptionalBody<T>(pub Option<T>);
+
+impl<T: DeserializeOwned + 'static> FromRequest for OptionalBody<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let has_type = request.headers().contains_key(CONTENT_TYPE);
+        let body = Body::from_request(request, payload);
+        Box::pin(async move {
+            match body.await {
+                Ok(Body(body)) => Ok(Self(Some(body))),
+                Err(ApiError::NotJson) if !has_type => Ok(Self(None)),
+                Err(error) => Err(error),
+            }
+        })
+    }
+}
+
 /// A JSON object that is passed on unchanged and wiped from memory when it is dropped.
 pub struct JsonObject(pub Zeroizing<Vec<u8>>);
 
@@ -55,6 +81,25 @@ impl FromRequest for JsonObject {
             parse::<BTreeMap<String, IgnoredAny>>(&bytes)?;
             Ok(Self(bytes))
         })
+    }
+}
+
+/// A form that the handler reads piece by piece. `T` describes it.
+pub struct FormBody<T> {
+    pub payload: web::Payload,
+    form: PhantomData<fn() -> T>,
+}
+
+impl<T> FromRequest for FormBody<T> {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, actix_web::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let payload = web::Payload::from_request(request, payload).into_inner();
+        ready(payload.map(|payload| Self {
+            payload,
+            form: PhantomData,
+        }))
     }
 }
 

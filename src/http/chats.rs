@@ -10,14 +10,17 @@ use genie_actors::{
     WriteError,
     turn_feed::{TurnProgress, TurnStage},
 };
-use genie_events::{SessionId, TurnId, UserId, account::Onboarding, chat::Failure};
+use genie_events::{
+    SessionId, TurnId, UserId,
+    account::Onboarding,
+    chat::{Failure, TurnMetrics},
+};
 use genie_log::pages::Paged;
 use genie_projections::{
     accounts::AccountRow,
     chats::{ChatRow, MessageRow},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,13 +31,16 @@ use crate::{
         caller::ActingUser,
         error::ApiError,
         read_your_writes::MinPosition,
-        response::{self, Answer, ListPage, PageQuery},
+        request::in_span,
+        response::{self, Answer, ListPage, PageQuery, RawAnswer},
         sse,
         words::{self, Time},
     },
 };
 
+pub mod event;
 mod stream;
+use event::TurnStreamEvent;
 use stream::{Source, TurnStream};
 
 /// The stream opens after this time even when nothing came yet. Until then a failure is an HTTP status.
@@ -132,13 +138,19 @@ pub struct StoppedTurn {
     stopped: bool,
 }
 
+/// The stream of a turn that this request began.
+pub enum NewTurn {}
+
+/// The stream of a turn, from a place on.
+pub enum TurnEvents {}
+
 /// `POST /api/genie/stream-chat`
 pub async fn ask(
     app: Data<App>,
     request: HttpRequest,
     user: ActingUser,
     Body(body): Body<Question>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<RawAnswer<NewTurn>, ApiError> {
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!(
             "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
@@ -155,7 +167,7 @@ pub async fn ask(
         )));
     }
     if let Some(next_step) = gate(&app, &user).await? {
-        return Ok(gated(&app, next_step));
+        return Ok(RawAnswer::new(gated(&app, next_step)));
     }
     let open = app.streams.open(user.caller.user_id())?;
     let mut asked = app
@@ -175,10 +187,11 @@ pub async fn ask(
     let position = asked.position;
     let source = Source::Live(asked.progress);
     let stream = TurnStream::new(app.clone(), request, asked.turn, id, source, 0, open);
-    Ok(sse::response()
+    let response = sse::response()
         .insert_header(("Genie-Turn", asked.turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
-        .streaming(stream.events()))
+        .streaming(in_span(stream.events()));
+    Ok(RawAnswer::new(response))
 }
 
 /// Waits for the first sign of a turn. Returns its failure when that is the first sign, `None` when the stream is to
@@ -229,14 +242,9 @@ fn next_step(onboarding: Onboarding) -> Option<&'static str> {
 
 /// Answers one whole text and the end of a stream. Nothing reaches the model.
 fn gated(app: &App, next_step: &str) -> HttpResponse {
-    let turn = app.log.clock().new_uuid();
-    let text = json!({
-        "type": "textResponse", "uuid": turn, "textResponse": next_step, "close": true, "error": false,
-    });
-    let end = json!({
-        "type": "finalizeResponseStream", "uuid": turn, "close": true, "error": false, "outcome": "completed",
-        "model": null, "metrics": {},
-    });
+    let turn = TurnId(app.log.clock().new_uuid());
+    let text = TurnStreamEvent::whole_text(turn, next_step.to_owned());
+    let end = TurnStreamEvent::end(turn, false, "completed", None, &TurnMetrics::default());
     let events = [
         sse::retry(),
         sse::event(&format!("{turn}:1"), &text),
@@ -262,7 +270,7 @@ pub async fn resume(
     user: ActingUser,
     turn: Path<String>,
     query: Query<ResumeQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<RawAnswer<TurnEvents>, ApiError> {
     let turn = turn_id(&turn)?;
     let id = user.account.user;
     let after = match request
@@ -283,14 +291,15 @@ pub async fn resume(
         let answer = app.reads.chats.answer(id, turn).await?;
         let ended_at = answer.map(|answer| stream::last_id(&answer.content));
         if ended_at.is_some_and(|last| after >= last) {
-            return Ok(HttpResponse::NoContent().finish());
+            return Ok(RawAnswer::new(HttpResponse::NoContent().finish()));
         }
     }
     let open = app.streams.open(user.caller.user_id())?;
     let stream = TurnStream::new(app.clone(), request.clone(), turn, id, source, after, open);
-    Ok(sse::response()
+    let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
-        .streaming(stream.events()))
+        .streaming(in_span(stream.events()));
+    Ok(RawAnswer::new(response))
 }
 
 /// Finds a turn of this user: it runs here, or the read side knows it.

@@ -27,8 +27,8 @@ use crate::{
         caller::{DirectusActingUser, DirectusUser, UserCaller, token},
         error::{ApiError, DirectusError},
         identity::{
-            self, Login, RefreshRequest, RegisteredUserAnswer, RegistrationRequest, check_guesser,
-            check_mode, check_registration,
+            self, FieldsQuery, Login, RefreshRequest, RegisteredUserAnswer, RegistrationRequest,
+            check_guesser, check_mode, check_registration,
         },
         read_your_writes::MinPosition,
         request,
@@ -213,7 +213,8 @@ pub async fn show_me(
     if user.caller.is_impersonator() {
         // Directus does not know the tokens of impersonations.
         let user = DirectusActingUser(user);
-        let shown = identity::show_me(app, request.clone(), min_position, user).await?;
+        let fields = FieldsQuery::of(&request);
+        let shown = identity::show_me(app, fields, min_position, user).await?;
         return Ok(shown.respond_to(&request));
     }
     let asking = UpstreamRequest::new(Method::GET, "/users/me")

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    Either, FromRequest, HttpRequest,
     http::header::ACCEPT,
     web::{Data, Query},
 };
@@ -19,7 +19,7 @@ use genie_log::{
     read::Shown,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, warn};
 use utoipa::IntoParams;
@@ -30,10 +30,16 @@ use crate::{
         caller::{ActingUser, Operator, ReadsEvents},
         error::ApiError,
         read_your_writes::MinPosition,
-        response, sse,
+        request::in_span,
+        response::{self, Answer, RawAnswer},
+        sse,
+        words::{ApplicationJson, CloudEvents1, Genie, True},
     },
     streams::OpenStream,
 };
+
+pub mod cloud_event;
+use cloud_event::{CloudEvent, FeedPage};
 
 /// Rows that a filter looks through at once, and how many times for one page of the answer.
 const SCANNED_AT_ONCE: usize = 500;
@@ -62,7 +68,7 @@ pub struct FeedQuery {
     user: Option<String>,
     /// Only events of these slices, a range within 0-1023. Subscribers share the work by it: all events of a user are
     /// in one slice.
-    #[param(pattern = "^[0-9]+-[0-9]+$", example = "0-511")]
+    #[param(pattern = "^[0-9]+-[0-9]+$", default = "0-1023", example = "0-511")]
     slices: Option<String>,
     /// `true`: `data` holds all fields, the personal ones, too. For administrators, holders of the shared secret, and
     /// service keys with `events:read:personal`, which get them unless this is `false`. That the caller read them is
@@ -70,6 +76,12 @@ pub struct FeedQuery {
     /// `user` for a minute on that server.
     personal: Option<bool>,
 }
+
+/// Facts as they happen.
+pub enum LiveFeed {}
+
+/// A page, or a live stream when the client accepts one.
+type Feed = Either<Answer<FeedPage>, RawAnswer<LiveFeed>>;
 
 /// The caller who reads a feed.
 struct FeedReader {
@@ -178,7 +190,7 @@ pub async fn all(
     min_position: MinPosition,
     operator: Operator<ReadsEvents>,
     query: Query<FeedQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Feed, ApiError> {
     let filter = query.filter()?;
     let shown = shows(&app, &operator.caller, query.personal, &filter).await?;
     let reader = FeedReader {
@@ -195,7 +207,7 @@ pub async fn mine(
     min_position: MinPosition,
     user: ActingUser,
     query: Query<FeedQuery>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Feed, ApiError> {
     let filter = Filter {
         user: Some(user.account.user),
         ..query.filter()?
@@ -214,7 +226,7 @@ async fn answer<C: FromRequest + 'static>(
     query: &FeedQuery,
     filter: Filter,
     reader: FeedReader,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Feed, ApiError> {
     min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
     let accept = request
@@ -227,17 +239,19 @@ async fn answer<C: FromRequest + 'static>(
         let log = app.log.clone();
         let follower = FeedFollower::begin(&log, filter.user, after, reader.shown).await?;
         let request = request.clone();
-        return Ok(live::<C>(
+        return Ok(Either::Right(live::<C>(
             log,
             request,
             follower,
             filter,
             reader.shown,
             open,
-        ));
+        )));
     }
     let limit = response::limit(query.limit)? as usize;
-    page(&app.log, after, limit, &filter, reader.shown).await
+    page(&app.log, after, limit, &filter, reader.shown)
+        .await
+        .map(Either::Left)
 }
 
 /// The place of a reader of pages.
@@ -287,14 +301,14 @@ async fn page(
     limit: usize,
     filter: &Filter,
     shown: Shown,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<FeedPage>, ApiError> {
     let mut place = FeedPlace::at(log, filter.user, after).await?;
     let at_once = if filter.takes_all() {
         limit
     } else {
         SCANNED_AT_ONCE
     };
-    let mut data: Vec<Value> = Vec::new();
+    let mut data: Vec<CloudEvent> = Vec::new();
     let mut bytes = 0;
     let mut has_more = true;
     'reading: for _ in 0..PAGES {
@@ -320,7 +334,11 @@ async fn page(
         }
     }
     // Always a cursor: the feed goes on for as long as facts happen.
-    Ok(response::feed(data, &response::opaque(after), has_more))
+    Ok(Answer(FeedPage {
+        data,
+        has_more,
+        next_cursor: response::opaque(after),
+    }))
 }
 
 /// The rows of a live stream.
@@ -366,7 +384,7 @@ fn live<C: FromRequest + 'static>(
     filter: Filter,
     shown: Shown,
     open: OpenStream,
-) -> HttpResponse {
+) -> RawAnswer<LiveFeed> {
     let opened = Instant::now();
     let mut sent = opened;
     let mut checked = opened;
@@ -408,7 +426,7 @@ fn live<C: FromRequest + 'static>(
             }
         }
     };
-    sse::response().streaming(stream)
+    RawAnswer::new(sse::response().streaming(in_span(stream)))
 }
 
 /// Times are stored as microseconds and shown as RFC 3339.
@@ -420,30 +438,38 @@ fn shown_time((name, value): (String, Value)) -> (String, Value) {
 }
 
 /// A fact with all its fields, for its own user.
-pub async fn whole(log: &Log, row: &StoredRow) -> Result<Value, LogError> {
+pub async fn whole(log: &Log, row: &StoredRow) -> Result<CloudEvent, LogError> {
     cloud_event(log, row, Shown::Whole).await
 }
 
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged row is marked as damaged, not left out.
-async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<Value, LogError> {
-    let mut event = json!({
-        "specversion": "1.0",
-        "id": row.event_id,
-        "source": "/genie",
-        "type": row.event_type,
-        "subject": row.subject(),
-        "time": row.recorded_at.rfc3339(),
-        "datacontenttype": "application/json",
-        "data": null,
-        "cursor": response::opaque(row.position),
-        "sequence": row.sequence,
-        "slice": row.slice,
-    });
+async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEvent, LogError> {
+    let mut event = CloudEvent {
+        caller: None,
+        callerid: None,
+        cursor: response::opaque(row.position),
+        damaged: None,
+        data: None,
+        datacontenttype: ApplicationJson,
+        forgotten: None,
+        id: row.event_id,
+        onbehalfof: None,
+        requestid: None,
+        sequence: row.sequence,
+        slice: row.slice,
+        source: Genie,
+        specversion: CloudEvents1,
+        subject: row.subject(),
+        time: row.recorded_at.into(),
+        r#type: row.event_type.clone().into_owned(),
+        userid: None,
+        userseq: None,
+    };
     if let Some(user) = row.user() {
-        event["userid"] = user.to_string().into();
-        event["userseq"] = row.owner_seq.into();
+        event.userid = Some(user.to_string());
+        event.userseq = Some(row.owner_seq);
         if matches!(log.keys().of(user.0).await, Ok(KeyState::Destroyed)) {
-            event["forgotten"] = true.into();
+            event.forgotten = Some(True);
             if !row.is_forgotten() {
                 return Ok(event); // of a forgotten user's facts only `account.forgotten` has data
             }
@@ -451,27 +477,18 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<Value, 
     }
     match said(log, row, shown).await {
         Ok((metadata, fields)) => {
-            event["caller"] = metadata.caller.as_str().into();
-            if let Some(by) = metadata
+            event.caller = Some(metadata.caller.as_str());
+            event.callerid = metadata
                 .by
                 .map(|by| by.to_string())
-                .or(metadata.key.map(|key| key.to_string()))
-            {
-                event["callerid"] = by.into();
-            }
-            if let Some(user) = metadata.on_behalf_of {
-                event["onbehalfof"] = user.to_string().into();
-            }
-            event["requestid"] = metadata.request_id.into();
-            event["data"] = fields
-                .into_iter()
-                .map(shown_time)
-                .collect::<Map<_, _>>()
-                .into();
+                .or(metadata.key.map(|key| key.to_string()));
+            event.onbehalfof = metadata.on_behalf_of.map(|user| user.to_string());
+            event.requestid = Some(metadata.request_id);
+            event.data = Some(fields.into_iter().map(shown_time).collect());
         }
         Err(LogError::Damaged(damaged)) => {
             error!(%damaged, "feed: a damaged event is shown without its data");
-            event["damaged"] = true.into();
+            event.damaged = Some(True);
         }
         Err(error) => return Err(error),
     }

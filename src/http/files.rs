@@ -15,15 +15,20 @@ use crate::{
     http::{
         caller::{AnyCaller, WorksOnJobs},
         error::ApiError,
+        request::in_span,
+        response::RawAnswer,
     },
 };
+
+/// The bytes of a ZIP archive.
+pub enum Archive {}
 
 /// `GET /api/files/{id}`
 pub async fn download(
     app: Data<App>,
     caller: AnyCaller<WorksOnJobs>,
     id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<RawAnswer<Archive>, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id: BlobId = id.parse().map_err(|_| nothing())?;
     let blob = app.log.blobs().get(id).await?.ok_or_else(nothing)?;
@@ -49,7 +54,7 @@ pub async fn download(
         .await
         .unwrap_or_else(|| Err(BlobError::Away("a file has no parts".into())))?;
     let body = futures_util::stream::once(std::future::ready(Ok(first))).chain(parts);
-    Ok(HttpResponse::Ok()
+    let response = HttpResponse::Ok()
         .content_type(blob.media_type.as_str())
         .insert_header(ContentDisposition {
             disposition: DispositionType::Attachment,
@@ -58,5 +63,6 @@ pub async fn download(
         .insert_header(("X-Content-Type-Options", "nosniff"))
         .insert_header(("Cache-Control", "private, no-store"))
         .no_chunking(blob.size)
-        .streaming(body.map(|part| part.map_err(ApiError::from))))
+        .streaming(in_span(body.map(|part| part.map_err(ApiError::from))));
+    Ok(RawAnswer::new(response))
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::CONTENT_TYPE,
     web::{Data, Path},
 };
 use genie_events::{Metadata, Refusal, UserId, account::ForgottenBy};
@@ -19,7 +18,7 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     http::{
-        body::Body,
+        body::{Body, OptionalBody},
         caller::{AdminCaller, UserCaller},
         error::ApiError,
         password_check::Password,
@@ -36,7 +35,7 @@ const FRESH_LOGIN_SECONDS: i64 = 5 * 60;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Proof that the user, and no thief of a token, wants to go.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 pub struct Farewell {
     #[schema(value_type = Option<String>, format = Password)]
     password: Option<SecretString>,
@@ -101,16 +100,9 @@ pub async fn forget_me(
     app: Data<App>,
     request: HttpRequest,
     user: UserCaller,
-    body: Result<Body<Farewell>, ApiError>,
+    OptionalBody(farewell): OptionalBody<Farewell>,
 ) -> Result<Written<ForgettingState>, ApiError> {
-    let farewell = match body {
-        Ok(Body(farewell)) => farewell,
-        Err(ApiError::NotJson) if !request.headers().contains_key(CONTENT_TYPE) => Farewell {
-            password: None,
-            otp: None,
-        },
-        Err(error) => return Err(error),
-    };
+    let farewell = farewell.unwrap_or_default();
     let id = user.account.user;
     prove(&app, &request, &user, farewell).await?;
     expect_other_administrator(&app, id, user.caller.is_admin()).await?;

@@ -1,9 +1,14 @@
 //! Registration, login and the caller's own account, in Directus' shape (docs/api.md, Identity).
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    future::{Ready, ready},
+};
 
 use actix_web::{
-    HttpRequest,
+    FromRequest, HttpRequest,
+    dev::Payload,
     http::header::USER_AGENT,
     web::{Data, Query},
 };
@@ -576,7 +581,7 @@ pub async fn change_me(
         .await?
         .ok_or(DirectusError(ApiError::NoCaller))?;
     Ok(DirectusData {
-        data: AccountFields::asked_for(&account, &request)?,
+        data: AccountFields::asked_for(&account, &FieldsQuery::of(&request))?,
         position: Some(position),
     })
 }
@@ -602,7 +607,7 @@ pub async fn prove_again(
 /// `GET /users/me`
 pub async fn show_me(
     app: Data<App>,
-    request: HttpRequest,
+    fields: FieldsQuery,
     min_position: MinPosition,
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<DirectusData<AccountFields>, DirectusError> {
@@ -621,9 +626,27 @@ pub async fn show_me(
         }
     };
     Ok(DirectusData {
-        data: AccountFields::asked_for(&account, &request)?,
+        data: AccountFields::asked_for(&account, &fields)?,
         position: None,
     })
+}
+
+/// The query of `GET /users/me`. A client of Directus may repeat `fields` or call it `fields[]`.
+pub struct FieldsQuery(String);
+
+impl FieldsQuery {
+    pub fn of(request: &HttpRequest) -> Self {
+        Self(request.query_string().to_owned())
+    }
+}
+
+impl FromRequest for FieldsQuery {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self::of(request)))
+    }
 }
 
 /// The schema of `Account`, with every field optional.
@@ -649,13 +672,12 @@ impl ToSchema for AccountFields {
 
 impl AccountFields {
     /// Unknown field names are ignored, as Directus does.
-    fn asked_for(account: &AccountRow, request: &HttpRequest) -> Result<Self, DirectusError> {
-        let query =
-            Query::<Vec<(String, String)>>::from_query(request.query_string()).map_err(|_| {
-                DirectusError(ApiError::field(
-                    "The query cannot be read: a field has the wrong form",
-                ))
-            })?;
+    fn asked_for(account: &AccountRow, fields: &FieldsQuery) -> Result<Self, DirectusError> {
+        let query = Query::<Vec<(String, String)>>::from_query(&fields.0).map_err(|_| {
+            DirectusError(ApiError::field(
+                "The query cannot be read: a field has the wrong form",
+            ))
+        })?;
         let asked = query
             .iter()
             .filter(|(name, _)| name == "fields" || name == "fields[]");

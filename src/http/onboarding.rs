@@ -2,9 +2,7 @@
 
 use actix_multipart::Multipart;
 use actix_web::{
-    Either, HttpMessage, HttpRequest, HttpResponse,
-    http::header::CONTENT_LENGTH,
-    web::{Data, Payload},
+    Either, HttpMessage, HttpRequest, HttpResponse, http::header::CONTENT_LENGTH, web::Data,
 };
 use genie_events::{BlobId, UserId, account::Onboarding};
 use genie_log::LogError;
@@ -14,7 +12,7 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     http::{
-        body::Body,
+        body::{Body, FormBody},
         caller::ActingUser,
         error::ApiError,
         idempotency::IdempotencyKey,
@@ -27,6 +25,7 @@ use crate::{
 
 mod drain;
 mod upload_form;
+use upload_form::UploadForm;
 
 /// The form may have this many bytes beside the file.
 const FORM: u64 = 64 * 1024;
@@ -120,7 +119,7 @@ pub async fn upload(
     request: HttpRequest,
     idempotency_key: IdempotencyKey,
     user: ActingUser,
-    body: Payload,
+    FormBody { payload: body, .. }: FormBody<UploadForm>,
 ) -> Result<Either<Written<QueuedUploadAnswer>, HttpResponse>, ApiError> {
     let body = drain::Shared::new(body);
     let form = Multipart::new(request.headers(), body.clone());

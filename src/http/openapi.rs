@@ -4,6 +4,12 @@
 
 use actix_web::HttpResponse;
 
+use crate::http::response::RawAnswer;
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod components;
 #[cfg(test)]
 pub mod describe;
 #[cfg(test)]
@@ -13,11 +19,15 @@ mod prose;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
+/// An OpenAPI document.
+pub enum Document {}
+
 /// `GET /api/openapi.json`
-pub async fn document() -> HttpResponse {
-    HttpResponse::Ok()
+pub async fn document() -> RawAnswer<Document> {
+    let response = HttpResponse::Ok()
         .content_type("application/json")
-        .body(DOCUMENT)
+        .body(DOCUMENT);
+    RawAnswer::new(response)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use actix_web::{
     middleware::Next,
     web::Data,
 };
+use futures_util::{Stream, stream};
 use genie_events::UserId;
 use ipnet::IpNet;
 use tracing::{Instrument, Span, debug, error, error_span, field, info};
@@ -54,6 +55,14 @@ pub fn current_id() -> String {
     CURRENT
         .try_with(|current| current.id.clone())
         .unwrap_or_default()
+}
+
+/// A body as a stream, whose log lines belong to this request. The server reads a body after the handler has answered,
+/// outside the request's span.
+pub fn in_span<S: Stream>(body: S) -> impl Stream<Item = S::Item> {
+    let span = Span::current();
+    let mut body = Box::pin(body);
+    stream::poll_fn(move |context| span.in_scope(|| body.as_mut().poll_next(context)))
 }
 
 /// Names the user in this and all later log lines of the request.

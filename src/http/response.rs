@@ -1,5 +1,7 @@
 //! Successful answers: both flags, the fields beside them, and the position of a write.
 
+use std::marker::PhantomData;
+
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
     body::BoxBody,
@@ -9,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{Positions, Shard};
 use genie_log::pages::{PAGE_BYTES, Paged};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::{error::ApiError, words::True};
@@ -196,14 +198,32 @@ fn at_position(mut response: HttpResponse, position: u64) -> HttpResponse {
     response
 }
 
+/// An answer that its handler wrote piece by piece. `T` names it for the published document.
+pub struct RawAnswer<T> {
+    response: HttpResponse,
+    name: PhantomData<fn() -> T>,
+}
+
+impl<T> RawAnswer<T> {
+    pub fn new(response: HttpResponse) -> Self {
+        Self {
+            response,
+            name: PhantomData,
+        }
+    }
+}
+
+impl<T> Responder for RawAnswer<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.response
+    }
+}
+
 /// The given fields at the top level beside the two flags, for answers without a struct.
 pub fn ok(fields: Value) -> HttpResponse {
     HttpResponse::Ok().json(Flagged::new(&fields))
-}
-
-/// A page of the feed, which always has a cursor.
-pub fn feed(data: Vec<Value>, next_cursor: &str, has_more: bool) -> HttpResponse {
-    ok(json!({"data": data, "has_more": has_more, "next_cursor": next_cursor}))
 }
 
 /// A position as clients see it: opaque, and inside a vector, so that clients can keep it when the

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, web::Bytes};
-use serde_json::Value;
+use serde::Serialize;
 
 /// A comment goes out this often when nothing else does.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -34,6 +34,7 @@ pub fn place(id: &str) -> Bytes {
 }
 
 /// One event. JSON has no raw line feeds, so one `data:` line is enough.
-pub fn event(id: &str, data: &Value) -> Bytes {
+pub fn event(id: &str, data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).expect("a struct with names for fields is JSON");
     Bytes::from(format!("id: {id}\ndata: {data}\n\n"))
 }

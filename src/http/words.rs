@@ -1,7 +1,7 @@
 //! Words in answers and bodies, as the published document lists them. Each list is the one that the rules use.
 
 use genie_events::{
-    Timestamp,
+    CallerKind, Event, Timestamp,
     account::Onboarding,
     caption::Platform,
     credential::CredentialKind,
@@ -27,6 +27,14 @@ pub const JOB_STATUSES: [&str; 6] = [
     "completed",
     "failed",
     "cancelled",
+];
+
+const CALLERS: [CallerKind; 5] = [
+    CallerKind::User,
+    CallerKind::Impersonator,
+    CallerKind::SharedSecret,
+    CallerKind::ServiceKey,
+    CallerKind::System,
 ];
 
 const DIRECTUS_CODES: [&str; 9] = [
@@ -99,6 +107,15 @@ constants! {
     True = true;
     False = false;
     TierLimitReached = "tier_limit_reached";
+    StageUpdate = "stage_update";
+    TextResponseChunk = "textResponseChunk";
+    TextResponse = "textResponse";
+    ErrorEvent = "error";
+    Finalized = "finalizeResponseStream";
+    ApplicationJson = "application/json";
+    CloudEvents1 = "1.0";
+    Genie = "/genie";
+    FormatOne = 1;
 }
 
 macro_rules! words {
@@ -145,6 +162,9 @@ words! {
     /// `audit:read`: proofs. `credentials:reveal`: everybody's credentials.
     Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
     DirectusCode = DIRECTUS_CODES;
+    Mood = ["thinking", "focused", "idle", "error"];
+    EventType = Event::all_types();
+    CallerWord = CALLERS.map(CallerKind::as_str);
     PartState = ["ok", "away"];
     StoreState = ["ok", "away", "read-only", "full"];
     ProjectionState = ["following", "left damaged streams behind", "stopped"];

@@ -1,7 +1,7 @@
 //! The server's own log, as an operator reads it: JSON throughout, one line a request, and the request's id in the lines of the
 //! tasks that work for it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio};
 
 use genie_log::testing::{Kind, TestStore};
 use reqwest::Method;
@@ -52,6 +52,7 @@ async fn some_requests(genie: &mut TestGenie) -> TestUser {
     assert_eq!(ada.get(genie, "/users/me").await.status, 200);
     let job = json!({"operation": "thumbnail"});
     ada.post(genie, "/api/queue/media", job).await.ok();
+    assert_eq!(ada.get(genie, "/api/me/export").await.status, 200);
     genie
         .send(Method::GET, "/no/such/route", &[], None)
         .await
@@ -90,6 +91,15 @@ fn check_request_lines(lines: &[Value], ada: &TestUser) {
     }
 }
 
+/// The body of an export is written after the handler has answered.
+fn check_body_lines(lines: &[Value]) {
+    let is_end = |line: &&Value| line["message"] == "export: complete";
+    let end = lines.iter().find(is_end).expect("the export was complete");
+    let answered = request_id(answered(lines, "/api/me/export")[0]);
+    assert!(answered.is_some());
+    assert_eq!(request_id(end), answered, "{end}");
+}
+
 /// A span that stood twice in a line would have its request's id twice.
 fn check_spans(lines: &[Value]) {
     for line in lines {
@@ -113,6 +123,7 @@ async fn the_log_names_each_request_and_its_caller_once() {
 
     let first = lines(&logs);
     check_request_lines(&first, &ada);
+    check_body_lines(&first);
     check_spans(&first);
     // A user's actor works in separate tasks.
     let submitted = request_id(answered(&first, "/api/queue/media")[0]);
@@ -141,4 +152,73 @@ async fn the_log_names_each_request_and_its_caller_once() {
             "{line}"
         );
     }
+}
+
+#[tokio::test]
+async fn wrong_settings_are_one_line_in_the_form_of_the_log() {
+    let store = TestStore::new(Kind::Sqlite).await;
+    let genie = TestGenie::not_started(store, &[]).await;
+    for (name, value) in [("SERVER_PORT", "canary"), ("GENIE_LOG", "genie=canary")] {
+        let mut serve = genie.command(&["serve"]);
+        serve.env(name, value).env("GENIE_LOG_FORMAT", "json");
+        let ended = serve.output().await.unwrap();
+        assert!(!ended.status.success());
+        let told = String::from_utf8(ended.stderr).unwrap();
+        let line: Value = serde_json::from_str(&told).expect(&told);
+        assert_eq!(
+            (&line["level"], &line["message"]),
+            (&json!("ERROR"), &json!("process: ends with an error"))
+        );
+        assert!(line["reason"].as_str().unwrap().contains(name), "{line}");
+    }
+    // Commands are for people, whatever the form of the log.
+    let mut command = genie.command(&["config"]);
+    command
+        .env("SERVER_PORT", "canary")
+        .env("GENIE_LOG_FORMAT", "json");
+    let ended = command.output().await.unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert!(told.starts_with("genie: SERVER_PORT"), "{told}");
+}
+
+/// The output of a server on a terminal. It warns, and ends because its data folder cannot be one.
+async fn on_a_terminal(genie: &TestGenie, no_color: Option<&str>) -> String {
+    let serve = genie.command(&["serve"]);
+    let serve = serve.as_std();
+    let mut script = Command::new("script");
+    let program = format!("{} serve", serve.get_program().to_str().unwrap());
+    script
+        .args(["--quiet", "--return", "--command", &program, "/dev/null"])
+        .current_dir(genie.store.folder())
+        .env_clear()
+        .envs(
+            serve
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", "/usr/bin:/bin")
+        .env("GENIE_DATA_DIR", "/dev/null")
+        .env("GENIE_NO_SUCH_SETTING", "1")
+        .stdin(Stdio::null());
+    if let Some(no_color) = no_color {
+        script.env("NO_COLOR", no_color);
+    }
+    let ended = script.output().await.expect("`script` of util-linux");
+    let shown = String::from_utf8(ended.stdout).unwrap();
+    assert!(shown.contains("GENIE_NO_SUCH_SETTING"), "{shown}");
+    assert!(!ended.status.success(), "{shown}");
+    shown
+}
+
+#[tokio::test]
+async fn no_color_keeps_colors_off_a_terminal() {
+    let store = TestStore::new(Kind::Sqlite).await;
+    let genie = TestGenie::not_started(store, &[]).await;
+    const ESCAPE: char = '\u{1b}';
+    assert!(on_a_terminal(&genie, None).await.contains(ESCAPE));
+    assert!(
+        on_a_terminal(&genie, Some("")).await.contains(ESCAPE),
+        "empty is unset"
+    );
+    assert!(!on_a_terminal(&genie, Some("1")).await.contains(ESCAPE));
 }

@@ -15,13 +15,13 @@ use genie_events::{
     chat::{Failure, TurnMetrics},
 };
 use genie_log::{LogError, turn_journal::JournalText};
-use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 use tracing::warn;
 
+use super::event::TurnStreamEvent;
 use crate::{
     app::App,
     http::{caller::ActingUser, sse},
@@ -159,9 +159,7 @@ impl TurnStream {
                 if !view.fresh.is_empty() {
                     self.look = NEXT_LOOK;
                     self.after = view.upto;
-                    yield Ok(self.event(self.after, json!({
-                        "type": "textResponseChunk", "uuid": self.turn, "textResponse": view.fresh, "close": false, "error": false,
-                    })));
+                    yield Ok(self.event(self.after, &TurnStreamEvent::chunk(self.turn, view.fresh)));
                 }
                 if let Some(end) = view.ended {
                     let _ = self.app.reads.wait_for("chats", end.position, READ_SIDE).await; // the end is told either way
@@ -254,17 +252,12 @@ impl TurnStream {
             return None;
         }
         self.stage_told = Some(view.stage);
-        Some(self.event(
-            self.after,
-            match view.stage {
-                TurnStage::Accepted => json!({"type": "stage_update", "missionLabel": "Reading your message", "mood": "thinking"}),
-                TurnStage::Queued { place, eta_ms } => json!({
-                    "type": "stage_update", "missionLabel": "Waiting for the model", "mood": "thinking",
-                    "queue_position": place, "eta_ms": eta_ms,
-                }),
-                TurnStage::Running => json!({"type": "stage_update", "missionLabel": "Writing", "mood": "focused"}),
-            },
-        ))
+        let stage = match view.stage {
+            TurnStage::Accepted => TurnStreamEvent::stage("Reading your message", "thinking"),
+            TurnStage::Queued { place, eta_ms } => TurnStreamEvent::queued(place, eta_ms),
+            TurnStage::Running => TurnStreamEvent::stage("Writing", "focused"),
+        };
+        Some(self.event(self.after, &stage))
     }
 
     fn end_events(&self, end: &End) -> Vec<Bytes> {
@@ -277,35 +270,21 @@ impl TurnStream {
             } else {
                 "Done"
             };
-            events.push(self.event(
-                end.length,
-                json!({"type": "stage_update", "missionLabel": label, "mood": mood}),
-            ));
-            events.push(self.event(
-                end.length + 1,
-                match &end.failure {
-                    Some(failure) => json!({
-                        "type": "error", "uuid": self.turn, "error": true, "textResponse": failure.sentence,
-                        "code": failure.code, "close": true,
-                    }),
-                    None => json!({
-                        "type": "textResponseChunk", "uuid": self.turn, "textResponse": "", "close": true, "error": false,
-                    }),
-                },
-            ));
+            events.push(self.event(end.length, &TurnStreamEvent::stage(label, mood)));
+            let closing = match &end.failure {
+                Some(failure) => TurnStreamEvent::failure(self.turn, failure),
+                None => TurnStreamEvent::text_end(self.turn),
+            };
+            events.push(self.event(end.length + 1, &closing));
         }
-        events.push(self.event(
-            end.length + 2,
-            json!({
-                "type": "finalizeResponseStream", "uuid": self.turn, "close": true, "error": failed, "outcome": end.outcome,
-                "model": end.model, "metrics": end.metrics,
-            }),
-        ));
+        let model = Some(end.model.clone());
+        let last = TurnStreamEvent::end(self.turn, failed, end.outcome, model, &end.metrics);
+        events.push(self.event(end.length + 2, &last));
         events
     }
 
-    fn event(&self, place: u64, data: Value) -> Bytes {
-        sse::event(&format!("{}:{place}", self.turn), &data)
+    fn event(&self, place: u64, event: &TurnStreamEvent) -> Bytes {
+        sse::event(&format!("{}:{place}", self.turn), event)
     }
 }
 

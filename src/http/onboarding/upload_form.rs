@@ -6,6 +6,7 @@ use actix_multipart::{Field, Multipart, MultipartError};
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use super::FORM;
 use crate::{
@@ -21,6 +22,17 @@ const NEXT: Duration = Duration::from_secs(30);
 const ALL: Duration = Duration::from_secs(30 * 60);
 /// In characters.
 const MAX_NAME: usize = 255;
+
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "the form goes to the store as it comes; this only describes it"
+)]
+pub struct UploadForm {
+    /// A ZIP archive of at most 20,000 files and folders, stored or deflated and not encrypted. Its names stay within it, and it contains no other ZIP. Unpacked it has at most 4 GiB and at most 100 times its own size.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
 
 pub struct Received {
     /// The file's own name.

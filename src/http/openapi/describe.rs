@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 
 use actix_web::{
     Either, Handler, HttpRequest, HttpResponse,
-    web::{Data, Path, Payload, Query},
+    web::{Data, Path, Query},
 };
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
+use super::components;
 use crate::{
     app::App,
     http::{
         access::RouteAccess,
-        body::{Body, JsonObject},
+        body::{Body, FormBody, JsonObject, OptionalBody},
         caller::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
@@ -22,6 +23,7 @@ use crate::{
         error::{ApiError, DirectusError, FailureBody},
         health::{Probe, Readiness, ReadyOnly},
         idempotency::IdempotencyKey,
+        identity::FieldsQuery,
         read_your_writes::MinPosition,
         recent::Recent,
         response::{Answer, DirectusData, ListPage, NoContent, Written},
@@ -40,6 +42,8 @@ pub struct Operation {
     pub access: Option<RouteAccess>,
     pub query: Vec<Value>,
     pub body: Option<Value>,
+    /// True when the body is JSON, which the extractor checks.
+    pub takes_json: bool,
     /// By status.
     pub answers: BTreeMap<String, Value>,
     pub takes_idempotency_key: bool,
@@ -61,17 +65,29 @@ impl Operation {
         json!({"$ref": format!("#/components/schemas/{}", T::name())})
     }
 
+    fn success(&mut self) -> &mut Value {
+        self.answers
+            .entry("200".to_owned())
+            .or_insert_with(|| json!({}))
+    }
+
+    pub fn content(&mut self, media_type: &str, content: Value) {
+        self.success()["content"][media_type] = content;
+    }
+
+    pub fn header(&mut self, name: &str) {
+        self.success()["headers"][name] = components::header(name);
+    }
+
     fn answers(&mut self, schema: &Value, has_position: bool) {
-        let mut answer = json!({"content": {"application/json": {"schema": schema}}});
+        self.content("application/json", json!({"schema": schema}));
         if has_position {
-            let position = json!({"$ref": "#/components/headers/GeniePosition"});
-            answer["headers"] = json!({"Genie-Position": position});
+            self.header("Genie-Position");
         }
-        self.answers.insert("200".to_owned(), answer);
     }
 
     /// The fields beside the two flags.
-    fn answers_with_flags(&mut self, fields: &Value, has_position: bool) {
+    pub fn answers_with_flags(&mut self, fields: &Value, has_position: bool) {
         let flags = json!({"$ref": "#/components/schemas/Success"});
         self.answers(&json!({"allOf": [flags, fields]}), has_position);
     }
@@ -98,13 +114,12 @@ macro_rules! says_nothing {
         } )+
     };
 }
-// Paths are described by their pattern, answers that are written piece by piece by hand.
+// Paths are described by their pattern. A bare response is a failure, or is passed on.
 says_nothing!(
     Data<App>,
     HttpRequest,
     HttpResponse,
     Path<String>,
-    Payload,
     JsonObject
 );
 
@@ -160,6 +175,31 @@ impl<T: ToSchema> Describe for Body<T> {
         let schema = operation.reference::<T>();
         let content = json!({"application/json": {"schema": schema}});
         operation.body = Some(json!({"required": true, "content": content}));
+        operation.takes_json = true;
+    }
+}
+
+impl<T: ToSchema> Describe for OptionalBody<T> {
+    fn describe(operation: &mut Operation) {
+        Body::<T>::describe(operation);
+        operation.body.as_mut().unwrap()["required"] = false.into();
+    }
+}
+
+impl<T: ToSchema> Describe for FormBody<T> {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.reference::<T>();
+        let content = json!({"multipart/form-data": {"schema": schema}});
+        operation.body = Some(json!({"required": true, "content": content}));
+    }
+}
+
+impl Describe for FieldsQuery {
+    fn describe(operation: &mut Operation) {
+        operation.query.push(json!({
+            "name": "fields", "in": "query", "schema": {"type": "string"},
+            "description": "Only these fields, separated by commas. Unknown fields are left out.",
+        }));
     }
 }
 
@@ -221,13 +261,8 @@ impl Describe for Probe {
         let fields = json!({"anyOf": [whole, brief]});
         operation.answers_with_flags(&fields, false);
         let schema = json!({"allOf": [failure, fields]});
-        operation.answers.insert(
-            "503".to_owned(),
-            json!({
-                "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
-                "content": {"application/json": {"schema": schema}},
-            }),
-        );
+        let answer = components::failure(&schema);
+        operation.answers.insert("503".to_owned(), answer);
     }
 }
 

@@ -1,12 +1,11 @@
-//! Makes the published document from the table of routes, the handlers' types and the prose. `by_hand.json` has the
-//! rest: answers that several routes share, and answers that are streamed or built piece by piece.
+//! Makes the published document from the table of routes, the handlers' types and the prose.
 
 use std::collections::BTreeMap;
 
-use genie_events::Event;
 use serde_json::{Map, Value, json};
 
 use super::{
+    components,
     describe::{Operation, Shape},
     prose::{self, Prose},
 };
@@ -17,11 +16,9 @@ use crate::http::{
     routes::{API, Endpoint},
 };
 
-const BY_HAND: &str = include_str!("by_hand.json");
 const INTRODUCTION: &str = include_str!("introduction.md");
 
 pub fn document() -> Value {
-    let by_hand: Value = serde_json::from_str(BY_HAND).unwrap();
     let (tags, mut prose) = prose::read();
     let mut schemas = shared_schemas();
     let mut paths = Map::new();
@@ -31,27 +28,36 @@ pub fn document() -> Value {
             .remove(&(route.method.as_str(), route.path))
             .unwrap_or_else(|| panic!("{of} is not described in src/http/openapi/*.md"));
         let told = route.told_by_types();
-        let mut operation = operation(route, &prose, &told);
-        merge(&mut operation, &by_hand["operations"][prose.operation_id]);
+        let operation = operation(route, &prose, &told);
         schemas.extend(told.schemas);
         let item = paths.entry(route.path).or_insert_with(|| json!({}));
         item[route.method.as_str().to_lowercase()] = operation;
     }
     let unknown: Vec<_> = prose.keys().collect();
     assert!(unknown.is_empty(), "described, but no routes: {unknown:?}");
-    let mut document = by_hand["document"].clone();
-    document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
-    document["info"]["description"] = INTRODUCTION.trim().into();
-    document["tags"] = tags
+    let tags: Vec<Value> = tags
         .iter()
         .map(|tag| json!({"name": tag.name, "description": tag.description}))
         .collect();
-    document["paths"] = paths.into();
-    for (name, schema) in schemas {
-        document["components"]["schemas"][name] = schema;
-    }
-    let types = json!({"type": "string", "enum": Event::all_types()});
-    document["components"]["schemas"]["EventType"] = types;
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "genie",
+            "summary": "A self-hosted back end for creator platforms.",
+            "description": INTRODUCTION.trim(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": tags,
+        "paths": paths,
+        "components": {
+            "securitySchemes": components::security_schemes(),
+            "headers": components::headers(),
+            "responses": components::refusals(),
+            "schemas": schemas,
+        },
+    });
     inline_small_schemas(&mut document);
     document
 }
@@ -165,7 +171,7 @@ fn responses(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
     }
     for (status, answer) in &mut responses {
         if status.starts_with('2') {
-            answer["headers"]["X-Request-Id"] = json!({"$ref": "#/components/headers/RequestId"});
+            answer["headers"]["X-Request-Id"] = components::header("X-Request-Id");
         }
     }
     responses.into()
@@ -176,11 +182,7 @@ fn shared(name: &str) -> Value {
 }
 
 fn failure() -> Value {
-    let schema = json!({"$ref": "#/components/schemas/Failure"});
-    json!({
-        "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
-        "content": {"application/json": {"schema": schema}},
-    })
+    components::failure(&json!({"$ref": "#/components/schemas/Failure"}))
 }
 
 /// The failures that follow from the route's callers and from the parameters of its handler.
@@ -192,7 +194,7 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     let Some(shape) = told.shape else {
         return refusals;
     };
-    let has_body = told.body.is_some();
+    let has_body = told.takes_json;
     let asks_for_caller = route.access != RouteAccess::Public;
     let is_directus = shape == Shape::Directus;
     if has_body || asks_for_caller || told.takes_min_position || !told.query.is_empty() {
@@ -236,20 +238,6 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     refusals
 }
 
-/// Hand-written parts replace generated ones. Lists are joined.
-fn merge(told: &mut Value, by_hand: &Value) {
-    match (told, by_hand) {
-        (Value::Object(told), Value::Object(by_hand)) => {
-            for (name, value) in by_hand {
-                merge(told.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (Value::Array(told), Value::Array(by_hand)) => told.extend(by_hand.iter().cloned()),
-        (_, Value::Null) => {}
-        (told, by_hand) => *told = by_hand.clone(),
-    }
-}
-
 /// A time is a string with a format, and a constant is a value. Neither needs a schema with a name.
 fn inline_small_schemas(document: &mut Value) {
     let schemas = document["components"]["schemas"].as_object_mut().unwrap();
@@ -288,13 +276,18 @@ fn inline_reference(fields: &mut Map<String, Value>, small: &Map<String, Value>)
 }
 
 fn inline_optional(fields: &mut Map<String, Value>, small: &Map<String, Value>) {
+    let null = json!({"type": "null"});
     let ways = fields.get("oneOf").and_then(Value::as_array);
-    let Some([null, Value::Object(way)]) = ways.map(Vec::as_slice) else {
+    let way = match ways.map(Vec::as_slice) {
+        Some([one, other]) if *one == null => other,
+        Some([one, other]) if *other == null => one,
+        _ => return,
+    };
+    let Value::Object(mut way) = way.clone() else {
         return;
     };
-    let mut way = way.clone();
     inline_reference(&mut way, small);
-    if *null != json!({"type": "null"}) || way.contains_key("$ref") {
+    if way.contains_key("$ref") {
         return;
     }
     way["type"] = json!([way["type"], "null"]);

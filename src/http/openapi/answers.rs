@@ -1,0 +1,99 @@
+//! The answers that handlers write piece by piece.
+
+use genie_events::{TurnId, chat::TurnMetrics};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    Document,
+    describe::{Describe, Operation},
+};
+use crate::http::{
+    account_export::ExportDocument,
+    chats::{NewTurn, TurnEvents, event::TurnStreamEvent},
+    events::{LiveFeed, cloud_event::CloudEvent},
+    files::Archive,
+    response::RawAnswer,
+    sse,
+};
+
+impl<T: Describe> Describe for RawAnswer<T> {
+    fn describe(operation: &mut Operation) {
+        T::describe(operation);
+    }
+}
+
+impl Describe for ExportDocument {
+    fn describe(operation: &mut Operation) {
+        let fields = operation.reference::<Self>();
+        operation.answers_with_flags(&fields, true);
+    }
+}
+
+impl Describe for Archive {
+    fn describe(operation: &mut Operation) {
+        let bytes = json!({"type": "string", "format": "binary"});
+        operation.content("application/zip", json!({"schema": bytes}));
+    }
+}
+
+impl Describe for Document {
+    fn describe(operation: &mut Operation) {
+        operation.content("application/json", json!({"schema": {"type": "object"}}));
+    }
+}
+
+impl Describe for NewTurn {
+    fn describe(operation: &mut Operation) {
+        TurnEvents::describe(operation);
+        operation.header("Genie-Position");
+    }
+}
+
+impl Describe for TurnEvents {
+    fn describe(operation: &mut Operation) {
+        stream_of::<TurnStreamEvent>(operation, &turn());
+        operation.header("Genie-Turn");
+    }
+}
+
+impl Describe for LiveFeed {
+    fn describe(operation: &mut Operation) {
+        operation.reference::<CloudEvent>();
+        let event: Value = operation.schemas["CloudEvent"]["examples"][0].clone();
+        let cursor = event["cursor"].as_str().unwrap();
+        let example = [sse::retry(), sse::event(cursor, &event)].concat();
+        stream_of::<CloudEvent>(operation, &example);
+    }
+}
+
+/// OpenAPI 3.1 has no word for the schema of one event of a stream.
+fn stream_of<T: ToSchema>(operation: &mut Operation, example: &[u8]) {
+    let event = operation.reference::<T>();
+    let example = str::from_utf8(example).unwrap();
+    let content =
+        json!({"schema": {"type": "string"}, "x-event-schema": event, "example": example});
+    operation.content("text/event-stream", content);
+}
+
+fn turn() -> Vec<u8> {
+    let turn: TurnId = "0192d4e1-15c2-7d09-9a41-5e6f708192a3".parse().unwrap();
+    let event = |place, event| sse::event(&format!("{turn}:{place}"), &event);
+    let model = Some("qwen2.5:latest".to_owned());
+    let metrics = TurnMetrics {
+        answer_tokens: Some(2),
+        ..TurnMetrics::default()
+    };
+    [
+        sse::retry(),
+        event(0, TurnStreamEvent::stage("Writing", "focused")),
+        event(5, TurnStreamEvent::chunk(turn, "Hello".to_owned())),
+        event(5, TurnStreamEvent::stage("Done", "idle")),
+        event(6, TurnStreamEvent::text_end(turn)),
+        event(
+            7,
+            TurnStreamEvent::end(turn, false, "completed", model, &metrics),
+        ),
+    ]
+    .concat()
+}
