@@ -28,6 +28,7 @@ macro_rules! migrations {
             "0008_directus.sql",
             "0010_master_keys.sql",
             "0011_forgetting.sql",
+            "0012_unfinished.sql",
         ))
     };
     ($store:literal, $($file:literal),+ $(,)?) => {
