@@ -26,6 +26,10 @@ impl ByteBudget {
 }
 
 impl TakenBytes {
+    pub fn count(&self) -> usize {
+        self.0.num_permits()
+    }
+
     /// Adds bytes of the same budget.
     pub fn add(&mut self, more: Self) {
         self.0.merge(more.0);

@@ -17,6 +17,8 @@ mod connections;
 pub mod core_dumps;
 /// `genie import`: credentials from the original.
 mod credential_import;
+/// The data folder, which only its owner may enter.
+pub mod data_folder;
 /// Limits each user to one account export at a time.
 mod exports;
 /// The limit of open files.

@@ -9,6 +9,7 @@ fn main() -> std::process::ExitCode {
     if let Err(sentence) = genie::core_dumps::forbid() {
         return genie::cli::fail(sentence); // before any key is read
     }
+    genie::data_folder::make_private_files();
     // reqwest needs a chosen provider. An error would mean that one is chosen already, which is as
     // good.
     let _ = rustls::crypto::ring::default_provider().install_default();

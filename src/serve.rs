@@ -29,6 +29,7 @@ use crate::{
     byte_budget::{BodyBytes, ByteBudget},
     cli::output,
     config::Config,
+    data_folder,
     exports::Exports,
     file_limit,
     forgetting::{Eraser, ForgottenLedger},
@@ -169,6 +170,7 @@ struct ServerOwner {
 
 fn serve(config: Config, clock: Clock, owner: ServerOwner) -> Result<(), String> {
     let _only_process = lock_store(&config)?;
+    data_folder::narrow(&config.data_dir);
     let runtime = io_runtime()?;
     let io = runtime.handle().clone();
     let system = actix::System::with_tokio_rt(move || runtime);

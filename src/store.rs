@@ -1,10 +1,10 @@
 //! Opens the log, and locks an embedded store.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 
 use genie_log::{Clock, Log, LogError, Opened, store::Target};
 
-use crate::{config::Config, keys::file};
+use crate::{config::Config, data_folder, keys::file};
 
 /// Opens the log with the configured master keys, or with those in the data folder. An empty store
 /// gets new ones there, unless `read_only`.
@@ -34,7 +34,7 @@ pub fn lock_store(config: &Config) -> Result<Option<File>, String> {
     };
     let path = config.data_dir.join("genie.lock");
     let open = || {
-        fs::create_dir_all(&config.data_dir)?;
+        data_folder::make(&config.data_dir)?;
         OpenOptions::new()
             .write(true)
             .create(true)

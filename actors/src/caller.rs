@@ -130,6 +130,8 @@ pub struct CommandContext {
     pub metadata: Metadata,
     /// Present when the request may be sent again.
     pub key: Option<RequestKey>,
+    /// The size of what the command carries. Small commands need not say.
+    pub bytes: usize,
 }
 
 impl From<Metadata> for CommandContext {
@@ -137,6 +139,7 @@ impl From<Metadata> for CommandContext {
         Self {
             metadata,
             key: None,
+            bytes: 0,
         }
     }
 }

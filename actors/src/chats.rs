@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     WriteError,
+    caller::CommandContext,
     supervisor::Supervisor,
     turn_feed::TurnProgress,
     users::{Plan, Planner, Receipt},
@@ -54,6 +55,10 @@ impl Chats {
         let progress = supervisor.0.feeds.open(turn, user);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
         let recall = Recall::Session(session.clone());
+        let context = CommandContext {
+            bytes: message.len(),
+            ..metadata.into()
+        };
         let planner = move |state: &User, now| {
             let command = ChatCommand::Ask {
                 turn,
@@ -68,7 +73,7 @@ impl Chats {
             })
         };
         let receipt = self
-            .plan(turn, user, recall, metadata, Arc::new(planner))
+            .plan(turn, user, recall, context, Arc::new(planner))
             .await?;
         Ok(StartedTurn {
             turn,
@@ -83,14 +88,14 @@ impl Chats {
         turn: TurnId,
         user: UserId,
         recall: Recall,
-        metadata: Metadata,
+        context: CommandContext,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
         let supervisor = self.supervisor.clone();
         let asking = async move {
             let users = &supervisor.0.users;
             let asked = users
-                .plan_recalling(user, Some(recall), metadata, planner)
+                .plan_recalling(user, Some(recall), context, planner)
                 .await;
             if asked.is_err() {
                 supervisor.release_turn(turn);

@@ -1,18 +1,27 @@
 //! The job board follows the log and knows which jobs wait. It hands them out fairly and turns time into commands.
 //! Invariant: a claim counts only once the append of the job's owner has accepted it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::select_all;
 
 use genie_events::{
-    JobId, JobName, Metadata, Now, StreamKind, Timestamp, User, UserCommand, UserId,
-    job::{Job, JobCommand, JobSpec, backoff_millis},
+    Event, JobId, JobName, Metadata, Now, StreamId, StreamKind, Timestamp, User, UserCommand,
+    UserId,
+    job::{Job, JobCommand, JobEvent, JobSpec, backoff_millis},
+    job_operation::QUEUES,
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{
-    Log, LogError, Owner, StoredRow, Work, clock,
+    Log, LogError, StoredRow, Work, clock,
     keys::sha256_hex,
     leases::{Lease, LeaseKind},
     read::JobStep,
+    unfinished,
 };
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -40,8 +49,31 @@ struct Inner {
     log: Log,
     users: Users,
     queues: Mutex<JobQueues>,
-    changed: Notify,
+    state: Mutex<BoardState>,
+    /// For each queue the claims that wait for a job of it.
+    changed: BTreeMap<&'static str, Notify>,
     lease: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoardState {
+    /// The unfinished jobs are being read.
+    Starting,
+    /// The board follows the log and hands out jobs.
+    Ready,
+    /// The unfinished jobs or the log can't be read.
+    Away,
+}
+
+impl BoardState {
+    /// The word of `/readyz`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Away => "away",
+        }
+    }
 }
 
 impl std::fmt::Debug for JobBoard {
@@ -120,7 +152,8 @@ impl JobBoard {
             log,
             users,
             queues: Mutex::default(),
-            changed: Notify::new(),
+            state: Mutex::new(BoardState::Starting),
+            changed: QUEUES.map(|queue| (queue, Notify::new())).into(),
             lease,
         }))
     }
@@ -131,21 +164,51 @@ impl JobBoard {
             match self.start().await {
                 Ok(follower) => break follower,
                 Err(error) => {
+                    self.is(BoardState::Away);
                     warn!(%error, "job board: start failed; trying again");
                     tokio::time::sleep(AWAY).await;
                 }
             }
         };
+        self.is(BoardState::Ready);
         while let Some(rows) = follower.next_or_end("job board").await {
             self.see(&rows);
         }
+        self.is(BoardState::Away);
     }
 
+    fn is(&self, state: BoardState) {
+        *self.0.state.lock() = state;
+    }
+
+    pub fn state(&self) -> BoardState {
+        *self.0.state.lock()
+    }
+
+    /// The number of jobs that wait for a worker now.
+    pub fn all_waiting(&self) -> usize {
+        let board = self.lock();
+        QUEUES.into_iter().map(|queue| board.count(queue)).sum()
+    }
+
+    /// Reads the working table page by page. It holds at least what the log held at `head`. Rows beyond the head come
+    /// again from the log, and their sequence shows it.
     async fn start(&self) -> Result<genie_log::follow::Follower, LogError> {
         let head = self.0.log.reader().head();
-        let steps = self.0.log.lookups().unfinished_jobs().await?;
-        self.take_note(&steps);
-        Ok(self.0.log.reader().follow(head)) // rows beyond the head come again, and their sequence shows it
+        let unfinished = self.0.log.unfinished();
+        let mut board = JobQueues::default();
+        let mut after = None;
+        loop {
+            let page = unfinished.page(after).await?;
+            page.iter().for_each(|row| board.load(row));
+            match page.last() {
+                Some(last) if page.len() == unfinished::PAGE => after = Some((last.user, last.job)),
+                _ => break,
+            }
+        }
+        *self.lock() = board;
+        self.0.changed.values().for_each(Notify::notify_waiters);
+        Ok(self.0.log.reader().follow(head))
     }
 
     fn see(&self, rows: &[Arc<StoredRow>]) {
@@ -164,11 +227,31 @@ impl JobBoard {
     }
 
     fn take_note(&self, steps: &[JobStep]) {
-        let mut waiting = self.lock();
-        let news = steps.iter().filter(|step| waiting.see(step)).count();
-        drop(waiting);
-        if news > 0 {
-            self.0.changed.notify_waiters();
+        let mut board = self.lock();
+        let news: BTreeSet<&str> = steps.iter().filter_map(|step| board.see(step)).collect();
+        drop(board);
+        news.into_iter().for_each(|queue| self.wake(queue));
+    }
+
+    /// Wakes the claims that wait for a job of this queue.
+    fn wake(&self, queue: &str) {
+        if let Some(changed) = self.0.changed.get(queue) {
+            changed.notify_waiters();
+        }
+    }
+
+    /// Ends when one of these queues has something new, from now on.
+    fn news_of(&self, queues: &[&'static str]) -> impl Future<Output = ()> + Send {
+        let waiting: Vec<_> = queues
+            .iter()
+            .filter_map(|queue| self.0.changed.get(queue))
+            .map(|changed| Box::pin(changed.notified()))
+            .collect();
+        async move {
+            if waiting.is_empty() {
+                return std::future::pending().await;
+            }
+            select_all(waiting).await;
         }
     }
 
@@ -188,7 +271,7 @@ impl JobBoard {
     ) -> Result<Vec<JobClaim>, WriteError> {
         let deadline = Instant::now() + wait;
         loop {
-            let changed = self.0.changed.notified();
+            let changed = self.news_of(&queues);
             let board = self.clone();
             let queues_now = queues.clone();
             let worker_now = worker.clone();
@@ -259,6 +342,8 @@ impl JobBoard {
     ) -> Result<JobClaim, WriteError> {
         let user = candidate.user;
         let job = candidate.job;
+        // Before the append: a job that is claimed and cannot be read would wait for its lease to lapse.
+        let spec = self.spec(user, job).await?;
         let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
@@ -297,10 +382,6 @@ impl JobBoard {
             return Err(WriteError::Internal("a claimed job left no note".into()));
         };
         let attempt = before.attempts() + 1;
-        let spec = before
-            .spec()
-            .cloned()
-            .ok_or_else(|| WriteError::Internal("a claimed job has no spec".into()))?;
         Ok(JobClaim {
             job,
             user,
@@ -353,9 +434,20 @@ impl JobBoard {
 
     /// The name that the owner gave the job.
     pub async fn name(&self, owner: UserId, job: JobId) -> Result<Option<JobName>, WriteError> {
-        let owner = Owner::User(owner);
-        let found = self.0.log.reader().stream::<Job>(&owner, job.0).await?;
-        Ok(found.and_then(|(job, _)| job.spec()?.name.clone()))
+        Ok(self.spec(owner, job).await?.name)
+    }
+
+    /// The work as it was submitted, from the job's first fact.
+    async fn spec(&self, owner: UserId, job: JobId) -> Result<JobSpec, WriteError> {
+        let stream = StreamId::new(StreamKind::Job, job);
+        let reader = self.0.log.reader();
+        let first = reader.newest_events(owner, &stream, Some(2), 1).await?;
+        match first.into_iter().next() {
+            Some((_, Event::Job(JobEvent::Submitted { spec, .. }))) => Ok(spec),
+            _ => Err(WriteError::Internal(
+                "a job does not begin with its submission".into(),
+            )),
+        }
     }
 
     /// Queues a failed or cancelled job again.

@@ -61,7 +61,7 @@ where
     A: Aggregate + 'static,
     A::Event: Into<Event>,
 {
-    let CommandContext { metadata, key } = context;
+    let CommandContext { metadata, key, .. } = context;
     let repeatable = metadata.by.zip(key);
     let log = append.log();
     let mut race = Race::new();

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,7 @@ use genie_log::{
     idempotency::Remembered,
     load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
@@ -110,23 +111,47 @@ pub(crate) struct CommandMessage {
     pub place: WaitingPlace,
 }
 
+/// A user's waiting commands.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitingCommands {
+    pub commands: usize,
+    pub bytes: usize,
+}
+
 /// A place in which one of a user's commands waits.
-pub(crate) struct WaitingPlace(Arc<AtomicUsize>);
+pub(crate) struct WaitingPlace {
+    taken: Arc<Mutex<WaitingCommands>>,
+    bytes: usize,
+}
 
 impl WaitingPlace {
-    /// Takes a place, if fewer than `most` are taken.
-    pub fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let one_more = |n| (n < most).then_some(n + 1);
-        taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
-            .ok()?;
-        Some(Self(Arc::clone(taken)))
+    /// Takes a place for a command of this size, unless more than `most` would wait.
+    pub fn take(
+        taken: &Arc<Mutex<WaitingCommands>>,
+        most: WaitingCommands,
+        bytes: usize,
+    ) -> Option<Self> {
+        let mut waiting = taken.lock();
+        let with_it = WaitingCommands {
+            commands: waiting.commands + 1,
+            bytes: waiting.bytes.saturating_add(bytes),
+        };
+        if with_it.commands > most.commands || with_it.bytes > most.bytes {
+            return None;
+        }
+        *waiting = with_it;
+        Some(Self {
+            taken: Arc::clone(taken),
+            bytes,
+        })
     }
 }
 
 impl Drop for WaitingPlace {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        let mut waiting = self.taken.lock();
+        waiting.commands -= 1;
+        waiting.bytes -= self.bytes;
     }
 }
 

@@ -23,15 +23,19 @@ use tracing::{Instrument, Span};
 use crate::{
     WriteError,
     caller::CommandContext,
-    user::{CommandMessage, Passivate, UserActor, WaitingPlace},
+    user::{CommandMessage, Passivate, UserActor, WaitingCommands, WaitingPlace},
 };
 
 pub use crate::user::Receipt;
 pub(crate) use crate::user::{Plan, PlanNote, Planner};
 
 /// Commands that may wait for one user; one more is refused as busy. Enough for two hundred of a user's own clients
-/// at once. Waiting commands are small: a kilobyte as a rule, and 1 MiB of body at most.
-const MAILBOX: usize = 256;
+/// at once. Waiting commands are small: a kilobyte as a rule. For those that carry much, such as cookies or a long
+/// message, their bytes count, too.
+const MAILBOX: WaitingCommands = WaitingCommands {
+    commands: 256,
+    bytes: 8 << 20,
+};
 /// How often a command is sent again when its actor died before it took it.
 const SENDS: u32 = 3;
 /// The longest time of a command before its caller is told to come again.
@@ -61,7 +65,7 @@ struct Inner {
 
 struct Live {
     actor: Addr<UserActor>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Mutex<WaitingCommands>>,
     written: Arc<LastWrites>,
     used: Instant,
 }
@@ -209,7 +213,7 @@ impl Users {
         for _ in 0..SENDS {
             let (reply, answer) = oneshot::channel();
             let begun = Arc::new(AtomicBool::new(false));
-            let written = self.send(user, |place| CommandMessage {
+            let written = self.send(user, context.bytes, |place| CommandMessage {
                 span: Span::current(),
                 planner: Arc::clone(&planner),
                 recall: recall.clone(),
@@ -253,6 +257,7 @@ impl Users {
     fn send(
         &self,
         user: UserId,
+        bytes: usize,
         ask: impl FnOnce(WaitingPlace) -> CommandMessage,
     ) -> Result<Arc<LastWrites>, WriteError> {
         let mut live = self.lock();
@@ -265,7 +270,7 @@ impl Users {
             }; // the actor died; the log has everything that it knew
         }
         entry.used = Instant::now();
-        let place = WaitingPlace::take(&entry.waiting, MAILBOX).ok_or(WriteError::Busy)?;
+        let place = WaitingPlace::take(&entry.waiting, MAILBOX, bytes).ok_or(WriteError::Busy)?;
         // Past the mailbox's own limit, which is small until an actor has started. The places are the limit.
         entry.actor.do_send(ask(place));
         Ok(Arc::clone(&entry.written))

@@ -68,10 +68,16 @@ enum What {
     /// Internal: the process whose memory is measured
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
+    /// Internal: a bare server that answers every request with these bytes
+    #[command(hide = true, name = http::bare::CHILD)]
+    BareHttp { body: String },
 }
 
 fn main() -> Measured<()> {
     let arguments = Arguments::parse();
+    if let What::BareHttp { body } = arguments.what {
+        return http::bare::serve(body);
+    }
     // Wired like `genie serve`: one runtime for all I/O, and separate threads for the actors.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -89,6 +95,7 @@ fn main() -> Measured<()> {
                 }
                 What::Http { json } => http(json).await,
                 What::Credentials { json } => credentials(&arbiters, json).await,
+                What::BareHttp { .. } => Ok(()), // it was served before
                 What::IdleUsers => memory::idle_users(arbiters).await,
             }
         })

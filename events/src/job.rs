@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     aggregate, domain_event, ids::JobName, refusal::Refusal, timestamp::Timestamp, usage::Unit,
@@ -15,7 +16,7 @@ pub enum Job {
     Absent,
     /// The job waits for a worker.
     Waiting {
-        spec: JobSpec,
+        outline: JobOutline,
         /// The number of attempts so far.
         attempts: u32,
         /// The earliest time at which a worker may get the job.
@@ -26,7 +27,7 @@ pub enum Job {
     },
     /// A worker holds the job.
     Running {
-        spec: JobSpec,
+        outline: JobOutline,
         /// The number of this attempt, from 1.
         attempt: u32,
         /// The hash of the lease that may end the job.
@@ -36,7 +37,7 @@ pub enum Job {
         counted: Option<Unit>,
     },
     Finished {
-        spec: JobSpec,
+        outline: JobOutline,
         ending: Ending,
         /// The hash of the lease that ended the job, if one did.
         lease: Option<String>,
@@ -81,6 +82,44 @@ pub struct JobSpec {
     pub run_at: Option<Timestamp>,
     /// The job fails after this many attempts.
     pub max_attempts: u32,
+}
+
+/// The part of the work that decisions need. A user's state holds one for each job that has not
+/// ended, so it is small, whatever the job was submitted with. The job's first fact has all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOutline {
+    pub operation: String,
+    pub queue: String,
+    /// The job fails after this many attempts.
+    pub max_attempts: u32,
+    /// The hash of the whole work: half of its SHA-256, in hexadecimal.
+    pub hash: String,
+}
+
+impl JobOutline {
+    pub fn of(spec: &JobSpec) -> Self {
+        Self {
+            operation: spec.operation.clone(),
+            queue: spec.queue.clone(),
+            max_attempts: spec.max_attempts,
+            hash: spec.hash(),
+        }
+    }
+}
+
+impl JobSpec {
+    /// Tells a repeated submission from another one. The order of names in `params` does not matter.
+    fn hash(&self) -> String {
+        let mut sorted = self.clone();
+        sorted.params.sort_all_objects();
+        let json = serde_json::to_vec(&sorted)
+            .expect("a spec holds only text, numbers and maps with text keys");
+        let hash = Sha256::digest(json);
+        hash[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
 }
 
 /// The commands of a job. Leases come as hashes.
@@ -241,13 +280,13 @@ pub fn backoff_millis(attempts: u32, chance: f64) -> i64 {
 }
 
 impl Job {
-    /// The work to be done, once the job was submitted.
-    pub fn spec(&self) -> Option<&JobSpec> {
+    /// The outline of the work, once the job was submitted.
+    pub fn outline(&self) -> Option<&JobOutline> {
         match self {
             Self::Absent => None,
-            Self::Waiting { spec, .. }
-            | Self::Running { spec, .. }
-            | Self::Finished { spec, .. } => Some(spec),
+            Self::Waiting { outline, .. }
+            | Self::Running { outline, .. }
+            | Self::Finished { outline, .. } => Some(outline),
         }
     }
 
@@ -319,9 +358,9 @@ impl Job {
     }
 
     fn submit(&self, spec: JobSpec, counted: Option<Unit>) -> Result<Vec<JobEvent>, Refusal> {
-        match self.spec() {
+        match self.outline() {
             None => Ok(vec![JobEvent::Submitted { spec, counted }]),
-            Some(before) if *before == spec => Ok(vec![]),
+            Some(before) if *before == JobOutline::of(&spec) => Ok(vec![]),
             Some(_) => Err(job_exists()),
         }
     }
@@ -389,10 +428,10 @@ impl Job {
         match self {
             Self::Finished {
                 ending: Ending::Failed | Ending::Cancelled,
-                spec,
+                outline,
                 ..
             } => Ok(vec![JobEvent::Retried {
-                queue: spec.queue.clone(),
+                queue: outline.queue.clone(),
                 priority: RETRY_PRIORITY,
                 counted,
             }]),
@@ -420,7 +459,8 @@ impl Job {
     }
 
     fn may_try_again(&self, attempt: u32) -> bool {
-        self.spec().is_some_and(|spec| attempt < spec.max_attempts)
+        self.outline()
+            .is_some_and(|outline| attempt < outline.max_attempts)
     }
 
     /// The quota unit that the event gives back, because the work came to nothing and the user did
@@ -440,18 +480,18 @@ impl Job {
         *self = match std::mem::take(self) {
             Self::Absent => Self::first(event),
             Self::Waiting {
-                spec,
+                outline,
                 attempts,
                 counted,
                 ..
-            } => Self::next(spec, attempts, None, counted, event),
+            } => Self::next(outline, attempts, None, counted, event),
             Self::Running {
-                spec,
+                outline,
                 attempt,
                 lease,
                 counted,
-            } => Self::next(spec, attempt, Some(lease), counted, event),
-            Self::Finished { spec, lease, .. } => Self::next(spec, 0, lease, None, event),
+            } => Self::next(outline, attempt, Some(lease), counted, event),
+            Self::Finished { outline, lease, .. } => Self::next(outline, 0, lease, None, event),
         };
     }
 
@@ -459,7 +499,7 @@ impl Job {
         match event {
             JobEvent::Submitted { spec, counted } => Self::Waiting {
                 not_before: spec.run_at,
-                spec,
+                outline: JobOutline::of(&spec),
                 attempts: 0,
                 counted,
             },
@@ -467,9 +507,9 @@ impl Job {
         }
     }
 
-    /// The state after an event of a job that had this spec, attempt, lease and unit.
+    /// The state after an event of a job that had this outline, attempt, lease and unit.
     fn next(
-        spec: JobSpec,
+        outline: JobOutline,
         attempts: u32,
         held: Option<String>,
         unit: Option<Unit>,
@@ -477,13 +517,13 @@ impl Job {
     ) -> Self {
         match event {
             JobEvent::Submitted { counted, .. } => Self::Waiting {
-                spec,
+                outline,
                 attempts,
                 not_before: None,
                 counted,
             },
             JobEvent::Claimed { attempt, lease, .. } => Self::Running {
-                spec,
+                outline,
                 attempt,
                 lease,
                 counted: unit,
@@ -494,33 +534,33 @@ impl Job {
             | JobEvent::Failed {
                 retry_at: Some(at), ..
             } => Self::Waiting {
-                spec,
+                outline,
                 attempts,
                 not_before: Some(at),
                 counted: unit,
             },
             JobEvent::Lapsed { retry_at: None, .. } | JobEvent::Failed { retry_at: None, .. } => {
                 Self::Finished {
-                    spec,
+                    outline,
                     ending: Ending::Failed,
                     lease: held,
                 }
             }
             JobEvent::Completed { .. } => Self::Finished {
-                spec,
+                outline,
                 ending: Ending::Completed,
                 lease: held,
             },
-            // The spec stays as it was submitted, so that submitting the same again is still the
+            // The outline stays as it was submitted, so that submitting the same again is still the
             // same.
             JobEvent::Retried { counted, .. } => Self::Waiting {
-                spec,
+                outline,
                 attempts: 0,
                 not_before: None,
                 counted,
             },
             JobEvent::Cancelled => Self::Finished {
-                spec,
+                outline,
                 ending: Ending::Cancelled,
                 lease: None,
             },

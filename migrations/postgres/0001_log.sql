@@ -307,7 +307,10 @@ LANGUAGE plpgsql AS $$
 DECLARE
     w jsonb;
 BEGIN
-    FOR w IN SELECT value FROM jsonb_array_elements(p_work) WHERE NOT (value ->> 'r')::int = ANY (refused) LOOP
+    PERFORM unfinished_of_append(p_work, refused);
+    FOR w IN SELECT value FROM jsonb_array_elements(p_work)
+        WHERE NOT (value ->> 'r')::int = ANY (refused) AND value ->> 't' NOT LIKE '%\_unfinished'
+    LOOP
         CASE w ->> 't'
             WHEN 'new_key' THEN
                 INSERT INTO user_keys (user_id, key_id, master_id, wrapped, state)

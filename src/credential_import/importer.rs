@@ -89,6 +89,7 @@ impl Importer<'_> {
         let asking = CommandContext {
             metadata: Metadata::system(),
             key: Some(self.known_by(line)),
+            bytes: line.sealed.len(),
         };
         let platform = line.platform.clone();
         let platform_username = line.platform_username.clone();

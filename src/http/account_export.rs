@@ -18,12 +18,10 @@ use genie_actors::{
     credentials::{CredentialRef, SecretRequest},
 };
 use genie_events::{
-    JobId, RefusalKind, UserId,
-    credential::CredentialKind,
-    job::{Job, JobEvent},
-    user::reveal::RevealRight,
+    Event, JobId, RefusalKind, StreamId, StreamKind, UserId, credential::CredentialKind,
+    job::JobEvent, user::reveal::RevealRight,
 };
-use genie_log::{LogError, Owner, blobs::Blob, pages::Paged, read::Shown};
+use genie_log::{LogError, blobs::Blob, pages::Paged, read::Shown};
 use genie_projections::{ReadError, accounts::AccountRow, chats::ChatRow};
 use serde::Serialize;
 use serde_json::Value;
@@ -304,7 +302,8 @@ impl AccountExport {
             |before| {
                 let now = self.app.log.clock().now();
                 let any = Default::default();
-                self.app.reads.jobs.list(self.user, any, before, PAGE, now)
+                let page = self.app.reads.jobs.list(self.user, any, before, PAGE, now);
+                async { Ok(page.await?.page) }
             },
             |row| row.position,
         );
@@ -318,14 +317,11 @@ impl AccountExport {
 
     /// Reads what the job was submitted with, which only its first fact has.
     async fn what_was_asked(&self, job: JobId) -> Result<Option<JobRequest>, ApiError> {
-        let facts = self
-            .app
-            .log
-            .reader()
-            .stream_events::<Job>(&Owner::User(self.user), job)
-            .await?;
-        Ok(match facts.into_iter().next() {
-            Some(JobEvent::Submitted { spec, .. }) => Some(JobRequest {
+        let stream = StreamId::new(StreamKind::Job, job);
+        let reader = self.app.log.reader();
+        let first = reader.newest_events(self.user, &stream, Some(2), 1).await?;
+        Ok(match first.into_iter().next() {
+            Some((_, Event::Job(JobEvent::Submitted { spec, .. }))) => Some(JobRequest {
                 params: spec.params,
                 input_file_id: spec.input_file_id,
                 input_url: spec.input_url,

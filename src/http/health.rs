@@ -36,6 +36,7 @@ pub struct Liveness {
 // The fields of all parts are sorted by name, as in [`Probe`].
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Readiness {
+    board: BoardHealth,
     /// The Directus that is the identity; null without one. genie is ready while it is away, too.
     #[schema(required)]
     directus: Option<DirectusHealth>,
@@ -61,6 +62,15 @@ pub struct Readiness {
     /// The state of the store's writes.
     #[schema(value_type = words::StoreState)]
     store: &'static str,
+}
+
+/// The job board. genie is ready without it: jobs are accepted, and other servers hand them out.
+#[derive(Clone, Serialize, ToSchema)]
+struct BoardHealth {
+    #[schema(value_type = words::BoardState)]
+    state: &'static str,
+    /// The number of jobs that a worker may claim now.
+    waiting: usize,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -222,6 +232,10 @@ async fn readiness(app: &App) -> Result<Readiness, Infallible> {
     let is_ready =
         trouble.is_none() && hole.is_none() && all_follow && missing_master_key.is_none();
     Ok(Readiness {
+        board: BoardHealth {
+            state: app.write.jobs.state().as_str(),
+            waiting: app.write.jobs.all_waiting(),
+        },
         directus,
         elected,
         live_users: app.write.users.live_count(),
@@ -325,6 +339,10 @@ mod tests {
             state: "left damaged streams behind",
         };
         Readiness {
+            board: BoardHealth {
+                state: "ready",
+                waiting: 2,
+            },
             directus: Some(DirectusHealth {
                 circuit: CircuitHealth {
                     since: Timestamp(0).into(),
@@ -372,6 +390,7 @@ mod tests {
             r#""elected":{"epoch":3,"here":true,"node":"n"},"#,
             r#""live_users":4,"log":{"head":9,"missing_position":null},"missing_master_key":null"#
         );
+        let board = r#""board":{"state":"ready","waiting":2}"#;
         let directus = r#""directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
         let projections = r#""projections":{"jobs":{"damaged_at":[7],"damaged_streams":1,"lag":2,"state":"left damaged streams behind"}},"ready":true"#;
         let sealing =
@@ -386,7 +405,7 @@ mod tests {
         assert_eq!(
             bytes(probe(true, true)).await,
             format!(
-                r#"{{"ok":true,"success":true,{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
+                r#"{{"ok":true,"success":true,{board},{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
             )
         );
         let sorted = bytes(probe(false, true)).await;
@@ -396,7 +415,7 @@ mod tests {
         assert_eq!(
             begin,
             format!(
-                r#"{{"code":"not_ready",{directus},"elected":{{"epoch":3,"here":true,"node":"n"}}"#
+                r#"{{{board},"code":"not_ready",{directus},"elected":{{"epoch":3,"here":true,"node":"n"}}"#
             )
         );
         assert!(

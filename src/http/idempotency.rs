@@ -9,7 +9,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::heade
 use genie_actors::{Caller, CommandContext};
 use genie_log::keys::sha256_hex;
 
-use crate::{app::App, http::error::ApiError};
+use crate::{app::App, byte_budget::TakenBytes, http::error::ApiError};
 
 const HEADER: &str = "Idempotency-Key";
 /// In bytes.
@@ -52,8 +52,15 @@ impl IdempotencyKey {
     pub fn asking(&self, app: &App, caller: &Caller) -> Result<CommandContext, ApiError> {
         let Self(request) = self;
         let metadata = caller.metadata();
+        let bytes = request
+            .extensions()
+            .get::<TakenBytes>()
+            .map_or(0, TakenBytes::count);
         let Some(header) = request.headers().get(HEADER) else {
-            return Ok(metadata.into());
+            return Ok(CommandContext {
+                bytes,
+                ..metadata.into()
+            });
         };
         let key = checked(header)?;
         let route = format!(
@@ -79,6 +86,7 @@ impl IdempotencyKey {
         Ok(CommandContext {
             key: Some(key),
             metadata,
+            bytes,
         })
     }
 }

@@ -166,6 +166,7 @@ words! {
     EventType = Event::all_types();
     CallerWord = CALLERS.map(CallerKind::as_str);
     PartState = ["ok", "away"];
+    BoardState = ["starting", "ready", "away"];
     StoreState = ["ok", "away", "read-only", "full"];
     ProjectionState = ["following", "left damaged streams behind", "stopped"];
     SealingState = ["sealing", "stopped", "on another node"];

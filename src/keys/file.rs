@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::{config::Config, data_folder};
 
 /// The longest file of master keys, in bytes. No ring is longer.
 const LONGEST: u64 = 16 * 1024;
@@ -51,7 +51,7 @@ pub async fn ring(config: &Config, read_only: bool) -> Result<MasterKeys, String
     let _alone = if read_only {
         None
     } else {
-        fs::create_dir_all(&config.data_dir)
+        data_folder::make(&config.data_dir)
             .map_err(|error| format!("{}: {error}", config.data_dir.display()))?;
         Some(lock(&path)?)
     };

@@ -17,7 +17,7 @@ use actix_web::{HttpServer, dev::ServerHandle, web};
 use tracing::{error, warn};
 
 use super::{LONGEST_PATH, path};
-use crate::{app::App, http};
+use crate::{app::App, data_folder, http};
 
 /// How long running commands may take at shutdown, in seconds.
 const SHUTDOWN_SECONDS: u64 = 3;
@@ -78,7 +78,7 @@ fn listen(path: &Path) -> io::Result<(UnixListener, File)> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    data_folder::make(folder)?;
     let lock = path.with_extension("sock.lock");
     let owner = OpenOptions::new()
         .write(true)

@@ -684,6 +684,7 @@ both_stores!(
             .await
             .ok();
         genie.settle().await;
+        let ada = genie.user_again("ada", &ada.id).await; // the suspension ended all logins
         assert_eq!(
             history_of(&genie, &ada, &id).await[0],
             told("refused", "suspended")

@@ -255,12 +255,17 @@ both_stores!(
             logins["data"][0]["id"].as_str().unwrap()
         );
         delete(&ada, &path, "key").await.refused(404, "not_found");
-        twice(&bob, &path).await;
-        delete(&bob, &path, "another")
+        let phone = genie.user_again("bob", &bob.id).await;
+        twice(&phone, &path).await;
+        delete(&phone, &path, "another")
             .await
             .refused(404, "not_found");
-        twice(&bob, "/api/me/sessions").await;
-        let facts = bob.get(&genie, "/api/me/events").await.ok();
+        let ended = delete(&phone, "/api/me/sessions", "key").await.ok();
+        // The request's own login is over, too. Repeated from the next login, it ends nothing more.
+        let next = genie.user_again("bob", &bob.id).await;
+        let again = delete(&next, "/api/me/sessions", "key").await.ok();
+        assert_eq!(again, ended);
+        let facts = next.get(&genie, "/api/me/events").await.ok();
         let types: Vec<_> = facts["data"]
             .as_array()
             .unwrap()
@@ -278,8 +283,10 @@ both_stores!(
                 &begin[..],
                 &[
                     "account.impersonation_ended",
+                    "account.signed_in",
                     "account.session_ended",
-                    "account.sessions_ended"
+                    "account.sessions_ended",
+                    "account.signed_in"
                 ]
             ]
             .concat()

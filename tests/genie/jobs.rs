@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     raw_connection::RawConnection,
     test_genie::{TestGenie, TestUser},
-    until::moment_after,
+    until::{moment_after, until},
 };
 
 /// One hour in seconds.
@@ -303,6 +303,90 @@ both_stores!(
                 }
             }
         }
+    }
+);
+
+both_stores!(
+    a_board_starts_from_the_table_of_unfinished_jobs_alone_and_hands_out_each_once,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 3_600_000).await;
+        let kept = async |genie: &TestGenie, which: &str| {
+            let sql = format!("UPDATE unfinished SET priority = priority WHERE {which}");
+            genie.store.try_sql(&sql).await.unwrap()
+        };
+        let finished = ada.submit_job(&genie).await;
+        let lease = genie.claim().await["lease"].clone();
+        let path = format!("/api/worker/jobs/{finished}/complete");
+        genie.server(&path, json!({"lease": lease})).await.ok();
+        let again = ada.submit_job(&genie).await;
+        for verb in ["cancel", "retry", "cancel"] {
+            let path = format!("/api/queue/{verb}/{again}");
+            ada.post(&genie, &path, Value::Null).await.ok();
+        }
+        assert_eq!(
+            kept(&genie, "1 = 1").await,
+            0,
+            "nothing is kept of the ended"
+        );
+        ada.submit_job(&genie).await;
+        genie.claim().await;
+        let later = genie.clock.now().plus_seconds(HOUR).rfc3339();
+        let delayed = json!({"operation": "thumbnail", "run_at": later});
+        ada.post(&genie, "/api/queue/media", delayed).await.ok();
+        let mut waiting = vec![
+            ada.submit_job(&genie).await,
+            ada.submit_job(&genie).await,
+            again,
+        ];
+        let path = format!("/api/queue/retry/{}", waiting[2]);
+        ada.post(&genie, &path, Value::Null).await.ok();
+        assert_eq!(kept(&genie, "running = 1").await, 1);
+        assert_eq!(kept(&genie, "running = 0 AND due IS NOT NULL").await, 1);
+        assert_eq!(kept(&genie, "running = 0 AND due IS NULL").await, 3);
+
+        genie.restart().await;
+        assert_eq!(
+            until("the board is ready", async || {
+                let board = genie.readiness().await.json["board"].take();
+                (board["state"] == "ready").then_some(board)
+            })
+            .await,
+            json!({"state": "ready", "waiting": 3})
+        );
+        let claim = json!({"queues": ["media-jobs"], "worker_id": "w", "max": 10});
+        let claimed = genie.server("/api/worker/claim", claim.clone()).await.ok();
+        let jobs = claimed["jobs"].as_array().unwrap();
+        let mut got: Vec<&str> = jobs
+            .iter()
+            .filter_map(|job| job["jobId"].as_str())
+            .collect();
+        got.sort_unstable();
+        waiting.sort_unstable();
+        assert_eq!(got, waiting);
+        let none = genie.server("/api/worker/claim", claim.clone()).await.ok();
+        assert_eq!(none["jobs"], json!([]));
+
+        ada.submit_job(&genie).await;
+        genie.store.try_sql("DELETE FROM unfinished").await.unwrap();
+        genie.restart().await;
+        let none = genie.server("/api/worker/claim", claim).await.ok();
+        assert_eq!(none["jobs"], json!([]), "the log's events are not searched");
+    }
+);
+
+both_stores!(
+    a_job_is_claimed_with_what_it_was_submitted_with,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 30_000).await;
+        let params = json!({"text": "x".repeat(60_000)});
+        let job = json!({"operation": "thumbnail", "params": params, "input_url": "http://a/b"});
+        ada.post(&genie, "/api/queue/media", job).await.ok();
+        genie.restart().await;
+        let claimed = genie.claim().await;
+        assert_eq!(
+            (&claimed["params"], &claimed["input_url"]),
+            (&params, &json!("http://a/b"))
+        );
     }
 );
 

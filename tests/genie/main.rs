@@ -27,6 +27,7 @@ mod chats;
 mod connections;
 mod credential_import;
 mod credentials;
+mod data_folder;
 mod documents;
 mod events;
 mod forgetting;

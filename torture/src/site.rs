@@ -92,6 +92,8 @@ impl RunSite {
             ("ONBOARDING_GATE", "off".to_owned()),
             ("RATE_LIMIT_USER", "off".to_owned()),
             ("RATE_LIMIT_ADDRESS", "off".to_owned()),
+            ("CONNECTIONS_PER_ADDRESS", "off".to_owned()),
+            ("STREAMS_PER_USER", "1000000".to_owned()),
             ("FACTS_PER_USER_DAY", "1000000000".to_owned()),
             ("GENIE_LOG", "warn".to_owned()),
         ]);

@@ -31,9 +31,8 @@ impl JobBoard {
             if let Some(epoch) = election.now() {
                 self.lapse_all(epoch, now).await;
             }
-            if self.lock().any_due(now) {
-                self.0.changed.notify_waiters();
-            }
+            let due: Vec<&str> = self.lock().due(now).collect();
+            due.into_iter().for_each(|queue| self.wake(queue));
         }
     }
 

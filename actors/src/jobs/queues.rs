@@ -3,10 +3,10 @@
 //!
 //! Fairness: the users of a queue take turns. Within a user the lower priority number goes first, then the older job.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use genie_events::{JobId, Timestamp, UserId, job_operation};
-use genie_log::read::JobStep;
+use genie_log::{read::JobStep, unfinished::UnfinishedJob};
 use serde_json::Value;
 
 /// A job that may be handed out.
@@ -23,7 +23,7 @@ struct JobEntry {
     user: UserId,
     queue: &'static str,
     priority: i64,
-    /// The position of the job's submission or retry: the older goes first.
+    /// The number of the submission or retry among its owner's events: the older goes first.
     submitted: u64,
     not_before: Option<Timestamp>,
     /// The number of the job's events that the board has seen.
@@ -41,22 +41,45 @@ pub struct JobQueues {
 #[derive(Debug, Default)]
 struct Queue {
     /// The jobs of each user that may go, best first.
+    /// Invariant: a user has an entry here, perhaps an empty one, exactly while in `turns`.
     ready: HashMap<UserId, BTreeSet<(i64, u64, JobId)>>,
+    /// The number of jobs in `ready`.
+    count: usize,
     /// The users in the order of their turns.
     turns: VecDeque<UserId>,
     /// Jobs whose time has not come.
-    delayed: BTreeMap<(Timestamp, u64), JobId>,
+    delayed: BTreeSet<(Timestamp, JobId)>,
 }
 
 impl JobQueues {
-    /// Takes note of a job's event. True when there is something new to hand out.
-    pub fn see(&mut self, step: &JobStep) -> bool {
+    /// Takes a job from the working table.
+    pub fn load(&mut self, row: &UnfinishedJob) {
+        let Some(queue) = job_operation::queue(&row.queue) else {
+            return;
+        };
+        let known = JobEntry {
+            user: row.user,
+            queue,
+            priority: row.priority,
+            submitted: row.submitted,
+            not_before: row.state.due,
+            sequence: row.state.sequence,
+            on_board: false,
+        };
+        self.jobs.insert(row.job, known);
+        if !row.state.is_running {
+            self.put(&row.job);
+        }
+    }
+
+    /// Takes note of a job's event. Answers the queue that has something new to hand out.
+    pub fn see(&mut self, step: &JobStep) -> Option<&'static str> {
         if self
             .jobs
             .get(&step.job)
             .is_some_and(|known| known.sequence >= step.sequence)
         {
-            return false; // seen before
+            return None; // seen before
         }
         let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Timestamp);
         match step.event_type.as_str() {
@@ -67,7 +90,7 @@ impl JobQueues {
                     .and_then(Value::as_str)
                     .and_then(job_operation::queue)
                 else {
-                    return false;
+                    return None;
                 };
                 self.forget(&step.job);
                 let known = JobEntry {
@@ -78,7 +101,7 @@ impl JobQueues {
                         .get("priority")
                         .and_then(Value::as_i64)
                         .unwrap_or(10),
-                    submitted: step.position,
+                    submitted: step.owner_seq,
                     not_before: moment("run_at"),
                     sequence: step.sequence,
                     on_board: false,
@@ -89,7 +112,7 @@ impl JobQueues {
             "job.claimed" => {
                 self.remove(&step.job);
                 self.remember(&step.job, step.sequence, |_| {});
-                false
+                None
             }
             "job.lapsed" | "job.failed" => match moment("retry_at") {
                 Some(at) => {
@@ -101,14 +124,14 @@ impl JobQueues {
                 }
                 None => {
                     self.forget(&step.job); // failed for good; a retry's event has all that the board needs
-                    false
+                    None
                 }
             },
             "job.completed" | "job.cancelled" => {
                 self.forget(&step.job);
-                false
+                None
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -119,22 +142,18 @@ impl JobQueues {
         }
     }
 
-    fn put(&mut self, job: &JobId) -> bool {
-        let Some(known) = self.jobs.get_mut(job) else {
-            return false;
-        };
+    fn put(&mut self, job: &JobId) -> Option<&'static str> {
+        let known = self.jobs.get_mut(job)?;
         if known.on_board {
-            return false;
+            return None;
         }
         known.on_board = true;
         let queue = self.queues.entry(known.queue).or_default();
         match known.not_before {
-            Some(at) => {
-                queue.delayed.insert((at, known.submitted), *job);
-            }
+            Some(at) => _ = queue.delayed.insert((at, *job)),
             None => queue.make_ready(known, job),
         }
-        true
+        Some(known.queue)
     }
 
     fn remove(&mut self, job: &JobId) {
@@ -143,11 +162,13 @@ impl JobQueues {
         };
         known.on_board = false;
         if let Some(queue) = self.queues.get_mut(known.queue) {
-            if let Some(ready) = queue.ready.get_mut(&known.user) {
-                ready.remove(&(known.priority, known.submitted, *job));
+            if let Some(ready) = queue.ready.get_mut(&known.user)
+                && ready.remove(&(known.priority, known.submitted, *job))
+            {
+                queue.count -= 1;
             }
             if let Some(at) = known.not_before {
-                queue.delayed.remove(&(at, known.submitted));
+                queue.delayed.remove(&(at, *job));
             }
         }
     }
@@ -185,11 +206,10 @@ impl JobQueues {
             let Some(queue) = self.queues.get_mut(name) else {
                 continue;
             };
-            while let Some((&(at, submitted), job)) = queue.delayed.first_key_value()
+            while let Some(&(at, job)) = queue.delayed.first()
                 && at <= now
             {
-                let job = *job;
-                queue.delayed.remove(&(at, submitted));
+                queue.delayed.pop_first();
                 if let Some(known) = self.jobs.get(&job) {
                     queue.make_ready(known, &job);
                 }
@@ -213,35 +233,36 @@ impl JobQueues {
     pub fn next_due(&self, queues: &[&'static str]) -> Option<Timestamp> {
         queues
             .iter()
-            .filter_map(|name| self.queues.get(name)?.delayed.first_key_value())
-            .map(|(&(at, _), _)| at)
+            .filter_map(|name| self.queues.get(name)?.delayed.first())
+            .map(|(at, _)| *at)
             .min()
     }
 
-    pub fn any_due(&self, now: Timestamp) -> bool {
-        self.queues.values().any(|queue| {
-            queue
-                .delayed
-                .first_key_value()
-                .is_some_and(|(&(at, _), _)| at <= now)
-        })
+    /// The queues with a delayed job that is due.
+    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = &'static str> {
+        let is_due = move |queue: &Queue| queue.delayed.first().is_some_and(|(at, _)| *at <= now);
+        self.queues
+            .iter()
+            .filter(move |(_, queue)| is_due(queue))
+            .map(|(name, _)| *name)
     }
 
     /// The number of a queue's jobs that may go now.
     pub fn count(&self, queue: &str) -> usize {
-        self.queues
-            .get(queue)
-            .map_or(0, |queue| queue.ready.values().map(BTreeSet::len).sum())
+        self.queues.get(queue).map_or(0, |queue| queue.count)
     }
 }
 
 impl Queue {
     fn make_ready(&mut self, known: &JobEntry, job: &JobId) {
-        let ready = self.ready.entry(known.user).or_default();
-        if ready.is_empty() && !self.turns.contains(&known.user) {
-            self.turns.push_back(known.user);
+        let turns = &mut self.turns;
+        let ready = self.ready.entry(known.user).or_insert_with(|| {
+            turns.push_back(known.user);
+            BTreeSet::new()
+        });
+        if ready.insert((known.priority, known.submitted, *job)) {
+            self.count += 1;
         }
-        ready.insert((known.priority, known.submitted, *job));
     }
 
     fn next(&mut self) -> Option<(UserId, JobId)> {
@@ -256,6 +277,7 @@ impl Queue {
                 self.turns.push_back(user);
             }
             if let Some((_, _, job)) = first {
+                self.count -= 1;
                 return Some((user, job));
             }
         }
@@ -288,14 +310,16 @@ mod tests {
             clear: Value,
         ) -> bool {
             self.1 += 1;
-            self.0.see(&JobStep {
-                position: self.1,
+            let news = self.0.see(&JobStep {
+                owner_seq: self.1,
                 job: job_id(job),
                 user: UserId(Uuid::from_u128(user)),
                 sequence,
                 event_type: event_type.into(),
                 clear: serde_json::from_value(clear).unwrap(),
-            })
+            });
+            assert!(news.is_none_or(|queue| queue == QUEUE));
+            news.is_some()
         }
         fn submit(&mut self, user: u128, job: u64, priority: i64) {
             assert!(self.see(

@@ -361,3 +361,17 @@ both_stores!(
         assert_eq!(count(log, ada).await, 1 + 12);
     }
 );
+
+#[test]
+fn a_mailbox_is_bounded_in_commands_and_in_bytes() {
+    let taken = Arc::default();
+    let take = |bytes| WaitingPlace::take(&taken, MAILBOX, bytes);
+    let half = MAILBOX.bytes / 2;
+    let large = [half, half].map(|bytes| take(bytes).unwrap());
+    assert!(take(1).is_none() && take(0).is_some());
+    drop(large);
+    let small: Vec<_> = (0..MAILBOX.commands).map(|_| take(1).unwrap()).collect();
+    assert!(take(0).is_none());
+    drop(small);
+    assert_eq!(*taken.lock(), WaitingCommands::default());
+}

@@ -20,6 +20,7 @@ use crate::{
     sessions::SessionRow,
     stored_row::StoredRow,
     turn_journal::JournalRow,
+    unfinished::UnfinishedRow,
 };
 
 /// The most bytes of one event's JSON; a larger one is refused.
@@ -104,6 +105,8 @@ pub enum Work {
     OnlyInEpoch(Epoch),
     Journal(JournalRow),
     Forgetting(ForgettingRow),
+    /// Follows from the facts of jobs; nobody else makes it.
+    Unfinished(UnfinishedRow),
 }
 
 impl Work {
@@ -146,6 +149,7 @@ impl Work {
             Self::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
             Self::Journal(row) => row.json(),
             Self::Forgetting(row) => row.json(),
+            Self::Unfinished(row) => row.json(),
         }
     }
 
@@ -162,6 +166,7 @@ impl Work {
             Self::OnlyInEpoch(_) => Ok(()),
             Self::Journal(row) => row.write(tx).await,
             Self::Forgetting(row) => row.write(tx).await,
+            Self::Unfinished(row) => row.write(tx).await,
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct UserRows {
 /// The working tables whose rows are deleted with their user. Other tables name the user, too:
 /// `blobs`, whose rows go after the bytes; `user_keys` and `forgettings`, which say that the user
 /// was forgotten; and `events`, which nobody can read any more.
-pub const WORKING_ROWS: [UserRows; 8] = [
+pub const WORKING_ROWS: [UserRows; 9] = [
     UserRows {
         table: "secrets",
         user: "user_id",
@@ -46,6 +46,11 @@ pub const WORKING_ROWS: [UserRows; 8] = [
         table: "leases",
         user: "user_id",
         key: "kind, id",
+    },
+    UserRows {
+        table: "unfinished",
+        user: "user_id",
+        key: "user_id, job_id",
     },
     UserRows {
         table: "journal",

@@ -86,6 +86,8 @@ pub mod sessions;
 mod snapshots;
 /// A working table: the text of running turns.
 pub mod turn_journal;
+/// A working table: jobs that have not ended.
+pub mod unfinished;
 
 /// A fresh real store for each test.
 #[cfg(feature = "testing")]

@@ -327,7 +327,9 @@ fn stored_user(row: &AnyRow) -> Result<Option<(UserId, StoredUser)>, sqlx::Error
 #[cfg(test)]
 mod tests {
     use genie_events::{
-        Change, Event, Limits, Metadata, Now, StreamId, StreamKind, account::AccountEvent,
+        Change, Event, Limits, Metadata, Now, StreamId, StreamKind,
+        account::AccountEvent,
+        credential::{CredentialEvent, CredentialKind, SealedSecret},
     };
 
     use super::*;
@@ -469,6 +471,42 @@ mod tests {
                 assert!(user.account().active().is_ok());
             }
             assert_eq!(awake(&fresh, nobody).await.user, User::new(nobody));
+        }
+    );
+
+    both_stores!(
+        a_large_state_is_kept_as_a_snapshot_too,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            for thousand in 0..3 {
+                let facts = (0..1000).map(|_| NewFact {
+                    stream: StreamId::new(StreamKind::Credential, log.clock().new_uuid()),
+                    sequence: 1,
+                    event: CredentialEvent::Stored {
+                        kind: CredentialKind::Profile,
+                        platform: "x".repeat(300),
+                        platform_username: None,
+                        expires_at: None,
+                        sealed: SealedSecret {
+                            version: 1,
+                            hash: "00".into(),
+                        },
+                    }
+                    .into(),
+                });
+                let group = Group::of_user(ada, 1 + thousand * 1000, facts.collect());
+                let request = AppendRequest {
+                    groups: vec![group],
+                    work: vec![],
+                    metadata: Metadata::system(),
+                    remember: None,
+                };
+                crate::testing::append(&log, request).await.unwrap();
+            }
+            let whole = awake(&log, ada).await;
+            assert!(whole.user.to_snapshot().len() > 1 << 20);
+            keep_snapshot(&log, &whole).await;
         }
     );
 

@@ -37,7 +37,8 @@ pub const PAGE: usize = 1000;
 /// The part of a job's event that needs no key.
 #[derive(Debug, Clone)]
 pub struct JobStep {
-    pub position: u64,
+    /// The event's number among its owner's events.
+    pub owner_seq: u64,
     pub job: JobId,
     pub user: UserId,
     /// The event's number in the job's stream.
@@ -59,7 +60,7 @@ impl JobStep {
             return Ok(None);
         };
         Ok(Some(Self {
-            position: row.position,
+            owner_seq: row.owner_seq,
             job: JobId(stream.id),
             user,
             sequence: row.sequence,

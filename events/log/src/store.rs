@@ -213,7 +213,7 @@ impl Store {
             if read_only { "ro" } else { "rw" }
         );
         let any = AnyConnectOptions::from_str(&url).map_err(hide_url)?;
-        let pool = |most, setting: &str| {
+        let pool = |most, begin, setting: &str| {
             Connections::new(ConnectionSettings {
                 options: any.clone(),
                 first: vec![
@@ -223,17 +223,17 @@ impl Store {
                     setting.to_owned(),
                 ],
                 most,
-                begin: "BEGIN IMMEDIATE",
+                begin,
                 may_vanish: false,
             })
         };
         Ok(Self {
             io: Handle::current(),
-            reads: pool(READ_CONNECTIONS, "PRAGMA query_only = ON"),
+            reads: pool(READ_CONNECTIONS, "BEGIN", "PRAGMA query_only = ON"),
             // One connection: SQLite has one writer at a time anyway, and waiting for a connection
             // is fairer than for its lock.
-            relaxed: pool(1, "PRAGMA synchronous = NORMAL"),
-            durable: pool(1, "PRAGMA synchronous = FULL"),
+            relaxed: pool(1, "BEGIN IMMEDIATE", "PRAGMA synchronous = NORMAL"),
+            durable: pool(1, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL"),
             writing: Writing::Sqlite(writer),
             postgres_streams: None,
         })

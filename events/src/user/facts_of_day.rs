@@ -239,10 +239,10 @@ mod tests {
         let user = with_facts(&vec![(me.clone(), log_out.clone(), NOON); 20]);
         assert!(user.check_day(&now(NOON), &me, &[signed_in()]).is_ok());
         let full = with_facts(&[own(NOON), own(NOON), own(NOON)]);
-        let job: JobId = "3".parse().unwrap();
+        let job: JobId = uuid::Uuid::from_u128(3).to_string().parse().unwrap();
         for ending in [
             Change::new(ada(), log_out),
-            Change::new(&job, JobEvent::Cancelled),
+            Change::new(job, JobEvent::Cancelled),
         ] {
             assert!(full.check_day(&now(NOON), &me, &[ending]).is_ok());
         }

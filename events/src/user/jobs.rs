@@ -32,7 +32,8 @@ impl User {
     }
 
     pub(super) fn retry_job(&self, now: &Now, id: &JobId) -> Result<Vec<Change>, Refusal> {
-        let operation = self.known_job(id).spec().map_or("", |spec| &spec.operation);
+        let outline = self.known_job(id).outline();
+        let operation = outline.map_or("", |outline| &outline.operation);
         self.queue_job(now, id, operation, None, |counted| JobCommand::Retry {
             counted,
         })

@@ -19,8 +19,12 @@ const PRIORITY: i64 = 10;
 const MAX_ATTEMPTS: u32 = 3;
 
 fn is_under_way(job: &Job) -> bool {
-    !matches!(job, Job::Finished { .. })
-        && job.spec().is_some_and(|spec| spec.operation == OPERATION)
+    !matches!(job, Job::Finished { .. }) && is_import(job)
+}
+
+fn is_import(job: &Job) -> bool {
+    job.outline()
+        .is_some_and(|outline| outline.operation == OPERATION)
 }
 
 impl User {
@@ -81,9 +85,8 @@ impl User {
         job: &Job,
         steps: &[JobEvent],
     ) -> Result<Vec<Change>, Refusal> {
-        let is_onboarding = job.spec().is_some_and(|spec| spec.operation == OPERATION);
         let (true, Some(profile), Some(step)) =
-            (is_onboarding, self.account.profile(), steps.last())
+            (is_import(job), self.account.profile(), steps.last())
         else {
             return Ok(vec![]);
         };

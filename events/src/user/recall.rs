@@ -40,7 +40,7 @@ impl User {
     /// Hands in a finished job that was read from its stream.
     pub fn recall_job(&mut self, id: JobId, job: Job, sequence: u64) {
         self.sequences
-            .insert(StreamId::new(StreamKind::Job, &id), sequence);
+            .insert(StreamId::new(StreamKind::Job, id), sequence);
         self.jobs.insert(id, job);
     }
 

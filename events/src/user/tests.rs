@@ -589,8 +589,25 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!(
         (snapshot::VERSION, json),
-        (3, serde_json::from_str(kept).unwrap())
+        (5, serde_json::from_str(kept).unwrap())
     );
+}
+
+#[test]
+fn a_state_holds_little_of_a_job_whatever_the_job_was_submitted_with() {
+    let (mut user, jobs) = (ada(), 100);
+    let params = serde_json::json!({"a": vec![1; 32 << 10], "name": "x".repeat(100)});
+    let before = user.to_snapshot().len();
+    for n in 0..jobs {
+        let spec = JobSpec {
+            params: params.clone(),
+            input_url: Some("u".repeat(2048)),
+            ..spec("resize_image")
+        };
+        ask(&mut user, UserCommand::SubmitJob(JobId(id(n)), spec)).unwrap();
+    }
+    let each = (user.to_snapshot().len() - before) / jobs as usize;
+    assert!(each < 400, "{each} bytes for each job of 64 KiB");
 }
 
 #[test]
@@ -692,12 +709,19 @@ fn an_upload_queues_its_job_and_the_end_of_the_job_ends_the_step() {
     )
     .unwrap();
 
-    assert_eq!(ask(&mut ada, begin(1)), Ok(2));
-    let spec = ada.job(&JobId(id(1))).and_then(Job::spec).unwrap();
+    let now = Now {
+        moment: NOW,
+        limits: Limits::built_in(),
+    };
+    let begun = ada.decide(now, begin(1)).unwrap();
+    let Event::Job(JobEvent::Submitted { spec, .. }) = &begun[0].event else {
+        panic!("{begun:?}");
+    };
     assert_eq!(
         (spec.queue.as_str(), spec.input_file_id.as_deref()),
         ("onboarding-jobs", Some(file.to_string().as_str()))
     );
+    assert_eq!(ask(&mut ada, begin(1)), Ok(2));
     assert_eq!(onboarding(&ada), Onboarding::Processing);
     assert_eq!(
         ask(&mut ada, begin(2)).unwrap_err().code,

@@ -102,6 +102,21 @@ pub(crate) const CARRIED: &[Table] = &[
         only: "",
     },
     Table {
+        name: "unfinished",
+        columns: &[
+            ("user_id", Text),
+            ("job_id", Text),
+            ("queue", Text),
+            ("priority", Number),
+            ("submitted", Number),
+            ("sequence", Number),
+            ("due", Number),
+            ("running", Number),
+        ],
+        key: 2,
+        only: "",
+    },
+    Table {
         name: "journal",
         columns: &[
             ("turn_id", Text),
@@ -318,6 +333,9 @@ mod tests {
         "usage",
         "credentials",
         "jobs",
+        "job_counts",
+        "jobs_due",
+        "projections",
         "chats",
         "messages",
         "captions",

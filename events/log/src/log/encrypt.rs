@@ -12,6 +12,7 @@ use crate::{
     idempotency,
     keys::KeyState,
     stored_row::{slice_of, stored_stream},
+    unfinished,
 };
 
 impl Log {
@@ -23,6 +24,7 @@ impl Log {
             )));
         }
         let mut rows = Vec::with_capacity(count);
+        let mut work = append.work;
         let mut system_owners = Vec::new();
         for group in append.groups {
             let ends_a_user = group
@@ -43,9 +45,11 @@ impl Log {
             if matches!(group.owner, Owner::System(_)) {
                 system_owners.push(group.owner.id());
             }
+            for (owner_seq, fact) in (group.after + 1..).zip(&group.facts) {
+                unfinished::take_note(&mut work, &group.owner, owner_seq, fact);
+            }
             self.seal_group(group, &keys, &append.metadata, &mut rows)?;
         }
-        let mut work = append.work;
         if let Some(remember) = append.remember {
             work.push(Work::Remember(self.seal_outcome(remember, &rows).await?));
         }

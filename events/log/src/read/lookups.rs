@@ -3,7 +3,7 @@
 use genie_events::{CredentialId, Metadata, StreamId, StreamKind, UserId, ids::EmailId};
 use sqlx::{Row, any::AnyRow};
 
-use super::{JobStep, PAGE, below};
+use super::{PAGE, below};
 use crate::{
     Log, LogError, StoredRow,
     pages::{PageSql, Paged, paged},
@@ -135,29 +135,6 @@ impl Lookups {
             let row = StoredRow::read(&row)?;
             row.verified_stream()?;
             row.metadata().map(Some)
-        };
-        self.0.store().run(read).await
-    }
-
-    /// The start of the job board: all jobs that are neither completed nor cancelled, in order of
-    /// position, by the fields that need no key. Jobs of forgotten users are left out.
-    pub async fn unfinished_jobs(&self) -> Result<Vec<JobStep>, LogError> {
-        let read = async move |store: Store| {
-            let columns = store.columns();
-            let sql = format!(
-                "SELECT {columns} FROM events WHERE stream IN ( \
-                     SELECT e.stream FROM events e WHERE e.kind = 4 \
-                         AND e.event_type NOT IN ('job.completed', 'job.cancelled') \
-                         AND NOT EXISTS (SELECT 1 FROM events n WHERE n.stream = e.stream AND n.sequence = e.sequence + 1)) \
-                     AND NOT EXISTS (SELECT 1 FROM user_keys k WHERE unhex(k.user_id, '-') = events.owner AND k.state = 'destroyed') \
-                 ORDER BY position"
-            );
-            let rows = sqlx::query(&sql).fetch_all(store.reads()).await?;
-            let mut steps = Vec::new();
-            for row in &rows {
-                steps.extend(JobStep::of(&StoredRow::read(row)?)?);
-            }
-            Ok(steps)
         };
         self.0.store().run(read).await
     }

@@ -189,3 +189,123 @@ impl LogReader {
         self.log().store().run(read).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use genie_events::{Metadata, StreamId, StreamKind, TurnId, chat::ChatEvent};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        AppendRequest, Group, Log, NewFact,
+        pages::PAGE_BYTES,
+        testing::{TestStore, both_stores},
+    };
+
+    const BYTES_OF_ONE: usize = 100_000;
+
+    /// Appends the `n`th question of a user who has one event before them.
+    async fn ask(log: &Log, user: UserId, n: u64) {
+        let event = ChatEvent::Asked {
+            turn: TurnId(Uuid::from_u128(u128::from(n))),
+            session: "s".into(),
+            message: "x".repeat(BYTES_OF_ONE),
+        };
+        let fact = NewFact {
+            stream: StreamId::new(StreamKind::Chat, log.hashes().session(user, "s")),
+            sequence: n,
+            event: event.into(),
+        };
+        let request = AppendRequest {
+            groups: vec![Group::of_user(user, n, vec![fact])],
+            work: vec![],
+            metadata: Metadata::system(),
+            remember: None,
+        };
+        crate::testing::append(log, request).await.unwrap();
+    }
+
+    fn fits(rows: usize) -> bool {
+        rows > 0 && rows * BYTES_OF_ONE <= PAGE_BYTES as usize
+    }
+
+    both_stores!(
+        every_page_of_the_log_ends_at_a_mebibyte,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let bob = store.register(&log, "bob").await;
+            for n in 1..=25 {
+                ask(&log, ada, n).await;
+                ask(&log, bob, n).await;
+            }
+            let reader = log.reader();
+            let head = reader.head();
+            let (mut after, mut followed) = (2, reader.follow(2));
+            while after < head {
+                let page = reader.page(after, 500, Shown::Whole).await.unwrap();
+                let same = followed.next(500).await.unwrap();
+                assert!(fits(page.rows.len()) && fits(same.len()));
+                after = page.rows.last().unwrap().position;
+                assert_eq!(page.has_more, after < head);
+            }
+            while followed.position() < head {
+                assert!(fits(followed.next(500).await.unwrap().len()));
+            }
+            let mut own = 1;
+            while own < 26 {
+                let page = reader.user_page(ada, own, 500, Shown::Whole).await.unwrap();
+                assert!(fits(page.rows.len()));
+                own = page.rows.last().unwrap().owner_seq;
+                assert_eq!(page.has_more, own < 26);
+            }
+            // What is not shown is not read, and takes no room.
+            let clear = reader.page(0, 500, Shown::Clear).await.unwrap();
+            assert_eq!((clear.rows.len() as u64, clear.has_more), (head, false));
+            assert!(clear.rows.iter().all(|row| !row.is_whole()));
+            let part = reader.page(0, 52, Shown::Clear).await.unwrap();
+            assert!(!part.has_more, "the last page says so even when it is full");
+        }
+    );
+
+    both_stores!(
+        a_position_is_a_place_among_a_users_events,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let bob = store.register(&log, "bob").await;
+            for n in 1..=9 {
+                ask(&log, ada, n).await;
+                if n % 3 == 0 {
+                    ask(&log, bob, n / 3).await;
+                }
+            }
+            let reader = log.reader();
+            let mut seen = 0;
+            for row in reader.page(0, 100, Shown::Clear).await.unwrap().rows {
+                seen += u64::from(row.user() == Some(bob));
+                let at = reader.user_seq_at(bob, row.position).await.unwrap();
+                assert_eq!(at, seen, "at {}", row.position);
+            }
+            assert_eq!(reader.user_seq_at(bob, 0).await.unwrap(), 0);
+            let nobody = UserId(log.clock().new_uuid());
+            assert_eq!(reader.user_seq_at(nobody, 3).await.unwrap(), 0);
+        }
+    );
+
+    both_stores!(
+        a_user_with_long_events_wakes_whole,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            for n in 1..=25 {
+                ask(&log, ada, n).await;
+            }
+            let fresh = store.open().await.log;
+            match fresh.users().wake(ada).await.unwrap() {
+                crate::load_users::Waking::Awake(awake) => assert_eq!(awake.user.seq(), 26),
+                crate::load_users::Waking::Forgotten => panic!("forgotten"),
+            }
+        }
+    );
+}

@@ -627,7 +627,7 @@ both_stores!(
             .await;
         is_at(430, found(&log, &pinned).await);
         store
-            .tamper("UPDATE events SET payload = '{}' WHERE position = 420")
+            .tamper("UPDATE events SET payload = digest WHERE position = 420")
             .await;
         is_at(420, found(&log, &pinned).await);
         let changed = change_with_digest(&store, &log, 410).await;

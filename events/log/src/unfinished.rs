@@ -1,0 +1,234 @@
+//! A working table: the jobs that have not ended. The job board starts from it alone.
+//!
+//! Invariant: the rows follow from the facts of jobs and are written in the same append, whoever
+//! appends them. So no command can leave a row out or behind.
+
+use genie_events::{Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent};
+use serde_json::{Value, json};
+use sqlx::{Row, any::AnyRow};
+
+use crate::{Log, LogError, NewFact, Owner, Work, append_sqlite::SqliteTx, store::Store};
+
+/// The most rows of one page.
+pub const PAGE: usize = 1000;
+
+/// A job that has not ended, by the fields that need no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedJob {
+    pub job: JobId,
+    pub user: UserId,
+    pub queue: String,
+    pub priority: i64,
+    /// The number of the submission or retry among its owner's events: the older job has the lower.
+    pub submitted: u64,
+    pub state: UnfinishedState,
+}
+
+/// The changing part of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnfinishedState {
+    /// The number of the job's events.
+    pub sequence: u64,
+    /// The job waits until then.
+    pub due: Option<Timestamp>,
+    /// A worker holds the job.
+    pub is_running: bool,
+}
+
+/// A change of the table by an append: one for each job that the append concerns.
+#[derive(Debug, Clone)]
+pub enum UnfinishedRow {
+    Put(UnfinishedJob),
+    Change {
+        job: JobId,
+        user: UserId,
+        state: UnfinishedState,
+    },
+    End {
+        job: JobId,
+        user: UserId,
+    },
+}
+
+impl UnfinishedRow {
+    /// The change that follows from a fact; `None` for a fact of something else.
+    fn of(user: UserId, owner_seq: u64, fact: &NewFact) -> Option<Self> {
+        let Event::Job(event) = &fact.event else {
+            return None;
+        };
+        let job = JobId(fact.stream.id);
+        let state = |due, is_running| UnfinishedState {
+            sequence: fact.sequence,
+            due,
+            is_running,
+        };
+        let put = |queue: &str, priority, due| {
+            Self::Put(UnfinishedJob {
+                job,
+                user,
+                queue: queue.to_owned(),
+                priority,
+                submitted: owner_seq,
+                state: state(due, false),
+            })
+        };
+        let change = |state| Self::Change { job, user, state };
+        Some(match event {
+            JobEvent::Submitted { spec, .. } => put(&spec.queue, spec.priority, spec.run_at),
+            JobEvent::Retried {
+                queue, priority, ..
+            } => put(queue, *priority, None),
+            JobEvent::Claimed { .. } => change(state(None, true)),
+            JobEvent::Lapsed {
+                retry_at: Some(at), ..
+            }
+            | JobEvent::Failed {
+                retry_at: Some(at), ..
+            } => change(state(Some(*at), false)),
+            JobEvent::Lapsed { retry_at: None, .. }
+            | JobEvent::Failed { retry_at: None, .. }
+            | JobEvent::Completed { .. }
+            | JobEvent::Cancelled => Self::End { job, user },
+        })
+    }
+
+    fn job(&self) -> JobId {
+        match self {
+            Self::Put(row) => row.job,
+            Self::Change { job, .. } | Self::End { job, .. } => *job,
+        }
+    }
+
+    /// Both changes as one.
+    fn then(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Put(row), Self::Change { state, .. }) => {
+                Self::Put(UnfinishedJob { state, ..row })
+            }
+            (_, next) => next,
+        }
+    }
+
+    /// As the Postgres function takes it.
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::Put(row) => json!({
+                "t": "put_unfinished", "job_id": row.job, "user_id": row.user, "queue": row.queue,
+                "priority": row.priority, "submitted": row.submitted, "sequence": row.state.sequence,
+                "due": row.state.due, "running": i64::from(row.state.is_running),
+            }),
+            Self::Change { job, user, state } => json!({
+                "t": "change_unfinished", "job_id": job, "user_id": user, "sequence": state.sequence,
+                "due": state.due, "running": i64::from(state.is_running),
+            }),
+            Self::End { job, user } => {
+                json!({"t": "end_unfinished", "job_id": job, "user_id": user})
+            }
+        }
+    }
+
+    pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        let query = match self {
+            Self::Put(row) => sqlx::query(
+                "INSERT INTO unfinished (user_id, job_id, queue, priority, submitted, sequence, due, running) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                 ON CONFLICT (user_id, job_id) DO UPDATE SET priority = excluded.priority, \
+                     submitted = excluded.submitted, sequence = excluded.sequence, due = excluded.due, \
+                     running = excluded.running",
+            )
+            .bind(row.user.to_string())
+            .bind(row.job.to_string())
+            .bind(&row.queue)
+            .bind(row.priority)
+            .bind(row.submitted as i64)
+            .bind(row.state.sequence as i64)
+            .bind(row.state.due.map(|due| due.0))
+            .bind(i64::from(row.state.is_running)),
+            Self::Change { job, user, state } => sqlx::query(
+                "UPDATE unfinished SET sequence = $3, due = $4, running = $5 WHERE user_id = $1 AND job_id = $2",
+            )
+            .bind(user.to_string())
+            .bind(job.to_string())
+            .bind(state.sequence as i64)
+            .bind(state.due.map(|due| due.0))
+            .bind(i64::from(state.is_running)),
+            Self::End { job, user } => {
+                sqlx::query("DELETE FROM unfinished WHERE user_id = $1 AND job_id = $2")
+                    .bind(user.to_string())
+                    .bind(job.to_string())
+            }
+        };
+        query.execute(&mut **tx).await.map(drop)
+    }
+}
+
+/// Adds the change that follows from a fact to an append's work. A job has one change in an append.
+pub(crate) fn take_note(work: &mut Vec<Work>, owner: &Owner, owner_seq: u64, fact: &NewFact) {
+    let Owner::User(user) = owner else {
+        return;
+    };
+    if fact.stream.kind != StreamKind::Job {
+        return;
+    }
+    let Some(next) = UnfinishedRow::of(*user, owner_seq, fact) else {
+        return;
+    };
+    let of_this_job = work
+        .iter()
+        .position(|work| matches!(work, Work::Unfinished(before) if before.job() == next.job()));
+    let next = match of_this_job.map(|at| work.swap_remove(at)) {
+        Some(Work::Unfinished(before)) => before.then(next),
+        _ => next,
+    };
+    work.push(Work::Unfinished(next));
+}
+
+fn read(row: &AnyRow) -> Result<UnfinishedJob, sqlx::Error> {
+    let invalid = |error| sqlx::Error::Decode(Box::new(error));
+    let job: String = row.try_get("job_id")?;
+    let user: String = row.try_get("user_id")?;
+    Ok(UnfinishedJob {
+        job: job.parse().map_err(invalid)?,
+        user: user.parse().map_err(invalid)?,
+        queue: row.try_get("queue")?,
+        priority: row.try_get("priority")?,
+        submitted: row.try_get::<i64, _>("submitted")? as u64,
+        state: UnfinishedState {
+            sequence: row.try_get::<i64, _>("sequence")? as u64,
+            due: row.try_get::<Option<i64>, _>("due")?.map(Timestamp),
+            is_running: row.try_get::<i64, _>("running")? != 0,
+        },
+    })
+}
+
+/// The jobs that have not ended. See [`Log::unfinished`].
+#[derive(Debug, Clone)]
+pub struct Unfinished(Log);
+
+impl Log {
+    /// The jobs that have not ended.
+    pub fn unfinished(&self) -> Unfinished {
+        Unfinished(self.clone())
+    }
+}
+
+impl Unfinished {
+    /// The jobs after one of them, at most [`PAGE`], in no order that means anything.
+    pub async fn page(
+        &self,
+        after: Option<(UserId, JobId)>,
+    ) -> Result<Vec<UnfinishedJob>, LogError> {
+        let (user, job) = after.map_or_else(
+            || (String::new(), String::new()),
+            |(user, job)| (user.to_string(), job.to_string()),
+        );
+        let read_page = async move |store: Store| {
+            let sql = "SELECT user_id, job_id, queue, priority, submitted, sequence, due, running FROM unfinished \
+                       WHERE (user_id, job_id) > ($1, $2) ORDER BY user_id, job_id LIMIT $3";
+            let query = sqlx::query(sql).bind(user).bind(job).bind(PAGE as i64);
+            let rows = query.fetch_all(store.reads()).await?;
+            Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.0.store().run(read_page).await
+    }
+}
