@@ -1,5 +1,6 @@
 -- The read tables. They are derived from the log, and can be thrown away and filled again.
--- Columns named *_sealed hold personal text under the user's payload key.
+-- Columns named *_sealed hold personal text under the user's payload key. They stand last in their
+-- row: SQLite then finds the other columns without walking through a long text.
 
 CREATE TABLE accounts (
     user_id           text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -8,17 +9,22 @@ CREATE TABLE accounts (
     admin             bigint NOT NULL,
     tier              text COLLATE "C" NOT NULL,
     onboarding        text COLLATE "C" NOT NULL,
-    email_sealed      bytea  NOT NULL,
-    first_name_sealed bytea,
-    created_at        bigint NOT NULL
+    -- Whether a login asks for a one-time code.
+    two_factor        bigint NOT NULL,
+    created_at        bigint NOT NULL,
+    email_sealed      bytea NOT NULL,
+    first_name_sealed bytea
 );
+CREATE INDEX accounts_administrators ON accounts (user_id) WHERE admin = 1 AND status = 'active';
 
+-- Counts by month. Month 0 holds the counts of what exists now, which the projections of those
+-- things keep: scheduled jobs by `jobs`, connected platforms by `credentials`.
 CREATE TABLE usage (
     user_id text COLLATE "C" NOT NULL,
-    counter text COLLATE "C" NOT NULL,
     month   bigint NOT NULL,
+    counter text COLLATE "C" NOT NULL,
     counted bigint NOT NULL,
-    PRIMARY KEY (user_id, counter, month)
+    PRIMARY KEY (user_id, month, counter)
 );
 
 CREATE TABLE credentials (
@@ -26,14 +32,16 @@ CREATE TABLE credentials (
     user_id          text COLLATE "C" NOT NULL,
     kind             text COLLATE "C" NOT NULL,
     platform         text COLLATE "C" NOT NULL,
-    username_sealed  bytea,
     version          bigint NOT NULL,
     created_at       bigint NOT NULL,
     updated_at       bigint NOT NULL,
+    -- When a browser's session ends.
+    expires_at       bigint,
     last_revealed_at bigint,
-    last_revealed_by text COLLATE "C"
+    last_revealed_by text COLLATE "C",
+    username_sealed  bytea
 );
-CREATE INDEX credentials_of_user ON credentials (user_id, created_at);
+CREATE INDEX credentials_of_user ON credentials (user_id, created_at, credential_id);
 
 CREATE TABLE jobs (
     job_id         text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -46,29 +54,48 @@ CREATE TABLE jobs (
     priority       bigint NOT NULL,
     attempt        bigint NOT NULL,
     max_attempts   bigint NOT NULL,
-    name_sealed    bytea,
-    error_sealed   bytea,
-    result_sealed  bytea,
-    outputs_sealed bytea,
     created_at     bigint NOT NULL,
     run_at         bigint,
     started_at     bigint,
     finished_at    bigint,
-    position       bigint NOT NULL
+    position       bigint NOT NULL,
+    name_sealed    bytea,
+    error_sealed   bytea,
+    result_sealed  bytea,
+    outputs_sealed bytea
 );
 CREATE INDEX jobs_of_user ON jobs (user_id, position);
-CREATE INDEX jobs_by_status ON jobs (queue, status);
+CREATE INDEX jobs_of_user_by_status ON jobs (user_id, status, position);
+-- Only the jobs that wait for a time, or did and have not been claimed.
+CREATE INDEX jobs_by_time ON jobs (run_at) WHERE status = 'queued' AND run_at IS NOT NULL;
+CREATE INDEX jobs_of_user_by_time ON jobs (user_id, run_at) WHERE status = 'queued' AND run_at IS NOT NULL;
+
+-- The number of jobs in each state. A queued job counts as `delayed` while its run_at lies after
+-- jobs_due.until, else as `queued`. Readers add the jobs that came due since.
+CREATE TABLE job_counts (
+    queue  text COLLATE "C" NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    n      bigint NOT NULL,
+    PRIMARY KEY (queue, status)
+);
+
+-- One row: the time up to which job_counts and usage count a job as due.
+CREATE TABLE jobs_due (
+    one   bigint NOT NULL PRIMARY KEY CHECK (one = 1),
+    until bigint NOT NULL
+);
+INSERT INTO jobs_due VALUES (1, 0);
 
 CREATE TABLE chats (
     session_id    text COLLATE "C" NOT NULL PRIMARY KEY,
     user_id       text COLLATE "C" NOT NULL,
-    title_sealed  bytea  NOT NULL,
     message_count bigint NOT NULL,
     running_turn  text COLLATE "C",
     created_at    bigint NOT NULL,
-    updated_at    bigint NOT NULL
+    updated_at    bigint NOT NULL,
+    title_sealed  bytea NOT NULL
 );
-CREATE INDEX chats_of_user ON chats (user_id, updated_at);
+CREATE INDEX chats_of_user ON chats (user_id, updated_at, session_id);
 
 CREATE TABLE messages (
     message_id     text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -76,12 +103,12 @@ CREATE TABLE messages (
     user_id        text COLLATE "C" NOT NULL,
     turn_id        text COLLATE "C" NOT NULL,
     role           text COLLATE "C" NOT NULL,
-    content_sealed bytea  NOT NULL,
     outcome        text COLLATE "C",
+    created_at     bigint NOT NULL,
+    position       bigint NOT NULL,
     -- Model, metrics and failure of an answer, as JSON.
     detail         text COLLATE "C",
-    created_at     bigint NOT NULL,
-    position       bigint NOT NULL
+    content_sealed bytea NOT NULL
 );
 CREATE INDEX messages_of_session ON messages (session_id, position);
 CREATE INDEX messages_of_turn ON messages (turn_id);
@@ -91,13 +118,22 @@ CREATE TABLE captions (
     user_id        text COLLATE "C" NOT NULL,
     status         text COLLATE "C" NOT NULL,
     platform       text COLLATE "C" NOT NULL,
-    caption_sealed bytea,
     model          text COLLATE "C",
     truncated      bigint,
     created_at     bigint NOT NULL,
-    position       bigint NOT NULL
+    position       bigint NOT NULL,
+    caption_sealed bytea
 );
 CREATE INDEX captions_of_user ON captions (user_id, position);
+
+-- The projections. A projection without a position of its own stands at the checkpoint
+-- `projections`, like most. One that stopped, or that catches up with the others, has its own.
+CREATE TABLE projections (
+    name     text COLLATE "C" NOT NULL PRIMARY KEY,
+    position bigint,
+    -- The error that stopped it.
+    stopped  text COLLATE "C"
+);
 
 -- Streams with a row that cannot be read. The projection left the stream at that position and went
 -- on with the others.

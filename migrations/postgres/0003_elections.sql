@@ -84,7 +84,5 @@ BEGIN
     RETURN EXISTS (SELECT FROM elections WHERE name = 'genie' AND epoch = p_epoch);
 END $$;
 
--- The epoch that each projection was last moved in, and the error that stopped it, for every node
--- to show.
+-- The epoch that each checkpoint was last moved in.
 ALTER TABLE checkpoints ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
-ALTER TABLE checkpoints ADD COLUMN stopped text;

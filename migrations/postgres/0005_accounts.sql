@@ -1,6 +1,3 @@
--- Whether a login asks for a one-time code.
-ALTER TABLE accounts ADD COLUMN two_factor bigint NOT NULL DEFAULT 0;
-
 -- One row per login: a family of refresh tokens, of which one is good.
 CREATE TABLE sessions (
     family       text  COLLATE "C" NOT NULL PRIMARY KEY,

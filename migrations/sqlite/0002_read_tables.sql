@@ -1,111 +1,147 @@
 -- The read tables. They are derived from the log, and can be thrown away and filled again.
--- Columns named *_sealed hold personal text under the user's payload key.
+-- Columns named *_sealed hold personal text under the user's payload key. They stand last in their
+-- row: SQLite then finds the other columns without walking through a long text.
 
 CREATE TABLE accounts (
-    user_id           TEXT   NOT NULL PRIMARY KEY,
-    status            TEXT   NOT NULL,
-    role              TEXT   NOT NULL,
+    user_id           TEXT    NOT NULL PRIMARY KEY,
+    status            TEXT    NOT NULL,
+    role              TEXT    NOT NULL,
     admin             INTEGER NOT NULL,
-    tier              TEXT   NOT NULL,
-    onboarding        TEXT   NOT NULL,
-    email_sealed      BLOB  NOT NULL,
-    first_name_sealed BLOB,
-    created_at        INTEGER NOT NULL
+    tier              TEXT    NOT NULL,
+    onboarding        TEXT    NOT NULL,
+    -- Whether a login asks for a one-time code.
+    two_factor        INTEGER NOT NULL,
+    created_at        INTEGER NOT NULL,
+    email_sealed      BLOB    NOT NULL,
+    first_name_sealed BLOB
 ) STRICT;
+CREATE INDEX accounts_administrators ON accounts (user_id) WHERE admin = 1 AND status = 'active';
 
+-- Counts by month. Month 0 holds the counts of what exists now, which the projections of those
+-- things keep: scheduled jobs by `jobs`, connected platforms by `credentials`.
 CREATE TABLE usage (
-    user_id TEXT   NOT NULL,
-    counter TEXT   NOT NULL,
+    user_id TEXT    NOT NULL,
     month   INTEGER NOT NULL,
+    counter TEXT    NOT NULL,
     counted INTEGER NOT NULL,
-    PRIMARY KEY (user_id, counter, month)
+    PRIMARY KEY (user_id, month, counter)
 ) STRICT;
 
 CREATE TABLE credentials (
-    credential_id    TEXT   NOT NULL PRIMARY KEY,
-    user_id          TEXT   NOT NULL,
-    kind             TEXT   NOT NULL,
-    platform         TEXT   NOT NULL,
-    username_sealed  BLOB,
+    credential_id    TEXT    NOT NULL PRIMARY KEY,
+    user_id          TEXT    NOT NULL,
+    kind             TEXT    NOT NULL,
+    platform         TEXT    NOT NULL,
     version          INTEGER NOT NULL,
     created_at       INTEGER NOT NULL,
     updated_at       INTEGER NOT NULL,
+    -- When a browser's session ends.
+    expires_at       INTEGER,
     last_revealed_at INTEGER,
-    last_revealed_by TEXT
+    last_revealed_by TEXT,
+    username_sealed  BLOB
 ) STRICT;
-CREATE INDEX credentials_of_user ON credentials (user_id, created_at);
+CREATE INDEX credentials_of_user ON credentials (user_id, created_at, credential_id);
 
 CREATE TABLE jobs (
-    job_id         TEXT   NOT NULL PRIMARY KEY,
-    user_id        TEXT   NOT NULL,
-    queue          TEXT   NOT NULL,
-    operation      TEXT   NOT NULL,
+    job_id         TEXT    NOT NULL PRIMARY KEY,
+    user_id        TEXT    NOT NULL,
+    queue          TEXT    NOT NULL,
+    operation      TEXT    NOT NULL,
     -- queued, processing, completed, failed or cancelled. A queued job whose run_at has not come is
     -- shown as delayed.
-    status         TEXT   NOT NULL,
+    status         TEXT    NOT NULL,
     priority       INTEGER NOT NULL,
     attempt        INTEGER NOT NULL,
     max_attempts   INTEGER NOT NULL,
-    name_sealed    BLOB,
-    error_sealed   BLOB,
-    result_sealed  BLOB,
-    outputs_sealed BLOB,
     created_at     INTEGER NOT NULL,
     run_at         INTEGER,
     started_at     INTEGER,
     finished_at    INTEGER,
-    position       INTEGER NOT NULL
+    position       INTEGER NOT NULL,
+    name_sealed    BLOB,
+    error_sealed   BLOB,
+    result_sealed  BLOB,
+    outputs_sealed BLOB
 ) STRICT;
 CREATE INDEX jobs_of_user ON jobs (user_id, position);
-CREATE INDEX jobs_by_status ON jobs (queue, status);
+CREATE INDEX jobs_of_user_by_status ON jobs (user_id, status, position);
+-- Only the jobs that wait for a time, or did and have not been claimed.
+CREATE INDEX jobs_by_time ON jobs (run_at) WHERE status = 'queued' AND run_at IS NOT NULL;
+CREATE INDEX jobs_of_user_by_time ON jobs (user_id, run_at) WHERE status = 'queued' AND run_at IS NOT NULL;
+
+-- The number of jobs in each state. A queued job counts as `delayed` while its run_at lies after
+-- jobs_due.until, else as `queued`. Readers add the jobs that came due since.
+CREATE TABLE job_counts (
+    queue  TEXT    NOT NULL,
+    status TEXT    NOT NULL,
+    n      INTEGER NOT NULL,
+    PRIMARY KEY (queue, status)
+) STRICT;
+
+-- One row: the time up to which job_counts and usage count a job as due.
+CREATE TABLE jobs_due (
+    one   INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    until INTEGER NOT NULL
+) STRICT;
+INSERT INTO jobs_due VALUES (1, 0);
 
 CREATE TABLE chats (
-    session_id    TEXT   NOT NULL PRIMARY KEY,
-    user_id       TEXT   NOT NULL,
-    title_sealed  BLOB  NOT NULL,
+    session_id    TEXT    NOT NULL PRIMARY KEY,
+    user_id       TEXT    NOT NULL,
     message_count INTEGER NOT NULL,
     running_turn  TEXT,
     created_at    INTEGER NOT NULL,
-    updated_at    INTEGER NOT NULL
+    updated_at    INTEGER NOT NULL,
+    title_sealed  BLOB    NOT NULL
 ) STRICT;
-CREATE INDEX chats_of_user ON chats (user_id, updated_at);
+CREATE INDEX chats_of_user ON chats (user_id, updated_at, session_id);
 
 CREATE TABLE messages (
-    message_id     TEXT   NOT NULL PRIMARY KEY,
-    session_id     TEXT   NOT NULL,
-    user_id        TEXT   NOT NULL,
-    turn_id        TEXT   NOT NULL,
-    role           TEXT   NOT NULL,
-    content_sealed BLOB  NOT NULL,
+    message_id     TEXT    NOT NULL PRIMARY KEY,
+    session_id     TEXT    NOT NULL,
+    user_id        TEXT    NOT NULL,
+    turn_id        TEXT    NOT NULL,
+    role           TEXT    NOT NULL,
     outcome        TEXT,
+    created_at     INTEGER NOT NULL,
+    position       INTEGER NOT NULL,
     -- Model, metrics and failure of an answer, as JSON.
     detail         TEXT,
-    created_at     INTEGER NOT NULL,
-    position       INTEGER NOT NULL
+    content_sealed BLOB    NOT NULL
 ) STRICT;
 CREATE INDEX messages_of_session ON messages (session_id, position);
 CREATE INDEX messages_of_turn ON messages (turn_id);
 
 CREATE TABLE captions (
-    caption_id     TEXT   NOT NULL PRIMARY KEY,
-    user_id        TEXT   NOT NULL,
-    status         TEXT   NOT NULL,
-    platform       TEXT   NOT NULL,
-    caption_sealed BLOB,
+    caption_id     TEXT    NOT NULL PRIMARY KEY,
+    user_id        TEXT    NOT NULL,
+    status         TEXT    NOT NULL,
+    platform       TEXT    NOT NULL,
     model          TEXT,
     truncated      INTEGER,
     created_at     INTEGER NOT NULL,
-    position       INTEGER NOT NULL
+    position       INTEGER NOT NULL,
+    caption_sealed BLOB
 ) STRICT;
 CREATE INDEX captions_of_user ON captions (user_id, position);
+
+-- The projections. A projection without a position of its own stands at the checkpoint
+-- `projections`, like most. One that stopped, or that catches up with the others, has its own.
+CREATE TABLE projections (
+    name     TEXT    NOT NULL PRIMARY KEY,
+    position INTEGER,
+    -- The error that stopped it.
+    stopped  TEXT
+) STRICT;
 
 -- Streams with a row that cannot be read. The projection left the stream at that position and went
 -- on with the others.
 CREATE TABLE damaged (
-    projection  TEXT   NOT NULL,
-    stream_kind TEXT   NOT NULL,
-    stream_id   TEXT   NOT NULL,
+    projection  TEXT    NOT NULL,
+    stream_kind TEXT    NOT NULL,
+    stream_id   TEXT    NOT NULL,
     position    INTEGER NOT NULL,
-    reason      TEXT   NOT NULL,
+    reason      TEXT    NOT NULL,
     PRIMARY KEY (projection, stream_kind, stream_id)
 ) STRICT;

@@ -9,4 +9,3 @@ CREATE TABLE elections (
 INSERT INTO elections (name, epoch, node, elected_at) VALUES ('genie', 0, '', 0);
 
 ALTER TABLE checkpoints ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE checkpoints ADD COLUMN stopped TEXT;

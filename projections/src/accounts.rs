@@ -1,16 +1,19 @@
 //! `accounts`: each registered user with role, tier and onboarding state.
 
+use std::collections::BTreeMap;
+
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId,
     account::{AccountEvent, ExternalAccount},
 };
 use genie_log::{Log, LogError, forgetting::UserRows, keys::KeyState, store::Store};
-use sqlx::{Any, Row, any::AnyArguments, query::Query};
+use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, open, open_option, read};
-
-type AnyQuery<'q> = Query<'q, Any, AnyArguments<'q>>;
+use crate::{
+    projection::{Projection, Seen, Tx, begun_before, open, open_option, read},
+    rows::{ByKey, Cell, Upsert},
+};
 
 pub(crate) struct Projector;
 
@@ -33,86 +36,179 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::Account(event) = seen.event else { return Ok(()) };
-            let query = match event {
-                AccountEvent::Registered(registration) => insert(&seen, registration.clone().into()),
-                AccountEvent::Met(acquaintance) => insert(&seen, acquaintance.clone()),
-                AccountEvent::OnboardingAdvanced { to } => {
-                    sqlx::query("UPDATE accounts SET onboarding = $2 WHERE user_id = $1").bind(seen.user()).bind(to.as_str())
-                }
-                AccountEvent::Suspended => {
-                    let sql = "UPDATE accounts SET status = 'suspended' WHERE user_id = $1 AND status <> 'leaving'";
-                    sqlx::query(sql).bind(seen.user())
-                }
-                AccountEvent::Reactivated => set_status(&seen, "active"),
-                AccountEvent::ForgetRequested { .. } => set_status(&seen, "leaving"),
-                AccountEvent::ForgetWithdrawn { active } => set_status(&seen, if *active { "active" } else { "suspended" }),
-                AccountEvent::RoleChanged { role, admin } => {
-                    sqlx::query("UPDATE accounts SET role = $2, admin = $3 WHERE user_id = $1")
-                        .bind(seen.user())
-                        .bind(role)
-                        .bind(i64::from(*admin))
-                }
-                AccountEvent::TierChanged { tier } => {
-                    sqlx::query("UPDATE accounts SET tier = $2 WHERE user_id = $1").bind(seen.user()).bind(tier.as_str())
-                }
-                AccountEvent::EmailChanged { email, .. } => {
-                    sqlx::query("UPDATE accounts SET email_sealed = $2 WHERE user_id = $1")
-                        .bind(seen.user())
-                        .bind(seen.seal("accounts.email", email))
-                }
-                AccountEvent::TwoFactorEnabled { .. } => set_two_factor(&seen, true),
-                AccountEvent::TwoFactorDisabled { .. } => set_two_factor(&seen, false),
-                AccountEvent::SignedIn
-                | AccountEvent::TwoFactorUsed { .. }
-                | AccountEvent::PasswordChanged { .. }
-                | AccountEvent::PasswordResetOffered(_)
-                | AccountEvent::PasswordReset { .. }
-                | AccountEvent::SessionsEnded
-                | AccountEvent::SessionEnded { .. }
-                | AccountEvent::ImpersonationEnded { .. }
-                | AccountEvent::SessionReuseDetected { .. }
-                | AccountEvent::Exported { .. }
-                | AccountEvent::ImpersonationStarted { .. }
-                | AccountEvent::Forgotten { .. } => return Ok(()),
+            let begins = |event: &Event| {
+                matches!(
+                    event,
+                    Event::Account(AccountEvent::Registered(_) | AccountEvent::Met(_))
+                )
             };
-            query.execute(&mut **tx).await.map(drop)
+            let mut accounts = BTreeMap::new();
+            for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
+                accounts.insert(row.try_get("user_id")?, AccountColumns::read(&row)?);
+            }
+            for seen in facts {
+                if let Event::Account(event) = seen.event {
+                    fold(&mut accounts, seen, event);
+                }
+            }
+            let changed = accounts
+                .into_iter()
+                .filter(|(_, account)| account.is_changed);
+            let rows = changed.map(|(id, account)| account.cells(id)).collect();
+            UPSERT.write(tx, rows).await
         }
         .boxed()
     }
 }
 
-fn insert<'q>(seen: &Seen<'_>, account: ExternalAccount) -> AnyQuery<'q> {
-    sqlx::query(
-        "INSERT INTO accounts (user_id, status, role, admin, tier, onboarding, email_sealed, first_name_sealed, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(seen.user())
-    .bind(if account.active { "active" } else { "suspended" })
-    .bind(account.role)
-    .bind(i64::from(account.admin))
-    .bind(account.tier.as_str())
-    .bind(account.onboarding.as_str())
-    // An account without an e-mail holds a sealed empty text, which looks like any other.
-    .bind(seen.seal("accounts.email", account.email.as_deref().unwrap_or_default()))
-    .bind(seen.seal_option("accounts.first_name", account.first_name.as_deref()))
-    .bind(seen.at().0)
+/// The columns of an account's row.
+struct AccountColumns {
+    status: String,
+    role: String,
+    admin: bool,
+    tier: String,
+    onboarding: String,
+    two_factor: bool,
+    created_at: i64,
+    email_sealed: Vec<u8>,
+    first_name_sealed: Option<Vec<u8>>,
+    /// False for a row that is as it was read.
+    is_changed: bool,
 }
 
-fn set_status<'q>(seen: &Seen<'_>, status: &'q str) -> AnyQuery<'q> {
-    sqlx::query("UPDATE accounts SET status = $2 WHERE user_id = $1")
-        .bind(seen.user())
-        .bind(status)
+const BY_ID: ByKey = ByKey(
+    "SELECT user_id, status, role, admin, tier, onboarding, two_factor, created_at, email_sealed, first_name_sealed \
+     FROM accounts WHERE user_id IN ({})",
+);
+
+const UPSERT: Upsert = Upsert {
+    table: "accounts",
+    columns: &[
+        "user_id",
+        "status",
+        "role",
+        "admin",
+        "tier",
+        "onboarding",
+        "two_factor",
+        "created_at",
+        "email_sealed",
+        "first_name_sealed",
+    ],
+    on_conflict: "(user_id) DO UPDATE SET status = excluded.status, role = excluded.role, admin = excluded.admin, \
+                  tier = excluded.tier, onboarding = excluded.onboarding, two_factor = excluded.two_factor, \
+                  email_sealed = excluded.email_sealed",
+};
+
+impl AccountColumns {
+    fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            status: row.try_get("status")?,
+            role: row.try_get("role")?,
+            admin: row.try_get::<i64, _>("admin")? != 0,
+            tier: row.try_get("tier")?,
+            onboarding: row.try_get("onboarding")?,
+            two_factor: row.try_get::<i64, _>("two_factor")? != 0,
+            created_at: row.try_get("created_at")?,
+            email_sealed: row.try_get("email_sealed")?,
+            first_name_sealed: row.try_get("first_name_sealed")?,
+            is_changed: false,
+        })
+    }
+
+    fn new(seen: &Seen<'_>, account: ExternalAccount) -> Self {
+        // An account without an e-mail holds a sealed empty text, which looks like any other.
+        let email = account.email.as_deref().unwrap_or_default();
+        let first_name = account.first_name.as_deref();
+        Self {
+            status: if account.active {
+                "active"
+            } else {
+                "suspended"
+            }
+            .into(),
+            role: account.role,
+            admin: account.admin,
+            tier: account.tier.as_str().into(),
+            onboarding: account.onboarding.as_str().into(),
+            two_factor: false,
+            created_at: seen.at().0,
+            email_sealed: seen.seal("accounts.email", email),
+            first_name_sealed: seen.seal_option("accounts.first_name", first_name),
+            is_changed: true,
+        }
+    }
+
+    fn cells(self, id: String) -> Vec<Cell> {
+        vec![
+            id.into(),
+            self.status.into(),
+            self.role.into(),
+            i64::from(self.admin).into(),
+            self.tier.into(),
+            self.onboarding.into(),
+            i64::from(self.two_factor).into(),
+            self.created_at.into(),
+            self.email_sealed.into(),
+            self.first_name_sealed.into(),
+        ]
+    }
+
+    fn change(&mut self, seen: &Seen<'_>, event: &AccountEvent) {
+        match event {
+            AccountEvent::OnboardingAdvanced { to } => self.onboarding = to.as_str().into(),
+            AccountEvent::Suspended if self.status == "leaving" => {}
+            AccountEvent::Suspended => self.status = "suspended".into(),
+            AccountEvent::Reactivated => self.status = "active".into(),
+            AccountEvent::ForgetRequested { .. } => self.status = "leaving".into(),
+            AccountEvent::ForgetWithdrawn { active } => {
+                self.status = if *active { "active" } else { "suspended" }.into();
+            }
+            AccountEvent::RoleChanged { role, admin } => {
+                self.role.clone_from(role);
+                self.admin = *admin;
+            }
+            AccountEvent::TierChanged { tier } => self.tier = tier.as_str().into(),
+            AccountEvent::EmailChanged { email, .. } => {
+                self.email_sealed = seen.seal("accounts.email", email);
+            }
+            AccountEvent::TwoFactorEnabled { .. } => self.two_factor = true,
+            AccountEvent::TwoFactorDisabled { .. } => self.two_factor = false,
+            AccountEvent::Registered(_)
+            | AccountEvent::Met(_)
+            | AccountEvent::SignedIn
+            | AccountEvent::TwoFactorUsed { .. }
+            | AccountEvent::PasswordChanged { .. }
+            | AccountEvent::PasswordResetOffered(_)
+            | AccountEvent::PasswordReset { .. }
+            | AccountEvent::SessionsEnded
+            | AccountEvent::SessionEnded { .. }
+            | AccountEvent::ImpersonationEnded { .. }
+            | AccountEvent::SessionReuseDetected { .. }
+            | AccountEvent::Exported { .. }
+            | AccountEvent::ImpersonationStarted { .. }
+            | AccountEvent::Forgotten { .. } => return,
+        }
+        self.is_changed = true;
+    }
 }
 
-fn set_two_factor<'q>(seen: &Seen<'_>, on: bool) -> AnyQuery<'q> {
-    sqlx::query("UPDATE accounts SET two_factor = $2 WHERE user_id = $1")
-        .bind(seen.user())
-        .bind(i64::from(on))
+fn fold(accounts: &mut BTreeMap<String, AccountColumns>, seen: &Seen<'_>, event: &AccountEvent) {
+    let account = match event {
+        AccountEvent::Registered(registration) => registration.clone().into(),
+        AccountEvent::Met(acquaintance) => acquaintance.clone(),
+        _ => {
+            if let Some(account) = accounts.get_mut(&seen.user()) {
+                account.change(seen, event);
+            }
+            return;
+        }
+    };
+    accounts.insert(seen.user(), AccountColumns::new(seen, account));
 }
 
 #[derive(Debug, Clone)]
@@ -131,6 +227,8 @@ pub struct AccountRow {
     /// When the user registered, or first signed in through Directus.
     pub created_at: Timestamp,
 }
+
+const OTHER_ADMINISTRATOR: &str = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id > '' AND user_id <> $1 LIMIT 1";
 
 #[derive(Debug, Clone)]
 pub struct AccountReader {
@@ -180,9 +278,17 @@ impl AccountReader {
     /// True when another active user is an administrator.
     pub async fn has_other_administrator(&self, user: UserId) -> Result<bool, LogError> {
         read(&self.log, async move |store: Store| {
-            let sql = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id <> $1 LIMIT 1";
-            Ok(sqlx::query(sql).bind(user.to_string()).fetch_optional(store.reads()).await?.is_some())
+            Ok(sqlx::query(OTHER_ADMINISTRATOR)
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?
+                .is_some())
         })
         .await
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), UPSERT.sql(4), OTHER_ADMINISTRATOR.into()]
 }

@@ -1,5 +1,7 @@
 //! `captions`: each request for a caption, and the text that the model wrote.
 
+use std::collections::BTreeMap;
+
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{Event, StreamKind, Timestamp, UserId, caption::CaptionEvent};
 use genie_log::{
@@ -8,9 +10,12 @@ use genie_log::{
     pages::{PageSql, Paged, paged},
     store::Store,
 };
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, open_option, read};
+use crate::{
+    projection::{Projection, Seen, Tx, begun_before, open_option, read},
+    rows::{ByKey, Cell, Upsert},
+};
 
 pub(crate) struct Projector;
 
@@ -33,33 +38,114 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::Caption(event) = seen.event else { return Ok(()) };
-            let id = &seen.fact.stream.id.to_string();
-            let query = match event {
-                CaptionEvent::Requested { brief, .. } => sqlx::query(
-                    "INSERT INTO captions (caption_id, user_id, status, platform, created_at, position) VALUES ($1, $2, 'writing', $3, $4, $5)",
-                )
-                .bind(id)
-                .bind(seen.user())
-                .bind(brief.platform.as_str())
-                .bind(seen.at().0)
-                .bind(seen.fact.position as i64),
-                CaptionEvent::Completed(written) => sqlx::query(
-                    "UPDATE captions SET status = 'completed', caption_sealed = $2, model = $3, truncated = $4 WHERE caption_id = $1",
-                )
-                .bind(id)
-                .bind(seen.seal("captions.caption", &written.text))
-                .bind(&written.model)
-                .bind(i64::from(written.truncated)),
-                CaptionEvent::Failed(_) => sqlx::query("UPDATE captions SET status = 'failed' WHERE caption_id = $1").bind(id),
-            };
-            query.execute(&mut **tx).await.map(drop)
+            let begins =
+                |event: &Event| matches!(event, Event::Caption(CaptionEvent::Requested { .. }));
+            let mut captions = BTreeMap::new();
+            for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
+                captions.insert(row.try_get("caption_id")?, CaptionColumns::read(&row)?);
+            }
+            for seen in facts {
+                if let Event::Caption(event) = seen.event {
+                    fold(&mut captions, seen, event);
+                }
+            }
+            let rows = captions.into_iter().map(|(id, caption)| caption.cells(id));
+            UPSERT.write(tx, rows.collect()).await
         }
         .boxed()
+    }
+}
+
+/// The columns of a caption's row. A caption is written at most once, so its text is not read back.
+struct CaptionColumns {
+    user: String,
+    status: &'static str,
+    platform: String,
+    created_at: i64,
+    position: i64,
+    model: Option<String>,
+    truncated: Option<i64>,
+    caption_sealed: Option<Vec<u8>>,
+}
+
+const BY_ID: ByKey = ByKey(
+    "SELECT caption_id, user_id, platform, created_at, position FROM captions WHERE caption_id IN ({})",
+);
+
+const UPSERT: Upsert = Upsert {
+    table: "captions",
+    columns: &[
+        "caption_id",
+        "user_id",
+        "status",
+        "platform",
+        "model",
+        "truncated",
+        "created_at",
+        "position",
+        "caption_sealed",
+    ],
+    on_conflict: "(caption_id) DO UPDATE SET status = excluded.status, model = excluded.model, \
+                  truncated = excluded.truncated, caption_sealed = excluded.caption_sealed",
+};
+
+impl CaptionColumns {
+    fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            user: row.try_get("user_id")?,
+            status: "writing",
+            platform: row.try_get("platform")?,
+            created_at: row.try_get("created_at")?,
+            position: row.try_get("position")?,
+            model: None,
+            truncated: None,
+            caption_sealed: None,
+        })
+    }
+
+    fn cells(self, id: String) -> Vec<Cell> {
+        vec![
+            id.into(),
+            self.user.into(),
+            self.status.into(),
+            self.platform.into(),
+            self.model.into(),
+            self.truncated.into(),
+            self.created_at.into(),
+            self.position.into(),
+            self.caption_sealed.into(),
+        ]
+    }
+}
+
+fn fold(captions: &mut BTreeMap<String, CaptionColumns>, seen: &Seen<'_>, event: &CaptionEvent) {
+    let ended = captions.get_mut(&seen.id());
+    match (event, ended) {
+        (CaptionEvent::Requested { brief, .. }, _) => {
+            let requested = CaptionColumns {
+                user: seen.user(),
+                status: "writing",
+                platform: brief.platform.as_str().into(),
+                created_at: seen.at().0,
+                position: seen.fact.position as i64,
+                model: None,
+                truncated: None,
+                caption_sealed: None,
+            };
+            captions.insert(seen.id(), requested);
+        }
+        (CaptionEvent::Completed(written), Some(caption)) => {
+            caption.status = "completed";
+            caption.model = Some(written.model.clone());
+            caption.truncated = Some(i64::from(written.truncated));
+            caption.caption_sealed = Some(seen.seal("captions.caption", &written.text));
+        }
+        (CaptionEvent::Failed(_), Some(caption)) => caption.status = "failed",
+        (_, None) => {}
     }
 }
 
@@ -79,6 +165,17 @@ pub struct CaptionRow {
     pub position: u64,
 }
 
+const LIST: PageSql<'static> = PageSql {
+    table: "captions",
+    columns: "caption_id, status, platform, caption_sealed, model, truncated, created_at, position",
+    key: "caption_id",
+    bytes: "coalesce(octet_length(caption_sealed), 0)",
+    condition: "user_id = $1 AND position < $2",
+    order: &["position"],
+    descending: true,
+    limit: "$3",
+};
+
 #[derive(Debug, Clone)]
 pub struct CaptionReader {
     log: Log,
@@ -97,18 +194,8 @@ impl CaptionReader {
         limit: i64,
     ) -> Result<Paged<CaptionRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = PageSql {
-                table: "captions",
-                columns: "caption_id, status, platform, caption_sealed, model, truncated, created_at, position",
-                key: "caption_id",
-                bytes: "coalesce(octet_length(caption_sealed), 0)",
-                condition: "user_id = $1 AND position < $2",
-                order: &["position"],
-                descending: true,
-                limit: "$3",
-            }
-            .text(&store);
             let before = before.map_or(i64::MAX, |before| before as i64);
+            let sql = LIST.text(&store);
             let query = sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(before)
@@ -117,7 +204,7 @@ impl CaptionReader {
         });
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
-        let caption = |row: sqlx::any::AnyRow| {
+        let caption = |row: AnyRow| {
             Ok(CaptionRow {
                 id: row.try_get("caption_id")?,
                 status: row.try_get("status")?,
@@ -131,4 +218,9 @@ impl CaptionReader {
         };
         rows.try_map(caption)
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements(store: &Store) -> Vec<String> {
+    vec![BY_ID.sql(4), UPSERT.sql(4), LIST.text(store)]
 }

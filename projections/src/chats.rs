@@ -1,5 +1,7 @@
 //! `chats` and `messages`: the chat sessions, with the user's and the model's messages.
 
+use std::collections::BTreeMap;
+
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
@@ -12,9 +14,12 @@ use genie_log::{
     store::Store,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, open, read};
+use crate::{
+    projection::{Projection, Seen, Tx, begun_before, open, read},
+    rows::{ByKey, Cell, Upsert},
+};
 
 pub(crate) struct Projector;
 
@@ -55,78 +60,162 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::Chat(event) = seen.event else { return Ok(()) };
-            let session = &seen.fact.stream.id.to_string();
-            match event {
-                ChatEvent::Asked { turn, session: title, message } => {
-                    sqlx::query(
-                        "INSERT INTO chats (session_id, user_id, title_sealed, message_count, running_turn, created_at, updated_at) \
-                         VALUES ($1, $2, $3, 1, $4, $5, $5) \
-                         ON CONFLICT (session_id) DO UPDATE SET message_count = chats.message_count + 1, \
-                             running_turn = excluded.running_turn, updated_at = excluded.updated_at",
-                    )
-                    .bind(session)
-                    .bind(seen.user())
-                    .bind(seen.seal("chats.title", title))
-                    .bind(turn.to_string())
-                    .bind(seen.at().0)
-                    .execute(&mut **tx)
-                    .await?;
-                    message_row(seen, tx, *turn, "user", message, None, None).await
-                }
-                ChatEvent::Answered { turn, answer } => {
-                    sqlx::query(
-                        "UPDATE chats SET message_count = message_count + 1, running_turn = NULL, updated_at = $2 WHERE session_id = $1",
-                    )
-                    .bind(session)
-                    .bind(seen.at().0)
-                    .execute(&mut **tx)
-                    .await?;
-                    let detail = AnswerDetail {
-                        model: answer.model.clone(),
-                        metrics: answer.metrics.clone(),
-                        failure: answer.failure.clone(),
-                    };
-                    let detail = serde_json::to_string(&detail).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-                    let outcome = Some(answer.outcome.as_str());
-                    message_row(seen, tx, *turn, "assistant", &answer.content, outcome, Some(detail)).await
+            let mut chats = BTreeMap::new();
+            for row in BY_ID.run(tx, &begun_before(facts, |_| false)).await? {
+                chats.insert(row.try_get("session_id")?, ChatColumns::read(&row)?);
+            }
+            let mut messages = Vec::with_capacity(facts.len());
+            for seen in facts {
+                if let Event::Chat(event) = seen.event {
+                    fold(&mut chats, seen, event);
+                    messages.push(message(seen, event)?);
                 }
             }
+            let rows = chats.into_iter().map(|(id, chat)| chat.cells(id));
+            UPSERT.write(tx, rows.collect()).await?;
+            MESSAGES.write(tx, messages).await
         }
         .boxed()
     }
 }
 
-async fn message_row(
-    seen: Seen<'_>,
-    tx: &mut Tx,
-    turn: TurnId,
-    role: &str,
-    content: &str,
-    outcome: Option<&str>,
-    detail: Option<String>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO messages (message_id, session_id, user_id, turn_id, role, content_sealed, outcome, detail, created_at, position) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(seen.fact.event_id.to_string())
-    .bind(seen.fact.stream.id.to_string())
-    .bind(seen.user())
-    .bind(turn.to_string())
-    .bind(role)
-    .bind(seen.seal("messages.content", content))
-    .bind(outcome)
-    .bind(detail)
-    .bind(seen.at().0)
-    .bind(seen.fact.position as i64)
-    .execute(&mut **tx)
-    .await
-    .map(drop)
+/// The columns of a chat session's row.
+struct ChatColumns {
+    user: String,
+    message_count: i64,
+    running_turn: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+    title_sealed: Vec<u8>,
+}
+
+const BY_ID: ByKey = ByKey(
+    "SELECT session_id, user_id, message_count, running_turn, created_at, updated_at, title_sealed FROM chats \
+     WHERE session_id IN ({})",
+);
+
+const UPSERT: Upsert = Upsert {
+    table: "chats",
+    columns: &[
+        "session_id",
+        "user_id",
+        "message_count",
+        "running_turn",
+        "created_at",
+        "updated_at",
+        "title_sealed",
+    ],
+    on_conflict: "(session_id) DO UPDATE SET message_count = excluded.message_count, \
+                  running_turn = excluded.running_turn, updated_at = excluded.updated_at",
+};
+
+const MESSAGES: Upsert = Upsert {
+    table: "messages",
+    columns: &[
+        "message_id",
+        "session_id",
+        "user_id",
+        "turn_id",
+        "role",
+        "outcome",
+        "created_at",
+        "position",
+        "detail",
+        "content_sealed",
+    ],
+    on_conflict: "(message_id) DO NOTHING",
+};
+
+impl ChatColumns {
+    fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            user: row.try_get("user_id")?,
+            message_count: row.try_get("message_count")?,
+            running_turn: row.try_get("running_turn")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            title_sealed: row.try_get("title_sealed")?,
+        })
+    }
+
+    fn new(seen: &Seen<'_>, title: &str) -> Self {
+        Self {
+            user: seen.user(),
+            message_count: 0,
+            running_turn: None,
+            created_at: seen.at().0,
+            updated_at: seen.at().0,
+            title_sealed: seen.seal("chats.title", title),
+        }
+    }
+
+    fn cells(self, id: String) -> Vec<Cell> {
+        vec![
+            id.into(),
+            self.user.into(),
+            self.message_count.into(),
+            self.running_turn.into(),
+            self.created_at.into(),
+            self.updated_at.into(),
+            self.title_sealed.into(),
+        ]
+    }
+}
+
+fn fold(chats: &mut BTreeMap<String, ChatColumns>, seen: &Seen<'_>, event: &ChatEvent) {
+    let (chat, running_turn) = match event {
+        ChatEvent::Asked { turn, session, .. } => {
+            let chat = chats.entry(seen.id());
+            let chat = chat.or_insert_with(|| ChatColumns::new(seen, session));
+            (Some(chat), Some(turn.to_string()))
+        }
+        ChatEvent::Answered { .. } => (chats.get_mut(&seen.id()), None),
+    };
+    if let Some(chat) = chat {
+        chat.message_count += 1;
+        chat.running_turn = running_turn;
+        chat.updated_at = seen.at().0;
+    }
+}
+
+/// The row of a question or an answer.
+fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Vec<Cell>, sqlx::Error> {
+    let (turn, role, content, outcome, detail) = match event {
+        ChatEvent::Asked { turn, message, .. } => (turn, "user", message, None, None),
+        ChatEvent::Answered { turn, answer } => {
+            let detail = AnswerDetail {
+                model: answer.model.clone(),
+                metrics: answer.metrics.clone(),
+                failure: answer.failure.clone(),
+            };
+            let detail = serde_json::to_string(&detail)
+                .map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            let outcome = answer.outcome.as_str().to_owned();
+            (
+                turn,
+                "assistant",
+                &answer.content,
+                Some(outcome),
+                Some(detail),
+            )
+        }
+    };
+    Ok(vec![
+        seen.fact.event_id.to_string().into(),
+        seen.id().into(),
+        seen.user().into(),
+        turn.to_string().into(),
+        role.into(),
+        outcome.into(),
+        seen.at().0.into(),
+        (seen.fact.position as i64).into(),
+        detail.into(),
+        seen.seal("messages.content", content).into(),
+    ])
 }
 
 #[derive(Debug, Clone)]
@@ -158,13 +247,27 @@ pub struct MessageRow {
     pub position: u64,
 }
 
+const SESSIONS: &str = "SELECT session_id, title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
+                        WHERE user_id = $1 AND (updated_at, session_id) < ($2, $3) \
+                        ORDER BY updated_at DESC, session_id DESC LIMIT $4";
+const SESSION: &str = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
+const MESSAGE: &str =
+    "message_id, turn_id, role, content_sealed, outcome, detail, created_at, position";
+const MESSAGES_OF_SESSION: PageSql<'static> = PageSql {
+    table: "messages",
+    columns: MESSAGE,
+    key: "message_id",
+    bytes: "octet_length(content_sealed) + coalesce(octet_length(detail), 0)",
+    condition: "session_id = $1 AND user_id = $2 AND position > $3",
+    order: &["position"],
+    descending: false,
+    limit: "$4",
+};
+
 #[derive(Debug, Clone)]
 pub struct ChatReader {
     log: Log,
 }
-
-const MESSAGE: &str =
-    "message_id, turn_id, role, content_sealed, outcome, detail, created_at, position";
 
 impl ChatReader {
     pub(crate) fn new(log: Log) -> Self {
@@ -181,10 +284,7 @@ impl ChatReader {
     ) -> Result<Vec<ChatRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (updated, id) = before.unwrap_or((i64::MAX, String::new()));
-            let sql = "SELECT session_id, title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
-                       WHERE user_id = $1 AND (updated_at < $2 OR (updated_at = $2 AND session_id < $3)) \
-                       ORDER BY updated_at DESC, session_id DESC LIMIT $4";
-            let query = sqlx::query(sql)
+            let query = sqlx::query(SESSIONS)
                 .bind(user.to_string())
                 .bind(updated)
                 .bind(id)
@@ -193,7 +293,7 @@ impl ChatReader {
         });
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
-        let chat = |row: &sqlx::any::AnyRow| {
+        let chat = |row: &AnyRow| {
             let title: Vec<u8> = row.try_get("title_sealed")?;
             Ok(ChatRow {
                 id: row.try_get("session_id")?,
@@ -219,8 +319,7 @@ impl ChatReader {
         let id = session.to_string();
         let owner = user.to_string();
         let rows = read(&self.log, async move |store: Store| {
-            let sql = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
-            if sqlx::query(sql)
+            if sqlx::query(SESSION)
                 .bind(&id)
                 .bind(&owner)
                 .fetch_optional(store.reads())
@@ -229,17 +328,7 @@ impl ChatReader {
             {
                 return Ok(None);
             }
-            let sql = PageSql {
-                table: "messages",
-                columns: MESSAGE,
-                key: "message_id",
-                bytes: "octet_length(content_sealed) + coalesce(octet_length(detail), 0)",
-                condition: "session_id = $1 AND user_id = $2 AND position > $3",
-                order: &["position"],
-                descending: false,
-                limit: "$4",
-            }
-            .text(&store);
+            let sql = MESSAGES_OF_SESSION.text(&store);
             let query = sqlx::query(&sql)
                 .bind(&id)
                 .bind(&owner)
@@ -307,10 +396,10 @@ impl ChatReader {
     async fn open_messages(
         &self,
         user: UserId,
-        rows: &[sqlx::any::AnyRow],
+        rows: &[AnyRow],
     ) -> Result<Vec<MessageRow>, LogError> {
         let keys = self.log.keys().live(user).await?;
-        let message = |row: &sqlx::any::AnyRow| {
+        let message = |row: &AnyRow| {
             let content: Vec<u8> = row.try_get("content_sealed")?;
             let detail: Option<String> = row.try_get("detail")?;
             Ok(MessageRow {
@@ -326,4 +415,13 @@ impl ChatReader {
         };
         rows.iter().map(message).collect()
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements(store: &Store) -> Vec<String> {
+    let of_turn = format!("SELECT {MESSAGE} FROM messages WHERE turn_id = $1 AND user_id = $2");
+    let mut all = vec![BY_ID.sql(4), UPSERT.sql(4), MESSAGES.sql(4), of_turn];
+    all.extend([SESSIONS, SESSION].map(String::from));
+    all.push(MESSAGES_OF_SESSION.text(store));
+    all
 }

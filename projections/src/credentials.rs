@@ -1,13 +1,21 @@
 //! `credentials`: kind, platform and times of each credential; never its secret.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    CredentialId, Event, StreamKind, Timestamp, UserId, credential::CredentialEvent,
+    CredentialId, Event, StreamKind, Timestamp, UserId,
+    credential::{CredentialEvent, CredentialKind},
+    tier::Counter,
 };
 use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, open_option, read};
+use crate::{
+    projection::{Projection, Seen, Tx, begun_before, open_option, read},
+    rows::{ByKey, Cell, Upsert},
+    usage,
+};
 
 pub(crate) struct Projector;
 
@@ -30,47 +38,181 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::Credential(event) = seen.event else { return Ok(()) };
-            let id = &seen.fact.stream.id.to_string();
-            let query = match event {
-                CredentialEvent::Stored { kind, platform, platform_username, expires_at, sealed } => sqlx::query(
-                    "INSERT INTO credentials (credential_id, user_id, kind, platform, username_sealed, version, created_at, \
-                     updated_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)",
-                )
-                .bind(id)
-                .bind(seen.user())
-                .bind(kind.as_str())
-                .bind(platform)
-                .bind(seen.seal_option("credentials.username", platform_username.as_deref()))
-                .bind(i64::from(sealed.version))
-                .bind(seen.at().0)
-                .bind(expires_at.map(|at| at.0)),
-                CredentialEvent::Changed { platform_username, expires_at, sealed } => sqlx::query(
-                    "UPDATE credentials SET username_sealed = $2, version = $3, updated_at = $4, expires_at = $5 \
-                     WHERE credential_id = $1",
-                )
-                .bind(id)
-                .bind(seen.seal_option("credentials.username", platform_username.as_deref()))
-                .bind(i64::from(sealed.version))
-                .bind(seen.at().0)
-                .bind(expires_at.map(|at| at.0)),
-                CredentialEvent::Revealed { .. } => {
-                    sqlx::query("UPDATE credentials SET last_revealed_at = $2, last_revealed_by = $3 WHERE credential_id = $1")
-                        .bind(id)
-                        .bind(seen.at().0)
-                        .bind(seen.fact.metadata.caller.as_str())
+            let begins =
+                |event: &Event| matches!(event, Event::Credential(CredentialEvent::Stored { .. }));
+            let mut batch = CredentialChanges::default();
+            for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
+                let id = row.try_get("credential_id")?;
+                batch.credentials.insert(id, CredentialColumns::read(&row)?);
+            }
+            for seen in facts {
+                if let Event::Credential(event) = seen.event {
+                    batch.take(seen, event);
                 }
-                CredentialEvent::Refused { .. } => return Ok(()),
-                CredentialEvent::Removed => sqlx::query("DELETE FROM credentials WHERE credential_id = $1").bind(id),
-            };
-            query.execute(&mut **tx).await.map(drop)
+            }
+            DELETE.run(tx, &batch.removed).await?;
+            let rows = batch.credentials.into_iter();
+            UPSERT
+                .write(tx, rows.map(|(id, one)| one.cells(id)).collect())
+                .await?;
+            usage::add(tx, batch.connected).await
         }
         .boxed()
     }
+}
+
+/// The columns of a credential's row.
+struct CredentialColumns {
+    user: String,
+    kind: String,
+    platform: String,
+    version: i64,
+    created_at: i64,
+    updated_at: i64,
+    expires_at: Option<i64>,
+    last_revealed_at: Option<i64>,
+    last_revealed_by: Option<String>,
+    username_sealed: Option<Vec<u8>>,
+}
+
+/// The rows that a batch changes.
+#[derive(Default)]
+struct CredentialChanges {
+    credentials: BTreeMap<String, CredentialColumns>,
+    removed: BTreeSet<String>,
+    /// The changes of the users' counts of connected platforms.
+    connected: usage::UsageChanges,
+}
+
+const BY_ID: ByKey = ByKey(
+    "SELECT credential_id, user_id, kind, platform, version, created_at, updated_at, expires_at, last_revealed_at, \
+            last_revealed_by, username_sealed FROM credentials WHERE credential_id IN ({})",
+);
+const DELETE: ByKey = ByKey("DELETE FROM credentials WHERE credential_id IN ({})");
+
+const UPSERT: Upsert = Upsert {
+    table: "credentials",
+    columns: &[
+        "credential_id",
+        "user_id",
+        "kind",
+        "platform",
+        "version",
+        "created_at",
+        "updated_at",
+        "expires_at",
+        "last_revealed_at",
+        "last_revealed_by",
+        "username_sealed",
+    ],
+    on_conflict: "(credential_id) DO UPDATE SET version = excluded.version, updated_at = excluded.updated_at, \
+                  expires_at = excluded.expires_at, last_revealed_at = excluded.last_revealed_at, \
+                  last_revealed_by = excluded.last_revealed_by, username_sealed = excluded.username_sealed",
+};
+
+impl CredentialColumns {
+    fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            user: row.try_get("user_id")?,
+            kind: row.try_get("kind")?,
+            platform: row.try_get("platform")?,
+            version: row.try_get("version")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            expires_at: row.try_get("expires_at")?,
+            last_revealed_at: row.try_get("last_revealed_at")?,
+            last_revealed_by: row.try_get("last_revealed_by")?,
+            username_sealed: row.try_get("username_sealed")?,
+        })
+    }
+
+    fn cells(self, id: String) -> Vec<Cell> {
+        vec![
+            id.into(),
+            self.user.into(),
+            self.kind.into(),
+            self.platform.into(),
+            self.version.into(),
+            self.created_at.into(),
+            self.updated_at.into(),
+            self.expires_at.into(),
+            self.last_revealed_at.into(),
+            self.last_revealed_by.into(),
+            self.username_sealed.into(),
+        ]
+    }
+}
+
+impl CredentialChanges {
+    fn take(&mut self, seen: &Seen<'_>, event: &CredentialEvent) {
+        let id = seen.id();
+        match (event, self.credentials.get_mut(&id)) {
+            (
+                CredentialEvent::Stored {
+                    kind,
+                    platform,
+                    platform_username,
+                    expires_at,
+                    sealed,
+                },
+                _,
+            ) => {
+                let stored = CredentialColumns {
+                    user: seen.user(),
+                    kind: kind.as_str().into(),
+                    platform: platform.clone(),
+                    version: i64::from(sealed.version),
+                    created_at: seen.at().0,
+                    updated_at: seen.at().0,
+                    expires_at: expires_at.map(|at| at.0),
+                    last_revealed_at: None,
+                    last_revealed_by: None,
+                    username_sealed: username(seen, platform_username.as_deref()),
+                };
+                self.count(&stored.user, &stored.kind, 1);
+                self.credentials.insert(id, stored);
+            }
+            (
+                CredentialEvent::Changed {
+                    platform_username,
+                    expires_at,
+                    sealed,
+                },
+                Some(credential),
+            ) => {
+                credential.version = i64::from(sealed.version);
+                credential.updated_at = seen.at().0;
+                credential.expires_at = expires_at.map(|at| at.0);
+                credential.username_sealed = username(seen, platform_username.as_deref());
+            }
+            (CredentialEvent::Revealed { .. }, Some(credential)) => {
+                credential.last_revealed_at = Some(seen.at().0);
+                credential.last_revealed_by = Some(seen.fact.metadata.caller.as_str().into());
+            }
+            (CredentialEvent::Removed, Some(_)) => {
+                if let Some(removed) = self.credentials.remove(&id) {
+                    self.count(&removed.user, &removed.kind, -1);
+                }
+                self.removed.insert(id);
+            }
+            (CredentialEvent::Refused { .. }, _) | (_, None) => {}
+        }
+    }
+
+    fn count(&mut self, user: &str, kind: &str, change: i64) {
+        if kind == CredentialKind::Profile.as_str() {
+            let key = (user.to_owned(), usage::PRESENT, Counter::PlatformsConnected);
+            *self.connected.entry(key).or_default() += change;
+        }
+    }
+}
+
+fn username(seen: &Seen<'_>, name: Option<&str>) -> Option<Vec<u8>> {
+    seen.seal_option("credentials.username", name)
 }
 
 /// A credential without its secret.
@@ -113,10 +255,7 @@ impl CredentialReader {
     ) -> Result<Vec<CredentialRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
-            let sql = format!(
-                "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND credential_id > $3)) \
-                 ORDER BY created_at, credential_id LIMIT $4"
-            );
+            let sql = list_sql();
             Ok(sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(created)
@@ -175,4 +314,16 @@ impl CredentialReader {
         };
         rows.iter().map(open).collect()
     }
+}
+
+fn list_sql() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM credentials WHERE user_id = $1 AND (created_at, credential_id) > ($2, $3) \
+         ORDER BY created_at, credential_id LIMIT $4"
+    )
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), DELETE.sql(4), UPSERT.sql(4), list_sql()]
 }

@@ -1,15 +1,20 @@
 //! `invites`: the invites and the users who spent them. A revoked invite leaves this table; its
 //! facts stay in the log.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp,
-    invite::{CODE_COLUMN, InviteEvent},
+    invite::{CODE_COLUMN, Grant, InviteEvent},
 };
 use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, read};
+use crate::{
+    projection::{Projection, Seen, Tx, begun_before, read},
+    rows::{ByKey, Cell, Upsert},
+};
 
 pub(crate) struct Projector;
 
@@ -32,34 +37,114 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::Invite(event) = seen.event else { return Ok(()) };
-            let id = &seen.fact.stream.id.to_string();
-            let query = match event {
-                InviteEvent::Created { grant, sealed_code } => sqlx::query(
-                    "INSERT INTO invites (invite_id, code_sealed, tier, role, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
-                )
-                .bind(id)
-                .bind(sealed_code.clone())
-                .bind(grant.tier.as_str())
-                .bind(&grant.role)
-                .bind(grant.expires_at.map(|at| at.0))
-                .bind(seen.at().0),
-                InviteEvent::Spent { user } => {
-                    sqlx::query("UPDATE invites SET used_by = $2, used_at = $3 WHERE invite_id = $1")
-                        .bind(id)
-                        .bind(user.to_string())
-                        .bind(seen.at().0)
+            let begins =
+                |event: &Event| matches!(event, Event::Invite(InviteEvent::Created { .. }));
+            let mut invites = BTreeMap::new();
+            for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
+                invites.insert(row.try_get("invite_id")?, InviteColumns::read(&row)?);
+            }
+            let mut revoked = BTreeSet::new();
+            for seen in facts {
+                let Event::Invite(event) = seen.event else {
+                    continue;
+                };
+                let id = seen.id();
+                match (event, invites.get_mut(&id)) {
+                    (InviteEvent::Created { grant, sealed_code }, _) => {
+                        invites.insert(id, InviteColumns::new(seen, grant, sealed_code.clone()));
+                    }
+                    (InviteEvent::Spent { user }, Some(invite)) => {
+                        invite.used_by = Some(user.to_string());
+                        invite.used_at = Some(seen.at().0);
+                    }
+                    (InviteEvent::Revoked, _) => {
+                        invites.remove(&id);
+                        revoked.insert(id);
+                    }
+                    (InviteEvent::Reserved { .. } | InviteEvent::Released { .. }, _)
+                    | (_, None) => {}
                 }
-                InviteEvent::Reserved { .. } | InviteEvent::Released { .. } => return Ok(()),
-                InviteEvent::Revoked => sqlx::query("DELETE FROM invites WHERE invite_id = $1").bind(id),
-            };
-            query.execute(&mut **tx).await.map(drop)
+            }
+            DELETE.run(tx, &revoked).await?;
+            let rows = invites.into_iter().map(|(id, invite)| invite.cells(id));
+            UPSERT.write(tx, rows.collect()).await
         }
         .boxed()
+    }
+}
+
+/// The columns of an invite's row.
+struct InviteColumns {
+    code_sealed: Option<String>,
+    tier: String,
+    role: String,
+    expires_at: Option<i64>,
+    created_at: i64,
+    used_by: Option<String>,
+    used_at: Option<i64>,
+}
+
+const BY_ID: ByKey = ByKey(
+    "SELECT invite_id, code_sealed, tier, role, expires_at, created_at, used_by, used_at FROM invites \
+     WHERE invite_id IN ({})",
+);
+const DELETE: ByKey = ByKey("DELETE FROM invites WHERE invite_id IN ({})");
+
+const UPSERT: Upsert = Upsert {
+    table: "invites",
+    columns: &[
+        "invite_id",
+        "code_sealed",
+        "tier",
+        "role",
+        "expires_at",
+        "created_at",
+        "used_by",
+        "used_at",
+    ],
+    on_conflict: "(invite_id) DO UPDATE SET used_by = excluded.used_by, used_at = excluded.used_at",
+};
+
+impl InviteColumns {
+    fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            code_sealed: row.try_get("code_sealed")?,
+            tier: row.try_get("tier")?,
+            role: row.try_get("role")?,
+            expires_at: row.try_get("expires_at")?,
+            created_at: row.try_get("created_at")?,
+            used_by: row.try_get("used_by")?,
+            used_at: row.try_get("used_at")?,
+        })
+    }
+
+    fn new(seen: &Seen<'_>, grant: &Grant, code_sealed: Option<String>) -> Self {
+        Self {
+            code_sealed,
+            tier: grant.tier.as_str().into(),
+            role: grant.role.clone(),
+            expires_at: grant.expires_at.map(|at| at.0),
+            created_at: seen.at().0,
+            used_by: None,
+            used_at: None,
+        }
+    }
+
+    fn cells(self, id: String) -> Vec<Cell> {
+        vec![
+            id.into(),
+            self.code_sealed.into(),
+            self.tier.into(),
+            self.role.into(),
+            self.expires_at.into(),
+            self.created_at.into(),
+            self.used_by.into(),
+            self.used_at.into(),
+        ]
     }
 }
 
@@ -79,6 +164,9 @@ pub struct InviteRow {
     pub used_at: Option<Timestamp>,
 }
 
+const LIST: &str = "SELECT invite_id, code_sealed, tier, role, expires_at, created_at, used_by, used_at FROM invites \
+                    WHERE (created_at, invite_id) > ($1, $2) ORDER BY created_at, invite_id LIMIT $3";
+
 #[derive(Debug, Clone)]
 pub struct InviteReader {
     log: Log,
@@ -97,9 +185,7 @@ impl InviteReader {
     ) -> Result<Vec<InviteRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
-            let sql = "SELECT invite_id, code_sealed, tier, role, expires_at, created_at, used_by, used_at FROM invites \
-                       WHERE created_at > $1 OR (created_at = $1 AND invite_id > $2) ORDER BY created_at, invite_id LIMIT $3";
-            Ok(sqlx::query(sql)
+            Ok(sqlx::query(LIST)
                 .bind(created)
                 .bind(id)
                 .bind(limit)
@@ -124,4 +210,9 @@ impl InviteReader {
             used_at: row.try_get::<Option<i64>, _>("used_at")?.map(Timestamp),
         })
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![BY_ID.sql(4), DELETE.sql(4), UPSERT.sql(4), LIST.into()]
 }

@@ -1,11 +1,9 @@
-//! `jobs`: every job, its state, and each queue's count of jobs by state.
+//! `jobs`: every job and its state. `job_counts`: each queue's count of jobs by state.
 
 use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{
-    Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent, job_operation::QUEUES,
-};
+use genie_events::{JobId, StreamKind, Timestamp, UserId, job_operation::QUEUES};
 use genie_log::{
     Log, LogError, UserKeys,
     forgetting::UserRows,
@@ -20,6 +18,9 @@ use sqlx::{
 };
 
 use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
+
+mod counts;
+mod write;
 
 pub(crate) struct Projector;
 
@@ -42,77 +43,35 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
-        async move {
-            let Event::Job(event) = seen.event else {
-                return Ok(());
-            };
-            statement(seen, event).execute(&mut **tx).await.map(drop)
-        }
-        .boxed()
+        write::apply(facts, tx).boxed()
     }
-}
 
-fn statement<'a>(seen: Seen<'a>, event: &'a JobEvent) -> Query<'a, Any, AnyArguments<'a>> {
-    let id = seen.fact.stream.id.to_string();
-    let at = seen.at().0;
-    let failed = |error: &str| {
-        sqlx::query("UPDATE jobs SET status = 'failed', error_sealed = $2, finished_at = $3 WHERE job_id = $1")
-            .bind(id.clone())
-            .bind(seen.seal("jobs.error", error))
-            .bind(at)
-    };
-    match event {
-        JobEvent::Submitted { spec, .. } => sqlx::query(
-            "INSERT INTO jobs (job_id, user_id, queue, operation, status, priority, attempt, max_attempts, \
-                               created_at, run_at, position, name_sealed) \
-             VALUES ($1, $2, $3, $4, 'queued', $5, 0, $6, $7, $8, $9, $10)",
-        )
-        .bind(id.clone())
-        .bind(seen.user())
-        .bind(&spec.queue)
-        .bind(&spec.operation)
-        .bind(spec.priority)
-        .bind(i64::from(spec.max_attempts))
-        .bind(at)
-        .bind(spec.run_at.map(|at| at.0))
-        .bind(seen.fact.position as i64)
-        .bind(spec.name.as_ref().map(|name| seen.seal("jobs.name", name.as_str()))),
-        JobEvent::Claimed { attempt, .. } => sqlx::query(
-            "UPDATE jobs SET status = 'processing', attempt = $2, started_at = coalesce(started_at, $3) WHERE job_id = $1",
-        )
-        .bind(id.clone())
-        .bind(i64::from(*attempt))
-        .bind(at),
-        JobEvent::Lapsed { retry_at: Some(retry_at), .. } => {
-            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2 WHERE job_id = $1").bind(id.clone()).bind(retry_at.0)
-        }
-        JobEvent::Lapsed { retry_at: None, .. } => failed("The worker's lease ran out on the last attempt"),
-        JobEvent::Failed { error, retry_at: Some(retry_at), .. } => {
-            sqlx::query("UPDATE jobs SET status = 'queued', run_at = $2, error_sealed = $3 WHERE job_id = $1")
-                .bind(id.clone())
-                .bind(retry_at.0)
-                .bind(seen.seal("jobs.error", error))
-        }
-        JobEvent::Failed { error, retry_at: None, .. } => failed(error),
-        JobEvent::Completed { result, outputs, .. } => sqlx::query(
-            "UPDATE jobs SET status = 'completed', error_sealed = NULL, result_sealed = $2, outputs_sealed = $3, \
-                             finished_at = $4 WHERE job_id = $1",
-        )
-        .bind(id.clone())
-        .bind(seen.seal("jobs.result", &result.to_string()))
-        .bind(seen.seal("jobs.outputs", &outputs.to_string()))
-        .bind(at),
-        JobEvent::Retried { priority, .. } => sqlx::query(
-            "UPDATE jobs SET status = 'queued', priority = $2, run_at = NULL, attempt = 0, finished_at = NULL WHERE job_id = $1",
-        )
-        .bind(id.clone())
-        .bind(*priority),
-        JobEvent::Cancelled => {
-            sqlx::query("UPDATE jobs SET status = 'cancelled', finished_at = $2 WHERE job_id = $1").bind(id.clone()).bind(at)
-        }
+    fn erase<'a>(
+        &'a self,
+        user: UserId,
+        most: i64,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<u64, sqlx::Error>> {
+        counts::erase(user, most, tx).boxed()
+    }
+
+    fn is_due<'a>(
+        &'a self,
+        now: Timestamp,
+        store: &'a Store,
+    ) -> BoxFuture<'a, Result<bool, sqlx::Error>> {
+        counts::is_due(now, store).boxed()
+    }
+
+    fn pass_time<'a>(
+        &'a self,
+        now: Timestamp,
+        tx: &'a mut Tx,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        counts::pass_time(now, tx).boxed()
     }
 }
 
@@ -161,12 +120,122 @@ pub struct QueueStats {
     pub delayed: u64,
 }
 
+impl QueueStats {
+    fn add(&mut self, status: &str, n: i64) {
+        let (count, n) = match status {
+            "queued" => (&mut self.waiting, n),
+            "delayed" => (&mut self.delayed, n),
+            "processing" => (&mut self.active, n),
+            "completed" => (&mut self.completed, n),
+            "failed" => (&mut self.failed, n),
+            "due" => {
+                self.add("delayed", -n);
+                (&mut self.waiting, n)
+            }
+            "not_due" => {
+                self.add("delayed", n);
+                (&mut self.waiting, -n)
+            }
+            _ => return,
+        };
+        *count = count.saturating_add_signed(n);
+    }
+}
+
 /// An absent field matches every job.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     pub status: Option<String>,
     pub queue: Option<String>,
     pub operation: Option<String>,
+}
+
+/// A page looks at no more jobs than this. One whose filter passes over many jobs ends there.
+const LOOKED_AT: i64 = 2000;
+
+impl JobFilter {
+    /// True when an index alone does not find the jobs that match.
+    fn passes_over_rows(&self) -> bool {
+        let waits = matches!(self.status.as_deref(), Some("queued" | "delayed"));
+        waits || self.queue.is_some() || self.operation.is_some()
+    }
+
+    /// The statement of a page. `$1` is the user, `$2` the position before which to look, `$3` the
+    /// position down to which to look, `$4` the number of jobs. The rest is what [`Self::bind`] binds.
+    fn sql(&self, store: &Store) -> String {
+        let status = self.status_sql();
+        let mut condition = format!("user_id = $1 AND position < $2 AND position >= $3{status}");
+        let more = [
+            self.waits("queued", " AND (run_at IS NULL OR run_at <= $)"),
+            self.waits("delayed", " AND run_at > $"),
+            self.queue.as_ref().map(|_| " AND queue = $"),
+            self.operation.as_ref().map(|_| " AND operation = $"),
+        ];
+        for (n, one) in (5..).zip(more.into_iter().flatten()) {
+            condition += &one.replace('$', &format!("${n}"));
+        }
+        PageSql {
+            table: "jobs",
+            columns: COLUMNS,
+            key: "job_id",
+            bytes: BYTES,
+            condition: &condition,
+            order: &["position"],
+            descending: true,
+            limit: "$4",
+        }
+        .text(store)
+    }
+
+    fn waits(&self, status: &str, condition: &'static str) -> Option<&'static str> {
+        (self.status.as_deref() == Some(status)).then_some(condition)
+    }
+
+    /// The position of the last job that a page looks at, when there are as many.
+    fn floor_sql(&self) -> String {
+        format!(
+            "SELECT position FROM jobs WHERE user_id = $1 AND position < $2{} \
+             ORDER BY position DESC LIMIT 1 OFFSET {}",
+            self.status_sql(),
+            LOOKED_AT - 1
+        )
+    }
+
+    /// The statuses that jobs are stored with are few words, so they need no placeholder.
+    fn status_sql(&self) -> &'static str {
+        match self.status.as_deref() {
+            None => "",
+            Some("queued" | "delayed") => " AND status = 'queued'",
+            Some("processing") => " AND status = 'processing'",
+            Some("completed") => " AND status = 'completed'",
+            Some("failed") => " AND status = 'failed'",
+            Some("cancelled") => " AND status = 'cancelled'",
+            Some(_) => " AND status = ''",
+        }
+    }
+
+    fn bind<'q>(
+        &self,
+        mut query: Query<'q, Any, AnyArguments<'q>>,
+        now: Timestamp,
+    ) -> Query<'q, Any, AnyArguments<'q>> {
+        if let Some("queued" | "delayed") = self.status.as_deref() {
+            query = query.bind(now.0);
+        }
+        for word in [&self.queue, &self.operation].into_iter().flatten() {
+            query = query.bind(word.clone());
+        }
+        query
+    }
+}
+
+/// A page of a user's jobs.
+#[derive(Debug, Clone)]
+pub struct JobsPage {
+    pub page: Paged<JobRow>,
+    /// The position down to which the page looked, when there are jobs before it. A page may hold few
+    /// jobs, or none, and have a next one.
+    pub floor: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -220,7 +289,7 @@ impl JobReader {
         read_row(&row, &keys, now).map(Some)
     }
 
-    /// A user's jobs, newest first, older than the position `before`: a page of at most `limit`.
+    /// A user's jobs, newest first, at most `limit`, older than the position `before`.
     pub async fn list(
         &self,
         user: UserId,
@@ -228,34 +297,31 @@ impl JobReader {
         before: Option<u64>,
         limit: i64,
         now: Timestamp,
-    ) -> Result<Paged<JobRow>, LogError> {
-        let rows = read(&self.log, async move |store: Store| {
-            let sql = PageSql {
-                table: "jobs",
-                columns: COLUMNS,
-                key: "job_id",
-                bytes: BYTES,
-                condition: "user_id = $1 AND position < $2 \
-                     AND ($3 = '' OR CASE WHEN status = 'queued' AND run_at > $6 THEN 'delayed' ELSE status END = $3) \
-                     AND ($4 = '' OR queue = $4) AND ($5 = '' OR operation = $5)",
-                order: &["position"],
-                descending: true,
-                limit: "$7",
-            }
-            .text(&store);
-            let query = sqlx::query(&sql)
-                .bind(user.to_string())
-                .bind(before.map_or(i64::MAX, |before| before as i64))
-                .bind(filter.status.unwrap_or_default())
-                .bind(filter.queue.unwrap_or_default())
-                .bind(filter.operation.unwrap_or_default())
-                .bind(now.0)
-                .bind(limit);
-            Ok(paged(query.fetch_all(store.reads()).await?)?)
-        });
-        let rows = rows.await?;
+    ) -> Result<JobsPage, LogError> {
+        let (page, floor): (Paged<AnyRow>, Option<i64>) =
+            read(&self.log, async move |store: Store| {
+                let before = before.map_or(i64::MAX, |before| before as i64);
+                let mut floor = None;
+                if filter.passes_over_rows() {
+                    let sql = filter.floor_sql();
+                    let query = sqlx::query_scalar(&sql).bind(user.to_string()).bind(before);
+                    floor = query.fetch_optional(store.reads()).await?;
+                }
+                let sql = filter.sql(&store);
+                let query = sqlx::query(&sql)
+                    .bind(user.to_string())
+                    .bind(before)
+                    .bind(floor.unwrap_or(0))
+                    .bind(limit);
+                let rows = filter.bind(query, now).fetch_all(store.reads()).await?;
+                Ok((paged(rows)?, floor))
+            })
+            .await?;
         let keys = self.log.keys().live(user).await?;
-        rows.try_map(|row| read_row(&row, &keys, now))
+        Ok(JobsPage {
+            page: page.try_map(|row| read_row(&row, &keys, now))?,
+            floor: floor.map(|floor| floor as u64),
+        })
     }
 
     /// Each queue's count of jobs by state at `now`.
@@ -264,12 +330,8 @@ impl JobReader {
         now: Timestamp,
     ) -> Result<BTreeMap<&'static str, QueueStats>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
-            let sql = "SELECT queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END AS later, count(*) AS n \
-                       FROM jobs GROUP BY queue, status, CASE WHEN run_at > $1 THEN 1 ELSE 0 END";
-            Ok(sqlx::query(sql)
-                .bind(now.0)
-                .fetch_all(store.reads())
-                .await?)
+            let query = sqlx::query(counts::STATS).bind(now.0);
+            Ok(query.fetch_all(store.reads()).await?)
         });
         let mut stats: BTreeMap<&'static str, QueueStats> = QUEUES
             .into_iter()
@@ -278,23 +340,10 @@ impl JobReader {
         for row in rows.await? {
             let queue: String = row.try_get("queue")?;
             let status: String = row.try_get("status")?;
-            let n = row.try_get::<i64, _>("n")? as u64;
-            let later = row
-                .try_get::<i64, _>("later")
-                .or_else(|_| row.try_get::<i32, _>("later").map(i64::from))?
-                != 0;
-            let Some(stats) =
-                genie_events::job_operation::queue(&queue).and_then(|queue| stats.get_mut(queue))
-            else {
-                continue;
-            };
-            match status.as_str() {
-                "queued" if later => stats.delayed += n,
-                "queued" => stats.waiting += n,
-                "processing" => stats.active += n,
-                "completed" => stats.completed += n,
-                "failed" => stats.failed += n,
-                _ => {}
+            let n: i64 = row.try_get("n")?;
+            let queue = genie_events::job_operation::queue(&queue);
+            if let Some(stats) = queue.and_then(|queue| stats.get_mut(queue)) {
+                stats.add(&status, n);
             }
         }
         Ok(stats)
@@ -338,4 +387,19 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
         finished_at: moment("finished_at")?,
         position: row.try_get::<i64, _>("position")? as u64,
     })
+}
+
+#[cfg(test)]
+pub(crate) fn statements(store: &Store) -> Vec<String> {
+    let mut all = [counts::statements(), write::statements()].concat();
+    let statuses = [None, Some("queued"), Some("delayed"), Some("failed")];
+    for status in statuses {
+        let filter = JobFilter {
+            status: status.map(str::to_owned),
+            queue: Some("q".into()),
+            operation: Some("o".into()),
+        };
+        all.extend([filter.sql(store), filter.floor_sql()]);
+    }
+    all
 }

@@ -2,12 +2,17 @@
 //! decides anything or calls anybody. The crate links no actor, no HTTP client and no cryptography:
 //! `genie-log`'s types seal and open personal text.
 
+#[cfg(test)]
+mod plans;
 /// How far the projections have come, whichever node moves them.
 pub mod progress;
-/// The trait of every projection, and the task that drives one.
+/// The trait of every projection.
 pub mod projection;
 /// Starts all projections, and serves the reads that wait for them.
 pub mod read_side;
+mod rows;
+/// The task that moves all projections.
+mod runner;
 
 /// The registered users.
 pub mod accounts;

@@ -8,14 +8,23 @@ use genie_log::{Election, Log, LogError, store::Store};
 use sqlx::Row;
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::{ReadError, projection::read};
+use crate::{ReadError, projection::read, runner::CHECKPOINT};
 
 /// How often a node that does not lead reads the checkpoints while anybody waits: one poll serves
 /// all who wait.
 const LOOK: Duration = Duration::from_millis(15);
+/// Read tables are not flushed at each commit, but Postgres writes its log out within three times
+/// `wal_writer_delay` (0.2 s unless it is set). What was announced this long ago, no crash takes
+/// back. On SQLite a crash that takes something back ends this process, too.
+const SETTLED: Duration = Duration::from_secs(5);
+/// Where each projection stands: a projection without a position of its own is at the checkpoint.
+const POSITIONS: &str = "SELECT p.name, coalesce(p.position, c.position) AS position FROM checkpoints c, projections p \
+                         WHERE c.name = $1 AND p.name > ''";
+const STATUSES: &str = "SELECT p.name, coalesce(p.position, c.position) AS position, p.stopped \
+                        FROM checkpoints c, projections p WHERE c.name = $1 AND p.name > ''";
 /// A status names at most this many damaged events.
 const NAMED_DAMAGE: i64 = 20;
 
@@ -32,6 +41,16 @@ pub struct ProjectionStatus {
     pub damaged_at: Vec<u64>,
 }
 
+/// A position as announced, and as it was some time ago.
+#[derive(Debug, Clone, Copy)]
+struct Announced {
+    position: u64,
+    /// Surely on the disk: announced at least [`SETTLED`] ago.
+    settled: u64,
+    /// The position at a time, to become the settled one.
+    settling: (Instant, u64),
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Progress(Arc<Inner>);
 
@@ -39,17 +58,47 @@ pub(crate) struct Progress(Arc<Inner>);
 struct Inner {
     log: Log,
     election: Election,
-    /// Checkpoint names to projection names.
+    /// The names in the store to projection names.
     names: BTreeMap<String, &'static str>,
     /// The positions, as last announced or polled. Everybody who waits is subscribed.
-    told: watch::Sender<BTreeMap<&'static str, u64>>,
+    told: watch::Sender<BTreeMap<&'static str, Announced>>,
     /// Wakes the poll when somebody begins to wait.
     waiting: Notify,
 }
 
+impl Announced {
+    fn nothing() -> Self {
+        Self {
+            position: 0,
+            settled: 0,
+            settling: (Instant::now(), 0),
+        }
+    }
+
+    fn move_to(&mut self, position: u64) {
+        self.settle();
+        self.position = position;
+        // A crash of the database took back what was announced.
+        self.settled = self.settled.min(position);
+        self.settling.1 = self.settling.1.min(position);
+    }
+
+    /// Lets time pass over the settling position.
+    fn settle(&mut self) {
+        let (since, settling) = self.settling;
+        if since.elapsed() >= SETTLED {
+            self.settled = settling;
+            self.settling = (Instant::now(), self.position);
+        }
+    }
+}
+
 impl Progress {
     pub fn new(log: Log, election: Election, names: BTreeMap<String, &'static str>) -> Self {
-        let nothing_yet = names.values().map(|name| (*name, 0)).collect();
+        let nothing_yet = names
+            .values()
+            .map(|name| (*name, Announced::nothing()))
+            .collect();
         let told = watch::Sender::new(nothing_yet);
         Self(Arc::new(Inner {
             log,
@@ -63,15 +112,15 @@ impl Progress {
     /// Announces the position of a projection that runs on this node. It may be lower than the last
     /// one, as after a crash of the database.
     pub fn tell(&self, name: &str, position: u64) {
-        self.change(name, |at| *at != position, position);
+        self.change(name, |at| at != position, position);
     }
 
-    fn change(&self, name: &str, is_news: impl Fn(&u64) -> bool, position: u64) {
+    fn change(&self, name: &str, is_news: impl Fn(u64) -> bool, position: u64) {
         self.0
             .told
             .send_if_modified(|told| match told.get_mut(name) {
-                Some(at) if is_news(at) => {
-                    *at = position;
+                Some(at) if is_news(at.position) => {
+                    at.move_to(position);
                     true
                 }
                 _ => false,
@@ -82,35 +131,53 @@ impl Progress {
         self.0.names.values().copied()
     }
 
-    /// Waits until a projection's stored checkpoint has reached a position.
+    /// True when all of these have surely reached a position: no question to the store is needed.
+    fn is_settled(&self, names: &[&str], position: u64) -> bool {
+        let mut is_settled = true;
+        self.0.told.send_if_modified(|told| {
+            for name in names {
+                if let Some(at) = told.get_mut(*name) {
+                    at.settle();
+                    is_settled &= at.settled >= position;
+                }
+            }
+            false // nobody waits for this
+        });
+        is_settled
+    }
+
+    /// Waits until the stored checkpoints of these projections have reached a position.
     pub async fn wait_for(
         &self,
-        name: &str,
+        names: &[&str],
         position: u64,
         limit: Duration,
     ) -> Result<(), ReadError> {
-        let is_reached =
-            |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);
-        let is_told = is_reached(&self.0.told.borrow());
-        if is_told {
+        if self.is_settled(names, position) {
+            return Ok(());
+        }
+        let are_reached = |told: &BTreeMap<&'static str, Announced>| {
+            let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
+            names.iter().all(|name| at(name) >= position)
+        };
+        let are_told = are_reached(&self.0.told.borrow());
+        if are_told {
             // Read tables are not flushed on commit: after a crash the database may be behind the
             // announced position.
-            match self.stored(name).await? {
-                at if at >= position => return Ok(()),
-                at => self.change(name, |told| *told > at, at),
+            let stored = self.positions().await?;
+            if lowest(&stored, names) >= position {
+                return Ok(());
+            }
+            for (name, at) in stored {
+                self.change(name, |told| told > at, at);
             }
         }
         let mut told = self.0.told.subscribe();
         self.0.waiting.notify_one();
-        if timeout(limit, told.wait_for(is_reached)).await.is_ok() {
+        if timeout(limit, told.wait_for(are_reached)).await.is_ok() {
             return Ok(());
         }
-        match self
-            .statuses()
-            .await?
-            .get(name)
-            .map_or(0, |status| status.position)
-        {
+        match lowest(&self.positions().await?, names) {
             at if at >= position => Ok(()),
             at => Err(ReadError::Behind {
                 at,
@@ -122,15 +189,22 @@ impl Progress {
     /// The same without a look into the store, for a reader that accepts to be a little behind: after
     /// a crash of the database the store may be behind what was announced. Answers whether the
     /// position was reached.
-    pub async fn wait_for_told(&self, name: &str, position: u64, limit: Duration) -> bool {
-        let is_reached =
-            |told: &BTreeMap<&'static str, u64>| told.get(name).is_none_or(|at| *at >= position);
-        if is_reached(&self.0.told.borrow()) {
+    pub async fn wait_for_told(&self, names: &[&str], position: u64, limit: Duration) -> bool {
+        let are_reached = |told: &BTreeMap<&'static str, Announced>| {
+            let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
+            names.iter().all(|name| at(name) >= position)
+        };
+        if are_reached(&self.0.told.borrow()) {
             return true;
         }
         let mut told = self.0.told.subscribe();
         self.0.waiting.notify_one();
-        timeout(limit, told.wait_for(is_reached)).await.is_ok()
+        timeout(limit, told.wait_for(are_reached)).await.is_ok()
+    }
+
+    /// The position that one projection has reached, as stored.
+    pub async fn stored(&self, name: &str) -> Result<u64, LogError> {
+        Ok(lowest(&self.positions().await?, &[name]))
     }
 
     /// Polls the checkpoints while somebody waits for what another node does. Runs for ever; spawn
@@ -145,7 +219,7 @@ impl Progress {
                     for (name, position) in self.positions().await.unwrap_or_default() {
                         // Only forward: this node may have become the leader meanwhile, and know
                         // better.
-                        self.change(name, |at| *at < position, position);
+                        self.change(name, |at| at < position, position);
                     }
                 }
                 sleep(LOOK).await;
@@ -153,46 +227,28 @@ impl Progress {
         }
     }
 
-    /// The position of a projection's checkpoint in the store.
-    pub async fn stored(&self, name: &str) -> Result<u64, LogError> {
-        let checkpoint = self
-            .0
-            .names
-            .iter()
-            .find(|(_, known)| **known == name)
-            .map(|(checkpoint, _)| checkpoint.clone());
-        let Some(checkpoint) = checkpoint else {
-            return Ok(u64::MAX);
-        }; // No projection has this name, so nobody needs to wait for it.
-        let position: Option<i64> = read(&self.0.log, async move |store: Store| {
-            let sql = "SELECT position FROM checkpoints WHERE name = $1";
-            Ok(sqlx::query_scalar(sql)
-                .bind(checkpoint)
-                .fetch_optional(store.reads())
-                .await?)
-        })
-        .await?;
-        Ok(position.unwrap_or(0) as u64)
-    }
-
+    /// The positions in the store; a projection that the store does not know has none.
     async fn positions(&self) -> Result<Vec<(&'static str, u64)>, LogError> {
         let rows: Vec<(String, i64)> = read(&self.0.log, async |store: Store| {
-            Ok(sqlx::query_as("SELECT name, position FROM checkpoints")
+            Ok(sqlx::query_as(POSITIONS)
+                .bind(CHECKPOINT)
                 .fetch_all(store.reads())
                 .await?)
         })
         .await?;
-        Ok(rows
-            .iter()
-            .filter_map(|(name, position)| Some((*self.0.names.get(name)?, *position as u64)))
-            .collect())
+        let stored: BTreeMap<String, i64> = rows.into_iter().collect();
+        let at = |name: &str| stored.get(name).map_or(0, |at| *at as u64);
+        let names = self.0.names.iter();
+        Ok(names.map(|(stored, name)| (*name, at(stored))).collect())
     }
 
     /// The state of each projection, as stored.
     pub async fn statuses(&self) -> Result<BTreeMap<&'static str, ProjectionStatus>, LogError> {
         let (checkpoints, damage) = read(&self.0.log, async |store: Store| {
-            let sql = "SELECT name, position, stopped FROM checkpoints";
-            let checkpoints = sqlx::query(sql).fetch_all(store.reads()).await?;
+            let checkpoints = sqlx::query(STATUSES)
+                .bind(CHECKPOINT)
+                .fetch_all(store.reads())
+                .await?;
             let sql = "SELECT projection, position, total FROM ( \
                      SELECT projection, position, count(*) OVER (PARTITION BY projection) AS total, \
                             row_number() OVER (PARTITION BY projection ORDER BY position) AS nth \
@@ -232,4 +288,15 @@ impl Progress {
     ) -> Option<&'a mut ProjectionStatus> {
         all.get_mut(self.0.names.get(checkpoint)?)
     }
+}
+
+/// The position of the projection that is furthest behind.
+fn lowest(positions: &[(&'static str, u64)], names: &[&str]) -> u64 {
+    let wanted = positions.iter().filter(|(name, _)| names.contains(name));
+    wanted.map(|(_, at)| *at).min().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![POSITIONS.into()]
 }

@@ -12,7 +12,8 @@ use crate::{
     invites::InviteReader,
     jobs::JobReader,
     progress::{Progress, ProjectionStatus},
-    projection::{Projection, Runner, checkpoint_name},
+    projection::Projection,
+    runner::{Runner, stored_name},
     service_keys::ServiceKeyReader,
     usage::UsageReader,
 };
@@ -41,8 +42,8 @@ pub struct ReadSide {
     pub service_keys: ServiceKeyReader,
 }
 
-fn all() -> [Box<dyn Projection>; 8] {
-    [
+pub(crate) fn all() -> Vec<Box<dyn Projection>> {
+    vec![
         Box::new(crate::accounts::Projector),
         Box::new(crate::usage::Projector),
         Box::new(crate::credentials::Projector),
@@ -61,14 +62,11 @@ impl ReadSide {
         let projections = all();
         let names = projections
             .iter()
-            .map(|one| (checkpoint_name(one.as_ref()), one.name()))
+            .map(|one| (stored_name(one.as_ref()), one.name()))
             .collect();
         let progress = Progress::new(log.clone(), election.clone(), names);
-        for projection in projections {
-            tokio::spawn(
-                Runner::new(projection, log.clone(), election.clone(), progress.clone()).run(),
-            );
-        }
+        let runner = Runner::new(projections, log.clone(), election, progress.clone());
+        tokio::spawn(runner.run());
         tokio::spawn(progress.clone().look());
         Self {
             progress,
@@ -88,22 +86,20 @@ impl ReadSide {
         self.progress.statuses().await
     }
 
-    /// Waits until every projection's stored checkpoint has reached a position.
-    pub async fn wait_for_all(&self, position: u64, limit: Duration) -> Result<(), ReadError> {
-        for name in self.progress.names() {
-            self.progress.wait_for(name, position, limit).await?;
-        }
-        Ok(())
-    }
-
     /// Waits a moment for a position, by what the projections announce. The store is not asked.
-    pub async fn wait_briefly(&self, name: &str, position: u64, limit: Duration) -> bool {
-        self.progress.wait_for_told(name, position, limit).await
+    pub async fn wait_briefly(&self, names: &[&str], position: u64, limit: Duration) -> bool {
+        self.progress.wait_for_told(names, position, limit).await
     }
 
     /// The position that one projection has reached, as stored.
     pub async fn stored_position(&self, name: &str) -> Result<u64, LogError> {
         self.progress.stored(name).await
+    }
+
+    /// Waits until every projection's stored checkpoint has reached a position.
+    pub async fn wait_for_all(&self, position: u64, limit: Duration) -> Result<(), ReadError> {
+        let names: Vec<&str> = self.progress.names().collect();
+        self.progress.wait_for(&names, position, limit).await
     }
 
     /// Waits until one projection's stored checkpoint has reached a position.
@@ -113,7 +109,17 @@ impl ReadSide {
         position: u64,
         limit: Duration,
     ) -> Result<(), ReadError> {
-        self.progress.wait_for(name, position, limit).await
+        self.progress.wait_for(&[name], position, limit).await
+    }
+
+    /// Waits until the stored checkpoints of these projections have reached a position.
+    pub async fn wait_for_each(
+        &self,
+        names: &[&str],
+        position: u64,
+        limit: Duration,
+    ) -> Result<(), ReadError> {
+        self.progress.wait_for(names, position, limit).await
     }
 }
 
@@ -130,8 +136,13 @@ mod tests {
     use super::*;
 
     /// Columns that no projection empties. `user_keys` and `forgettings` keep the id of a
-    /// forgotten user; the row of a file goes after its bytes.
-    const OTHERWISE: [&str; 3] = ["user_keys.user_id", "forgettings.user_id", "blobs.user_id"];
+    /// forgotten user; the row of a file or of a begun upload goes after its bytes.
+    const OTHERWISE: [&str; 4] = [
+        "user_keys.user_id",
+        "forgettings.user_id",
+        "blobs.user_id",
+        "uploads.user_id",
+    ];
 
     both_stores!(
         every_column_that_names_a_user_is_emptied_when_they_are_forgotten,

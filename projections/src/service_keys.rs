@@ -1,12 +1,20 @@
 //! `service_keys`: the list of service keys for administrators. Authentication asks the log itself,
 //! not this table.
 
+use std::collections::BTreeMap;
+
 use futures_util::{FutureExt, future::BoxFuture};
-use genie_events::{Event, StreamKind, Timestamp, service_key::ServiceKeyEvent};
+use genie_events::{
+    Event, StreamKind, Timestamp,
+    service_key::{ServiceKeyEvent, ServiceKeyGrant},
+};
 use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
-use crate::projection::{Projection, Seen, Tx, open, read};
+use crate::{
+    projection::{Projection, Seen, Tx, open, read},
+    rows::{Cell, Upsert},
+};
 
 const NAME: &str = "service_keys.name";
 
@@ -31,31 +39,62 @@ impl Projection for Projector {
 
     fn apply<'a>(
         &'a self,
-        seen: Seen<'a>,
+        facts: &'a [Seen<'a>],
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let Event::ServiceKey(event) = seen.event else { return Ok(()) };
-            let id = &seen.fact.stream.id.to_string();
-            let query = match event {
-                ServiceKeyEvent::Created(key) => sqlx::query(
-                    "INSERT INTO service_keys (key_id, name_sealed, scopes, expires_at, created_at, created_by) \
-                     VALUES ($1, $2, $3, $4, $5, $6)",
-                )
-                .bind(id)
-                .bind(seen.seal(NAME, &key.name))
-                .bind(key.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" "))
-                .bind(key.expires_at.map(|at| at.0))
-                .bind(seen.at().0)
-                .bind(seen.fact.metadata.by.map(|by| by.to_string())),
-                ServiceKeyEvent::Revoked => {
-                    sqlx::query("UPDATE service_keys SET revoked_at = $2 WHERE key_id = $1").bind(id).bind(seen.at().0)
+            let mut created = BTreeMap::new();
+            let mut revoked: BTreeMap<String, i64> = BTreeMap::new();
+            for seen in facts {
+                let Event::ServiceKey(event) = seen.event else {
+                    continue;
+                };
+                match event {
+                    ServiceKeyEvent::Created(key) => {
+                        created.insert(seen.id(), cells(seen, key));
+                    }
+                    ServiceKeyEvent::Revoked => {
+                        revoked.insert(seen.id(), seen.at().0);
+                    }
                 }
-            };
-            query.execute(&mut **tx).await.map(drop)
+            }
+            INSERT.write(tx, created.into_values().collect()).await?;
+            for (id, at) in revoked {
+                sqlx::query("UPDATE service_keys SET revoked_at = $2 WHERE key_id = $1")
+                    .bind(id)
+                    .bind(at)
+                    .execute(&mut **tx)
+                    .await?;
+            }
+            Ok(())
         }
         .boxed()
     }
+}
+
+const INSERT: Upsert = Upsert {
+    table: "service_keys",
+    columns: &[
+        "key_id",
+        "name_sealed",
+        "scopes",
+        "expires_at",
+        "created_at",
+        "created_by",
+    ],
+    on_conflict: "(key_id) DO NOTHING",
+};
+
+fn cells(seen: &Seen<'_>, key: &ServiceKeyGrant) -> Vec<Cell> {
+    let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+    vec![
+        seen.id().into(),
+        seen.seal(NAME, &key.name).into(),
+        scopes.join(" ").into(),
+        key.expires_at.map(|at| at.0).into(),
+        seen.at().0.into(),
+        seen.fact.metadata.by.map(|by| by.to_string()).into(),
+    ]
 }
 
 /// A service key's record; never the key.
@@ -71,6 +110,9 @@ pub struct ServiceKeyRow {
     pub created_by: Option<String>,
     pub revoked_at: Option<Timestamp>,
 }
+
+const LIST: &str = "SELECT key_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
+                    WHERE (created_at, key_id) > ($1, $2) ORDER BY created_at, key_id LIMIT $3";
 
 #[derive(Debug, Clone)]
 pub struct ServiceKeyReader {
@@ -91,9 +133,7 @@ impl ServiceKeyReader {
     ) -> Result<Vec<ServiceKeyRow>, LogError> {
         let rows = read(&self.log, async move |store: Store| {
             let (created, id) = after.unwrap_or((i64::MIN, String::new()));
-            let sql = "SELECT key_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
-                       WHERE created_at > $1 OR (created_at = $1 AND key_id > $2) ORDER BY created_at, key_id LIMIT $3";
-            Ok(sqlx::query(sql)
+            Ok(sqlx::query(LIST)
                 .bind(created)
                 .bind(id)
                 .bind(limit)
@@ -116,4 +156,9 @@ impl ServiceKeyReader {
             revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(Timestamp),
         })
     }
+}
+
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<String> {
+    vec![INSERT.sql(4), LIST.into()]
 }

@@ -302,7 +302,8 @@ impl AccountExport {
             |before| {
                 let now = self.app.log.clock().now();
                 let any = Default::default();
-                self.app.reads.jobs.list(self.user, any, before, PAGE, now)
+                let page = self.app.reads.jobs.list(self.user, any, before, PAGE, now);
+                async { Ok(page.await?.page) }
             },
             |row| row.position,
         );

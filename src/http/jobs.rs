@@ -489,16 +489,17 @@ pub async fn list(
     let filter = query.into_inner().filter()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
     let now = app.log.clock().now();
-    let rows = app
+    let jobs = app
         .reads
         .jobs
         .list(id, filter, page.after_number()?, limit, now)
         .await?;
-    ListPage::of(
-        &rows,
+    let page = ListPage::of(
+        &jobs.page,
         |row| row.position.to_string(),
         |row| JobAnswer::new(row, None),
-    )
+    )?;
+    Ok(page.going_on_from(jobs.floor.map(|position| position.to_string())))
 }
 
 /// `GET /api/jobs/{id}`

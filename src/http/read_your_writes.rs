@@ -67,7 +67,7 @@ impl MinPosition {
         let _ = app
             .reads
             .wait_briefly(
-                projection,
+                &[projection],
                 app.log.reader().head(),
                 app.config.own_writes_wait,
             )
@@ -82,10 +82,20 @@ impl MinPosition {
         projection: &'static str,
         user: Option<UserId>,
     ) -> Result<(), ApiError> {
+        self.wait_for_each(app, &[projection], user).await
+    }
+
+    /// Call this before a read of several projections.
+    pub async fn wait_for_each(
+        &self,
+        app: &App,
+        projections: &[&'static str],
+        user: Option<UserId>,
+    ) -> Result<(), ApiError> {
         if let Some(wanted) = self.asked()? {
             return Ok(app
                 .reads
-                .wait_for(projection, wanted, app.config.read_wait)
+                .wait_for_each(projections, wanted, app.config.read_wait)
                 .await?);
         }
         if let Some(user) = user {
@@ -98,7 +108,7 @@ impl MinPosition {
             // Not reached: the read is a little old, which a caller without the header accepts.
             let _ = app
                 .reads
-                .wait_briefly(projection, written, app.config.own_writes_wait)
+                .wait_briefly(projections, written, app.config.own_writes_wait)
                 .await;
         }
         Ok(())

@@ -54,10 +54,17 @@ impl<T: Serialize> ListPage<T> {
         }
         let has_more = rows.has_more || data.len() < rows.rows.len();
         let last = data.len().checked_sub(1).map(|last| &rows.rows[last]);
-        let next_cursor = last
-            .filter(|_| has_more)
-            .map(|last| BASE64.encode(format!("c1:{}", key(last))));
+        let next_cursor = last.filter(|_| has_more).map(|last| cursor(&key(last)));
         Ok(Self { data, next_cursor })
+    }
+
+    /// The same page, with a next one that goes on from `key` when these rows are not followed by
+    /// others: for a filter that did not look at all rows.
+    pub fn going_on_from(self, key: Option<String>) -> Self {
+        Self {
+            next_cursor: self.next_cursor.or_else(|| key.map(|key| cursor(&key))),
+            ..self
+        }
     }
 
     /// All there is.
@@ -303,6 +310,10 @@ pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
         Some(limit @ 1..=500) => Ok(i64::from(limit)),
         Some(_) => Err(ApiError::field("`limit` must be 1 to 500")),
     }
+}
+
+fn cursor(key: &str) -> String {
+    BASE64.encode(format!("c1:{key}"))
 }
 
 fn bad_cursor() -> ApiError {

@@ -36,9 +36,8 @@ pub async fn show(
     user: ActingUser,
 ) -> Result<Answer<UsageAnswer>, ApiError> {
     let id = user.account.user;
-    for projection in ["accounts", "usage", "credentials", "jobs"] {
-        min_position.wait(&app, projection, Some(id)).await?;
-    }
+    let counts = ["accounts", "usage", "credentials", "jobs"];
+    min_position.wait_for_each(&app, &counts, Some(id)).await?;
     // Read the account again: the caller's own may have been read before the position that was waited for.
     let account = app
         .reads

@@ -111,7 +111,7 @@ both_stores!(
         genie.store.tamper("DELETE FROM jobs").await;
         genie
             .store
-            .tamper("DELETE FROM checkpoints WHERE name LIKE 'jobs%'")
+            .tamper("DELETE FROM projections WHERE name LIKE 'jobs%'")
             .await; // waits until the projection is refilled
         genie.launch_again().await;
         genie.settle().await;

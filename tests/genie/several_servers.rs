@@ -204,7 +204,7 @@ async fn stop_and_go_on(mut two: Two, in_the_middle: bool) {
         .fetch_all(&mut two.inside)
         .await
         .unwrap();
-    assert!(moved.len() > 5);
+    assert!(moved.len() > 1);
     for row in moved {
         let (name, moved_in): (String, i64) = (row.get("name"), row.get("epoch"));
         assert!(moved_in > before, "the deposed node moved {name}");

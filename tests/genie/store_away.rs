@@ -164,7 +164,11 @@ async fn read_tables_that_a_crash_took_back_are_written_again() {
     genie.settle().await;
     genie
         .store
-        .try_sql("WITH gone AS (DELETE FROM jobs) UPDATE checkpoints SET position = 0 WHERE name LIKE 'jobs.%'")
+        .try_sql(
+            "WITH a AS (DELETE FROM accounts), u AS (DELETE FROM usage), j AS (DELETE FROM jobs), \
+                  c AS (DELETE FROM job_counts), i AS (DELETE FROM invites) \
+             UPDATE checkpoints SET position = 0 WHERE name = 'projections'",
+        )
         .await
         .unwrap();
     assert_eq!(

@@ -26,7 +26,6 @@ macro_rules! migrations {
             "0006_blobs.sql",
             "0007_keys.sql",
             "0008_directus.sql",
-            "0009_credentials.sql",
             "0010_master_keys.sql",
             "0011_forgetting.sql",
             "0012_unfinished.sql",

@@ -30,7 +30,7 @@ pub struct CloudEvent {
     pub cursor: String,
     /// Present, and true, when the row cannot be trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = True, required = false)]
+    #[schema(value_type = bool, required = false)]
     pub damaged: Option<True>,
     /// The fields that are not personal, by a written list for each type. Times, whose names end in `_at`, are RFC 3339. Null when the row is damaged, and when the user was forgotten, except in `account.forgotten`.
     #[schema(required, value_type = Option<HashMap<String, Value>>)]
@@ -38,7 +38,7 @@ pub struct CloudEvent {
     pub datacontenttype: ApplicationJson,
     /// Present, and true, when the user was forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = True, required = false)]
+    #[schema(value_type = bool, required = false)]
     pub forgotten: Option<True>,
     pub id: Uuid,
     /// The user for whom an administrator acted. Present for an impersonation only.

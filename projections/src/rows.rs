@@ -1,0 +1,173 @@
+//! Statements over many rows of a read table. A batch of facts is folded in memory, so that each
+//! row is read and written at most once, with one statement a table.
+//!
+//! Lists are padded with NULLs to a power of two. So a connection meets few texts, and keeps their
+//! plans.
+
+use std::collections::BTreeSet;
+
+use sqlx::{Any, any::AnyArguments, any::AnyRow, query::Query};
+
+use crate::projection::Tx;
+
+/// At most this many rows go in one statement.
+const ROWS: usize = 256;
+
+/// A value to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Cell {
+    Integer(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
+}
+
+impl Cell {
+    /// NULL of the same type: Postgres asks for a type even then.
+    fn null(&self) -> Self {
+        match self {
+            Self::Integer(_) => Self::Integer(None),
+            Self::Text(_) => Self::Text(None),
+            Self::Bytes(_) => Self::Bytes(None),
+        }
+    }
+
+    fn bind<'q>(self, query: RowQuery<'q>) -> RowQuery<'q> {
+        match self {
+            Self::Integer(number) => query.bind(number),
+            Self::Text(text) => query.bind(text),
+            Self::Bytes(bytes) => query.bind(bytes),
+        }
+    }
+}
+
+type RowQuery<'q> = Query<'q, Any, AnyArguments<'q>>;
+
+impl From<i64> for Cell {
+    fn from(number: i64) -> Self {
+        Self::Integer(Some(number))
+    }
+}
+
+impl From<Option<i64>> for Cell {
+    fn from(number: Option<i64>) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(Some(text.to_owned()))
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(Some(text))
+    }
+}
+
+impl From<Option<String>> for Cell {
+    fn from(text: Option<String>) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<Vec<u8>> for Cell {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(Some(bytes))
+    }
+}
+
+impl From<Option<Vec<u8>>> for Cell {
+    fn from(bytes: Option<Vec<u8>>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// The way to write rows of a table.
+pub(crate) struct Upsert {
+    pub table: &'static str,
+    /// The first column is never NULL.
+    pub columns: &'static [&'static str],
+    /// The rest of the statement, after `ON CONFLICT`.
+    pub on_conflict: &'static str,
+}
+
+impl Upsert {
+    /// Writes the rows, whose cells stand in the order of the columns.
+    pub async fn write(&self, tx: &mut Tx, rows: Vec<Vec<Cell>>) -> Result<(), sqlx::Error> {
+        let Some(padding) = rows.first() else {
+            return Ok(());
+        };
+        let padding: Vec<Cell> = padding.iter().map(Cell::null).collect();
+        let mut rows = rows.into_iter();
+        while rows.len() > 0 {
+            let count = rows.len().min(ROWS);
+            let padded = count.next_power_of_two();
+            let sql = self.sql(padded);
+            let mut query = sqlx::query(&sql);
+            for cell in rows.by_ref().take(count).flatten() {
+                query = cell.bind(query);
+            }
+            for cell in std::iter::repeat_n(&padding, padded - count).flatten() {
+                query = cell.clone().bind(query);
+            }
+            query.execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+
+    /// The statement for a number of rows.
+    pub fn sql(&self, rows: usize) -> String {
+        let width = self.columns.len();
+        let row = |n: usize| format!("({})", numbered(n * width, width));
+        let values: Vec<String> = (0..rows).map(row).collect();
+        // `column1` is the name that both stores give to the first column of VALUES.
+        format!(
+            "INSERT INTO {} ({}) SELECT * FROM (VALUES {}) AS v WHERE column1 IS NOT NULL ON CONFLICT {}",
+            self.table,
+            self.columns.join(", "),
+            values.join(", "),
+            self.on_conflict,
+        )
+    }
+}
+
+/// A statement over rows that are named by their keys. `{}` stands for the list of keys.
+pub(crate) struct ByKey(pub &'static str);
+
+impl ByKey {
+    /// Runs the statement over these keys; answers the rows that it answers.
+    pub async fn run(
+        &self,
+        tx: &mut Tx,
+        keys: &BTreeSet<String>,
+    ) -> Result<Vec<AnyRow>, sqlx::Error> {
+        let keys: Vec<&String> = keys.iter().collect();
+        let mut found = Vec::new();
+        for keys in keys.chunks(ROWS) {
+            let padded = keys.len().next_power_of_two();
+            let sql = self.sql(padded);
+            let mut query = sqlx::query(&sql);
+            for key in keys {
+                query = query.bind(key.as_str());
+            }
+            for _ in keys.len()..padded {
+                query = query.bind(None::<String>);
+            }
+            found.extend(query.fetch_all(&mut **tx).await?);
+        }
+        Ok(found)
+    }
+
+    /// The statement for a number of keys.
+    pub fn sql(&self, keys: usize) -> String {
+        self.0.replace("{}", &numbered(0, keys))
+    }
+}
+
+/// `count` placeholders, after the first `before`, separated by commas.
+fn numbered(before: usize, count: usize) -> String {
+    let one = |n: usize| format!("${}", before + n);
+    (1..=count).map(one).collect::<Vec<_>>().join(", ")
+}
