@@ -140,7 +140,21 @@ impl Config {
             given: &given,
             wrong: Vec::new(),
         };
-        let config = Self {
+        let config = Self::from_reader(&mut read);
+        if config.master_keys.is_some() && config.master_keys_file.is_some() {
+            read.wrong.push(
+                "GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; set one of them".into(),
+            );
+        }
+        if read.wrong.is_empty() {
+            Ok(Self { given, ..config })
+        } else {
+            Err(BadConfig(read.wrong))
+        }
+    }
+
+    fn from_reader(read: &mut Reader<'_>) -> Self {
+        Self {
             host: read.text(settings::HOST),
             port: read.number(settings::SERVER_PORT) as u16,
             data_dir: PathBuf::from(read.text(settings::GENIE_DATA_DIR)),
@@ -190,18 +204,8 @@ impl Config {
             heads_webhook: read.secret_url(settings::GENIE_HEADS_WEBHOOK),
             log: read.text(settings::GENIE_LOG),
             log_json: read.is(settings::GENIE_LOG_FORMAT, "json"),
-            unknown: unknown_names(&given),
+            unknown: unknown_names(read.given),
             given: BTreeMap::new(),
-        };
-        if config.master_keys.is_some() && config.master_keys_file.is_some() {
-            read.wrong.push(
-                "GENIE_MASTER_KEYS and GENIE_MASTER_KEYS_FILE are both set; set one of them".into(),
-            );
-        }
-        if read.wrong.is_empty() {
-            Ok(Self { given, ..config })
-        } else {
-            Err(BadConfig(read.wrong))
         }
     }
 

@@ -238,17 +238,8 @@ async fn build(
         ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
     );
     start_erasing(&eraser, &election, &say).await?;
-    let callers = Callers::new(
-        log.clone(),
-        reads.clone(),
-        write.users.clone(),
-        write.service_keys.clone(),
-    );
-    tokio::spawn(callers.clone().follow());
+    let callers = follow_callers(&log, &reads, &write);
     let request_limits = start_request_limits(&config);
-    let streams = Streams::new(config.streams_per_user, config.streams_in_all);
-    let body_bytes = BodyBytes::new(config.body_bytes_in_flight);
-    let large_answers = ByteBudget::new(config.answer_bytes_in_flight);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
@@ -259,6 +250,9 @@ async fn build(
         uploads: Uploads::default(),
         exports: Exports::default(),
         outages: Outages::default(),
+        streams: Streams::new(config.streams_per_user, config.streams_in_all),
+        body_bytes: BodyBytes::new(config.body_bytes_in_flight),
+        large_answers: ByteBudget::new(config.answer_bytes_in_flight),
         config,
         log,
         head_at_start,
@@ -272,12 +266,22 @@ async fn build(
         eraser,
         callers,
         request_limits,
-        large_answers,
-        streams,
-        body_bytes,
         limits,
     };
     Ok(Built { app, first_invite })
+}
+
+/// The callers in memory, which follow the log.
+fn follow_callers(log: &Log, reads: &ReadSide, write: &WriteSide) -> Callers {
+    let users = write.users.clone();
+    let callers = Callers::new(
+        log.clone(),
+        reads.clone(),
+        users,
+        write.service_keys.clone(),
+    );
+    tokio::spawn(callers.clone().follow());
+    callers
 }
 
 fn sentence(error: impl std::fmt::Display) -> String {

@@ -172,15 +172,13 @@ impl Accounts {
                 return Err(WriteError::Internal(reason));
             }
             let reader = self.log.reader();
-            let newest = reader
-                .newest_types(user, stream.clone(), STATUS_WITHIN)
-                .await?;
+            let newest = reader.newest_types(user, stream, STATUS_WITHIN).await?;
             let status = newest.iter().find(|one| STATUSES.contains(&one.as_str()));
             if status.is_some_and(|status| status == STATUSES[0]) {
                 return Ok((false, reader.head()));
             }
             let fact = NewFact {
-                stream: stream.clone(),
+                stream,
                 sequence: of_account + 1,
                 event: AccountEvent::Suspended.into(),
             };

@@ -116,9 +116,7 @@ impl Caller {
                 Metadata::impersonator(*by, *user, &self.request_id)
             }
             CallerIdentity::SharedSecret => Metadata::shared_secret(&self.request_id),
-            CallerIdentity::ServiceKey { id, .. } => {
-                Metadata::service_key(id.clone(), &self.request_id)
-            }
+            CallerIdentity::ServiceKey { id, .. } => Metadata::service_key(*id, &self.request_id),
         }
     }
 }

@@ -54,7 +54,7 @@ impl Chats {
         let session = log.hashes().session(user, &session_name);
         let progress = supervisor.0.feeds.open(turn, user);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
-        let recall = Recall::Session(session.clone());
+        let recall = Recall::Session(session);
         let context = CommandContext {
             bytes: message.len(),
             ..metadata.into()
@@ -65,7 +65,7 @@ impl Chats {
                 session: session_name.clone(),
                 message: message.clone(),
             };
-            let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
+            let changes = state.decide(now, UserCommand::Chat(session, command))?;
             Ok(Plan {
                 changes,
                 work: vec![lease.clone()],

@@ -66,17 +66,17 @@ impl Emails {
             .stream::<Account>(&Owner::User(user), stream.id)
             .await?
             .ok_or_else(|| Refusal::not_found("user"))?;
-        let former = account.active()?.email.clone();
+        let former = account.active()?.email;
         if former.as_ref() == Some(&email_id) {
             return Ok(vec![]);
         }
         let change = ProfileCommand::ChangeEmail {
             email: address.trim().to_owned(),
-            email_id: email_id.clone(),
+            email_id,
         };
         let numbered = (count + 1..).zip(account.decide(change)?);
         let facts = numbered.map(|(sequence, event)| NewFact {
-            stream: stream.clone(),
+            stream,
             sequence,
             event: event.into(),
         });

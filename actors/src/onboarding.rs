@@ -71,11 +71,8 @@ impl OnboardingSteps {
     ) -> Result<(QueuedUpload, u64), WriteError> {
         let job = JobId(self.log.clock().new_uuid());
         let planner = move |state: &User, now| {
-            let changes = state.decide(now, UserCommand::BeginOnboarding(job.clone(), file))?;
-            let queued = QueuedUpload {
-                job: job.clone(),
-                file,
-            };
+            let changes = state.decide(now, UserCommand::BeginOnboarding(job, file))?;
+            let queued = QueuedUpload { job, file };
             Ok(Plan {
                 changes,
                 work: vec![row.clone()],

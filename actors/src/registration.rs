@@ -197,7 +197,7 @@ fn first_facts(user: UserId, keys: Arc<UserKeys>, events: Vec<AccountEvent>) -> 
     let numbered = (1..).zip(events);
     let facts = numbered
         .map(|(sequence, event)| NewFact {
-            stream: stream.clone(),
+            stream,
             sequence,
             event: event.into(),
         })

@@ -466,7 +466,7 @@ fn number(user: &User, changes: &[Change]) -> (Vec<NewFact>, Vec<u64>) {
         *sequence += 1;
         (
             NewFact {
-                stream: change.stream.clone(),
+                stream: change.stream,
                 sequence: *sequence,
                 event: change.event.clone(),
             },

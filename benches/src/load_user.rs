@@ -75,7 +75,7 @@ pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured
                 purpose: Some(purpose()),
             });
             NewFact {
-                stream: stream.clone(),
+                stream,
                 sequence: sequence + n,
                 event,
             }

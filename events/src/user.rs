@@ -210,7 +210,7 @@ impl User {
     fn account_changes(&self, command: impl Into<AccountCommand>) -> Result<Vec<Change>, Refusal> {
         self.account
             .decide(command)
-            .map(|events| changes(&self.id, events))
+            .map(|events| changes(self.id, events))
     }
 
     fn chat_changes(

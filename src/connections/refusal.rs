@@ -43,7 +43,9 @@ impl Refusals {
         let answer = answer(reason, request_id);
         let told = async {
             // A client that is answered before it asked may take the answer for a fault.
-            stream.read(&mut [0; 1024]).await?;
+            if stream.read(&mut [0; 1024]).await? == 0 {
+                return Ok(0);
+            }
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await?;
             let mut rest = stream.take(DROPPED);

@@ -357,7 +357,7 @@ impl AccountExport {
             move |after| {
                 let after = after.unwrap_or(0);
                 let chats = &self.app.reads.chats;
-                let page = chats.messages(self.user, session.clone(), after, PAGE);
+                let page = chats.messages(self.user, session, after, PAGE);
                 page.map_ok(|page| page.unwrap_or_else(Paged::empty))
             },
             |row| row.position,

@@ -142,7 +142,7 @@ impl Callers {
         let Some(state) = self.0.service_keys.find(&id).await?.map(Arc::new) else {
             return Ok(None);
         };
-        self.0.keys.insert(id.clone(), Arc::clone(&state));
+        self.0.keys.insert(id, Arc::clone(&state));
         if self.0.drops.load(Ordering::SeqCst) != drops {
             self.0.keys.invalidate(&id); // it may be the one that was dropped meanwhile
         }

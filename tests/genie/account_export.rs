@@ -230,7 +230,7 @@ async fn talkative(genie: &mut TestGenie, messages: u64) -> TestUser {
     let session = log.hashes().session(user, "long");
     for batch in 0..messages / 500 {
         let fact = |n: u64| NewFact {
-            stream: StreamId::new(StreamKind::Chat, &session),
+            stream: StreamId::new(StreamKind::Chat, session),
             sequence: batch * 500 + n,
             event: Event::Chat(
                 serde_json::from_value::<ChatEvent>(chat_event(batch * 500 + n)).unwrap(),

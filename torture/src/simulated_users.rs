@@ -296,7 +296,7 @@ impl UserAtWork {
                 if self.jobs.len() == REMEMBERED {
                     self.jobs.pop_front();
                 }
-                self.jobs.push_back(job.clone());
+                self.jobs.push_back(job);
                 if self.chance.random_bool(0.3) {
                     self.look_for(&job, position).await;
                 }

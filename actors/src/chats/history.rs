@@ -77,7 +77,7 @@ mod tests {
             let mut asked = 0;
             for length in [200, 1200] {
                 let facts = (asked + 1..=length).map(|n| NewFact {
-                    stream: stream.clone(),
+                    stream,
                     sequence: n,
                     event: ChatEvent::Asked {
                         turn: turn(n),

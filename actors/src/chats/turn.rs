@@ -192,7 +192,7 @@ async fn read_chat(
     let inner = &supervisor.0;
     let keys = inner.log.keys().live(task.user).await?;
     let budget = inner.settings.context_tokens * BYTES_PER_TOKEN;
-    let stream = StreamId::new(StreamKind::Chat, &task.session);
+    let stream = StreamId::new(StreamKind::Chat, task.session);
     let conversation = read_conversation(&inner.log, task.user, &stream, task.turn, budget).await?;
     Ok((keys, conversation))
 }
@@ -315,7 +315,7 @@ fn ending(
             turn,
             answer: answer.clone(),
         };
-        let changes = state.decide(now, UserCommand::Chat(session.clone(), command))?;
+        let changes = state.decide(now, UserCommand::Chat(session, command))?;
         let mut work = vec![
             Work::Lease(LeaseRow::Drop {
                 kind: LeaseKind::Turn,

@@ -84,14 +84,11 @@ impl JobQueues {
         let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Timestamp);
         match step.event_type.as_str() {
             "job.submitted" | "job.retried" => {
-                let Some(queue) = step
+                let queue = step
                     .clear
                     .get("queue")
                     .and_then(Value::as_str)
-                    .and_then(job_operation::queue)
-                else {
-                    return None;
-                };
+                    .and_then(job_operation::queue)?;
                 self.forget(&step.job);
                 let known = JobEntry {
                     user: step.user,

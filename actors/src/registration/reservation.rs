@@ -231,9 +231,9 @@ fn registration(
 ) -> Registration {
     Registration {
         email: provided.email.clone(),
-        email_id: reserved.email.clone(),
+        email_id: reserved.email,
         first_name: provided.first_name.clone(),
-        invite: reserved.reservation.invite.clone(),
+        invite: reserved.reservation.invite,
         tier: grant.tier,
         role: provided.role.clone(),
         admin: false, // the provider says who administers

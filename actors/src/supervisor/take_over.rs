@@ -179,7 +179,7 @@ impl Supervisor {
         user: UserId,
         session: &SessionId,
     ) -> Result<bool, WriteError> {
-        let session = session.clone();
+        let session = *session;
         let look = move |state: &User| json!(state.running_turn(&session) == Some(turn));
         match self.0.users.look(user, look).await {
             Ok(is_running) => Ok(is_running == true),

@@ -105,12 +105,8 @@ both_stores!(
             lease: "l".into(),
             now: opened.log.clock().now(),
         };
-        ask(&two, UserCommand::SubmitJob(job.clone(), spec))
-            .await
-            .unwrap();
-        ask(&two, UserCommand::Job(job.clone(), claim))
-            .await
-            .unwrap();
+        ask(&two, UserCommand::SubmitJob(job, spec)).await.unwrap();
+        ask(&two, UserCommand::Job(job, claim)).await.unwrap();
         let done = JobCommand::Complete {
             lease: "l".into(),
             result: Value::Null,
@@ -130,7 +126,7 @@ both_stores!(
         let turn = TurnId(opened.log.clock().new_uuid());
         let begin = |turn| {
             UserCommand::Chat(
-                session.clone(),
+                session,
                 ChatCommand::Ask {
                     turn,
                     session: "s".into(),
@@ -146,7 +142,7 @@ both_stores!(
             model: "m".into(),
             metrics: TurnMetrics::default(),
         };
-        let end = UserCommand::Chat(session.clone(), ChatCommand::Answer { turn, answer });
+        let end = UserCommand::Chat(session, ChatCommand::Answer { turn, answer });
         assert_eq!(
             ask(&two, end).await.unwrap().changes.len(),
             1,
@@ -353,7 +349,7 @@ both_stores!(
                 metrics: TurnMetrics::default(),
             };
             for command in [question, ChatCommand::Answer { turn, answer }] {
-                let command = UserCommand::Chat(session.clone(), command);
+                let command = UserCommand::Chat(session, command);
                 let done = users.ask(ada, Metadata::system(), command).await.unwrap();
                 assert_eq!(done.changes.len(), 1);
             }

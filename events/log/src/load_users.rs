@@ -347,7 +347,7 @@ mod tests {
         let event = || Event::Account(AccountEvent::SignedIn);
         let facts = (after + 1..=after + times)
             .map(|sequence| NewFact {
-                stream: stream.clone(),
+                stream,
                 sequence,
                 event: event(),
             })

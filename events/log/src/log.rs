@@ -252,13 +252,13 @@ impl Group {
         let facts = (after + 1..)
             .zip(events)
             .map(|(sequence, event)| crate::NewFact {
-                stream: stream.clone(),
+                stream: *stream,
                 sequence,
                 event,
             })
             .collect();
         Self {
-            owner: Owner::System(stream.clone()),
+            owner: Owner::System(*stream),
             after,
             facts,
             keys: None,

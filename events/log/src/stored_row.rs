@@ -274,6 +274,10 @@ pub struct Fact {
 
 /// The content of a fact.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every fact is open, so boxing its event would only add an allocation"
+)]
 pub enum FactBody {
     /// The event, and the keys that seal parts of it for read tables.
     Open(Event, std::sync::Arc<UserKeys>),

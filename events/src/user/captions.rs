@@ -26,7 +26,7 @@ impl User {
         // The month that was really counted in. It stays the same if the clock jumps back.
         let month = counted_unit(&all).map_or(now.moment.month(), |unit| unit.month);
         let events = Caption::Absent.decide(CaptionCommand::Request { brief, month })?;
-        all.extend(changes(&caption, events));
+        all.extend(changes(caption, events));
         Ok(all)
     }
 
@@ -40,7 +40,7 @@ impl User {
         };
         let failed = result.is_err();
         let events = Caption::Requested { month: *month }.decide(CaptionCommand::Finish(result))?;
-        let mut all = changes(&id, events);
+        let mut all = changes(id, events);
         if failed {
             all.extend(self.give_back(Unit {
                 counter: Counter::PostsAiAssisted,

@@ -89,7 +89,7 @@ impl UserCommand {
             Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => {
                 Some(Recall::Job(*job))
             }
-            Self::Chat(session, ChatCommand::Ask { .. }) => Some(Recall::Session(session.clone())),
+            Self::Chat(session, ChatCommand::Ask { .. }) => Some(Recall::Session(*session)),
             Self::ImportCredential { credential, .. }
             | Self::RevealCredential { credential, .. }
             | Self::RefuseCredential { credential, .. }

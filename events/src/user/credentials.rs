@@ -24,7 +24,7 @@ impl User {
             .get(&id)
             .unwrap_or(&Credential::Absent)
             .decide(command)?;
-        Ok(changes(&id, events))
+        Ok(changes(id, events))
     }
 
     pub(super) fn store_credential(

@@ -36,7 +36,7 @@ impl User {
         };
         self.usage
             .decide(command)
-            .map(|events| changes(&self.id, events))
+            .map(|events| changes(self.id, events))
     }
 
     /// Gives units of work that came to nothing back to the month in which they were counted.
@@ -47,7 +47,7 @@ impl User {
             amount: 1,
             month,
         })?;
-        Ok(changes(&self.id, events))
+        Ok(changes(self.id, events))
     }
 
     /// The present count: of this month, or of the things in the state.

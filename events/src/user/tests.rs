@@ -154,11 +154,7 @@ fn a_caption_is_counted_with_its_request_and_given_back_when_it_fails() {
 fn an_operation_that_the_tier_lacks_queues_nothing() {
     let mut ada = ada();
     let job = JobId(id(5));
-    let refused = ask(
-        &mut ada,
-        UserCommand::SubmitJob(job.clone(), spec("trim_videos")),
-    )
-    .unwrap_err();
+    let refused = ask(&mut ada, UserCommand::SubmitJob(job, spec("trim_videos"))).unwrap_err();
     assert!(matches!(
         refused.kind,
         RefusalKind::Quota { in_tier: false, .. }
@@ -170,17 +166,13 @@ fn an_operation_that_the_tier_lacks_queues_nothing() {
 fn a_finished_job_leaves_the_state_and_can_be_recalled() {
     let mut ada = ada();
     let job = JobId(id(5));
-    ask(
-        &mut ada,
-        UserCommand::SubmitJob(job.clone(), spec("resize_image")),
-    )
-    .unwrap();
+    ask(&mut ada, UserCommand::SubmitJob(job, spec("resize_image"))).unwrap();
     let claim = JobCommand::Claim {
         worker: "w".into(),
         lease: "l".into(),
         now: NOW,
     };
-    ask(&mut ada, UserCommand::Job(job.clone(), claim)).unwrap();
+    ask(&mut ada, UserCommand::Job(job, claim)).unwrap();
     let running = ada.job(&job).cloned().unwrap();
     let complete = JobCommand::Complete {
         lease: "l".into(),
@@ -188,11 +180,11 @@ fn a_finished_job_leaves_the_state_and_can_be_recalled() {
         outputs: Value::Null,
     };
     assert_eq!(
-        ask(&mut ada, UserCommand::Job(job.clone(), complete.clone())),
+        ask(&mut ada, UserCommand::Job(job, complete.clone())),
         Ok(1)
     );
     assert_eq!(ada.job(&job), None);
-    assert_eq!(ada.sequence(&StreamId::new(StreamKind::Job, &job)), 0);
+    assert_eq!(ada.sequence(&StreamId::new(StreamKind::Job, job)), 0);
 
     let mut finished = running;
     finished.evolve(crate::job::JobEvent::Completed {
@@ -200,9 +192,9 @@ fn a_finished_job_leaves_the_state_and_can_be_recalled() {
         result: Value::Null,
         outputs: Value::Null,
     });
-    ada.recall_job(job.clone(), finished, 3);
+    ada.recall_job(job, finished, 3);
     assert_eq!(
-        ask(&mut ada, UserCommand::Job(job.clone(), complete)),
+        ask(&mut ada, UserCommand::Job(job, complete)),
         Ok(0),
         "completing twice is no error"
     );
@@ -237,8 +229,8 @@ fn a_chat_is_in_the_state_only_while_a_turn_runs() {
     let mut ada = ada();
     let before = ada.to_snapshot().len();
     let session = SessionId(Uuid::from_u128(1));
-    let recall = Recall::Session(session.clone());
-    let chat = |command| UserCommand::Chat(session.clone(), command);
+    let recall = Recall::Session(session);
+    let chat = |command| UserCommand::Chat(session, command);
     assert_eq!(ask(&mut ada, chat(question(1))), Ok(1));
     assert_eq!(ada.running_turn(&session), Some(TurnId(id(1))));
     assert_eq!(ask(&mut ada, chat(stop(1))), Ok(1));
@@ -633,10 +625,10 @@ fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
         claimed,
     ] {
         stream.evolve(event.clone());
-        apply(&mut user, vec![Change::new(&job, event)]);
+        apply(&mut user, vec![Change::new(job, event)]);
     }
     assert_eq!(user.job(&job), None, "the job has to be recalled");
-    user.recall_job(job.clone(), stream, 4);
+    user.recall_job(job, stream, 4);
     let complete = JobCommand::Complete {
         lease: "l".into(),
         result: Value::Null,
@@ -656,8 +648,8 @@ fn work_on(user: &mut User, job: &JobId, end: JobCommand) -> usize {
         lease: "l".into(),
         now: NOW.plus_millis(3_600_000),
     };
-    ask(user, UserCommand::Job(job.clone(), claim)).unwrap();
-    ask(user, UserCommand::Job(job.clone(), end)).unwrap()
+    ask(user, UserCommand::Job(*job, claim)).unwrap();
+    ask(user, UserCommand::Job(*job, end)).unwrap()
 }
 
 fn fail(retryable: bool) -> JobCommand {
@@ -687,7 +679,7 @@ fn ended(user: &mut User, job: &JobId, end: JobEvent) {
     ] {
         stream.evolve(event);
     }
-    user.recall_job(job.clone(), stream, 2);
+    user.recall_job(*job, stream, 2);
 }
 
 #[test]
@@ -797,14 +789,14 @@ fn a_failed_import_queued_again_is_processing_again_but_never_beside_another() {
     )
     .unwrap();
     ended(&mut ada, &first, JobEvent::Cancelled);
-    assert_eq!(ask(&mut ada, UserCommand::RetryJob(first.clone())), Ok(2));
+    assert_eq!(ask(&mut ada, UserCommand::RetryJob(first)), Ok(2));
     assert_eq!(onboarding(&ada), Onboarding::Processing);
 
     let (second, third) = (JobId(id(2)), JobId(id(3)));
     for job in [&second, &third] {
         ended(&mut ada, job, JobEvent::Cancelled);
     }
-    let refused = ask(&mut ada, UserCommand::RetryJob(second.clone())).unwrap_err();
+    let refused = ask(&mut ada, UserCommand::RetryJob(second)).unwrap_err();
     assert_eq!(refused.code, "onboarding_order");
     ask(
         &mut ada,
@@ -850,10 +842,7 @@ fn every_operation_counts_against_its_documented_counter() {
     {
         let (job, before) = (JobId(id(n as u128)), ada.used(counter, NOW));
         assert_eq!(
-            ask(
-                &mut ada,
-                UserCommand::SubmitJob(job.clone(), spec(operation))
-            ),
+            ask(&mut ada, UserCommand::SubmitJob(job, spec(operation))),
             Ok(2),
             "{operation}"
         );
@@ -878,17 +867,13 @@ fn every_operation_counts_against_its_documented_counter() {
 #[test]
 fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_queued_again() {
     let (mut ada, job) = (on_tier(Tier::Creator), JobId(id(1)));
-    ask(
-        &mut ada,
-        UserCommand::SubmitJob(job.clone(), spec("create_teaser")),
-    )
-    .unwrap();
+    ask(&mut ada, UserCommand::SubmitJob(job, spec("create_teaser"))).unwrap();
     let cancelled = ada.decide(
         Now {
             moment: NEXT_MONTH,
             limits: Limits::built_in(),
         },
-        UserCommand::Job(job.clone(), JobCommand::Cancel),
+        UserCommand::Job(job, JobCommand::Cancel),
     );
     let mut stream = ada.job(&job).cloned().unwrap();
     let cancelled = cancelled.unwrap();
@@ -902,14 +887,14 @@ fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_que
     apply(&mut ada, cancelled);
     assert_eq!(ada.used(Counter::AiClipOps, NOW), 0);
 
-    ada.recall_job(job.clone(), stream, 2);
+    ada.recall_job(job, stream, 2);
     assert_eq!(
-        ask(&mut ada, UserCommand::Job(job.clone(), JobCommand::Cancel)),
+        ask(&mut ada, UserCommand::Job(job, JobCommand::Cancel)),
         Ok(0),
         "given back once"
     );
     assert_eq!(
-        ask_at(&mut ada, NEXT_MONTH, UserCommand::RetryJob(job.clone())),
+        ask_at(&mut ada, NEXT_MONTH, UserCommand::RetryJob(job)),
         Ok(2)
     );
     assert_eq!(
@@ -925,7 +910,7 @@ fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_que
         lease: "l".into(),
         now: NEXT_MONTH,
     };
-    ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job.clone(), claim)).unwrap();
+    ask_at(&mut ada, NEXT_MONTH, UserCommand::Job(job, claim)).unwrap();
     let fail = JobCommand::Fail {
         lease: "l".into(),
         error: "e".into(),
@@ -943,17 +928,9 @@ fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_que
 fn a_job_is_queued_again_only_within_the_limit() {
     let mut ada = on_tier(Tier::Creator);
     let first = JobId(id(100));
-    ask(
-        &mut ada,
-        UserCommand::SubmitJob(first.clone(), spec("join_videos")),
-    )
-    .unwrap();
+    ask(&mut ada, UserCommand::SubmitJob(first, spec("join_videos"))).unwrap();
     let mut stream = ada.job(&first).cloned().unwrap();
-    ask(
-        &mut ada,
-        UserCommand::Job(first.clone(), JobCommand::Cancel),
-    )
-    .unwrap();
+    ask(&mut ada, UserCommand::Job(first, JobCommand::Cancel)).unwrap();
     stream.evolve(JobEvent::Cancelled);
     for n in 0..10 {
         ask(
@@ -962,7 +939,7 @@ fn a_job_is_queued_again_only_within_the_limit() {
         )
         .unwrap();
     }
-    ada.recall_job(first.clone(), stream, 2);
+    ada.recall_job(first, stream, 2);
     assert!(is_quota(
         &ask(&mut ada, UserCommand::RetryJob(first)).unwrap_err()
     ));

@@ -171,7 +171,7 @@ mod tests {
                 seen.extend(next);
             }
             assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
-            let count = async |user| reader.last_sequence(user, stream.clone()).await.unwrap();
+            let count = async |user| reader.last_sequence(user, stream).await.unwrap();
             assert_eq!((count(ada).await, count(bob).await), (25, 0));
             let others = reader.newest_events(bob, &stream, None, 3);
             assert!(others.await.unwrap().is_empty(), "of another owner");

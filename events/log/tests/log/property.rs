@@ -96,7 +96,7 @@ impl Nodes {
         let stream = StreamId::new(StreamKind::Account, self.users[user]);
         let event = || Event::Account(AccountEvent::SignedIn);
         let facts = (1..=facts as u64).map(|n| NewFact {
-            stream: stream.clone(),
+            stream,
             sequence: after + n,
             event: event(),
         });
