@@ -54,17 +54,22 @@ async fn rows_of(genie: &TestGenie, user: &str) -> BTreeSet<String> {
             "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
         }
         Some(_) => {
-            "SELECT CAST(table_name AS text), CAST(column_name AS text) FROM information_schema.columns WHERE table_schema = 'public'"
+            "SELECT CAST(table_name AS text), CAST(column_name AS text) FROM information_schema.columns \
+             JOIN information_schema.tables USING (table_schema, table_name) \
+             WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
         }
     };
     let columns: Vec<(String, String)> =
         sqlx::query_as(sql).fetch_all(store.reads()).await.unwrap();
     let mut found = BTreeSet::new();
-    for (table, column) in columns
-        .into_iter()
-        .filter(|(_, column)| column.ends_with("_id") || column.ends_with("_by"))
-    {
-        let sql = format!("SELECT count(*) FROM {table} WHERE CAST({column} AS text) = $1");
+    for (table, column) in columns.into_iter().filter(|(_, column)| {
+        column.ends_with("_id") || column.ends_with("_by") || column == "owner"
+    }) {
+        let sql = if column == "owner" {
+            format!("SELECT count(*) FROM {table} WHERE owner = unhex($1, '-')")
+        } else {
+            format!("SELECT count(*) FROM {table} WHERE CAST({column} AS text) = $1")
+        };
         let count: i64 = sqlx::query_scalar(&sql)
             .bind(user)
             .fetch_one(store.reads())

@@ -422,6 +422,8 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
         "the tier has no room for other credentials"
     );
     ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
+    // The state leaves a removed credential out. The actor brings it back for a command that names it.
+    ada.recall_stream(&Recall::Credential(CredentialId(id(3))), 2);
     for (again, why) in [
         (import(1, "p1"), "held"),
         (import(3, "p3"), "removed"),
