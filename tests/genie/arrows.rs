@@ -156,7 +156,12 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 #[test]
 fn only_actors_append() {
     for folder in ["src/http", "src/identity", "projections/src"] {
+        // Unit tests of projections write the facts that they read.
+        let is_test = |path: &str| path.ends_with("/tests.rs");
         for (path, text) in sources(folder) {
+            if is_test(&path) {
+                continue;
+            }
             for word in ["AppendRequest", "genie_log::Append", "genie_log::{Append,"] {
                 assert!(!text.contains(word), "{path} mentions {word}");
             }

@@ -20,7 +20,7 @@ pub struct StoredRow {
     pub owner: Uuid,
     /// The number among the owner's events, from 1.
     pub owner_seq: u64,
-    /// The stream's id as stored; see [`stored_stream`].
+    /// The stream's id as stored. It is unique among all kinds of streams.
     pub stream: Uuid,
     /// The number in the stream, from 1.
     pub sequence: u64,

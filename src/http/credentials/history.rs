@@ -48,7 +48,8 @@ pub async fn of_one(
     page_of(&app, rows, |row| row.sequence.to_string()).await
 }
 
-/// `GET /api/credentials/reveals`: everybody to whom the caller's credentials were shown or refused.
+/// `GET /api/credentials/reveals`: everybody to whom the caller's credentials were shown or refused. A page looks at a
+/// bounded number of the caller's facts, so it may be empty and have a next one.
 pub async fn reveals(
     app: Data<App>,
     min_position: MinPosition,
@@ -58,12 +59,13 @@ pub async fn reveals(
     let limit = page.limit()?;
     let before = page.after_number()?;
     min_position.wait_for_log(&app).await?;
-    let rows = app
+    let (rows, floor) = app
         .log
         .lookups()
         .revealed_rows(user.account.user, before, limit as usize)
         .await?;
-    page_of(&app, rows, |row| row.owner_seq.to_string()).await
+    let page = page_of(&app, rows, |row| row.owner_seq.to_string()).await?;
+    Ok(page.going_on_from(floor.map(|before| before.to_string())))
 }
 
 /// For anybody but an administrator the credential does not exist. For an administrator it does not either when its

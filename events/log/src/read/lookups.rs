@@ -11,6 +11,9 @@ use crate::{
     stored_row::{BYTES, stored_stream},
 };
 
+/// A page of shown and refused credentials looks at no more of its user's facts than this.
+const REVEALS_LOOKED_AT: u64 = 2000;
+
 /// Single questions that an index of the log answers. See [`Log::lookups`].
 #[derive(Debug, Clone)]
 pub struct Lookups(Log);
@@ -78,26 +81,34 @@ impl Lookups {
         self.0.store().run(read).await
     }
 
-    /// The facts about showing or refusing a user's credentials, before a `user_seq`, newest first: a page of at most
-    /// `limit`.
+    /// The facts about showing or refusing a user's credentials, before an `owner_seq`, newest first:
+    /// a page of at most `limit`, and the `owner_seq` down to which it looked, when there are facts
+    /// before it. A page may hold few of these facts, or none, and have a next one.
     pub async fn revealed_rows(
         &self,
         user: UserId,
         before: Option<u64>,
         limit: usize,
-    ) -> Result<Paged<StoredRow>, LogError> {
+    ) -> Result<(Paged<StoredRow>, Option<u64>), LogError> {
+        let before = match before {
+            Some(before) => before,
+            None => self.0.reader().user_seq(user).await? + 1,
+        };
+        let floor = before.saturating_sub(REVEALS_LOOKED_AT);
         let read = async move |store: Store| {
-            let condition = "owner = unhex($1, '-') AND owner_seq < $2 \
+            let condition = "owner = unhex($1, '-') AND owner_seq < $2 AND owner_seq >= $3 \
                  AND event_type IN ('credential.revealed', 'credential.refused')";
-            let sql = newest_first(&store, condition, "owner_seq", "$3");
+            let sql = newest_first(&store, condition, "owner_seq", "$4");
             let query = sqlx::query(&sql)
                 .bind(user.to_string())
-                .bind(below(before))
+                .bind(below(Some(before)))
+                .bind(floor as i64)
                 .bind(limit.min(PAGE) as i64);
             let page = paged(query.fetch_all(store.reads()).await?)?;
             Ok(page.try_map(|row| StoredRow::read(&row))?)
         };
-        self.0.store().run(read).await
+        let page = self.0.store().run(read).await?;
+        Ok((page, (floor > 1).then_some(floor)))
     }
 
     /// The position of a stream's last event; `None` when there is no such stream.
