@@ -1,7 +1,7 @@
 //! A user: **one state folded from all of that user's streams**, and the commands to it.
 //!
 //! Finished jobs, ended captions, chats without a running turn and removed credentials are left
-//! out, so that a user stays small. A command that needs one of them names it with [`recall::Recall`]; then
+//! out, so that a user stays small. A command that needs one of them names it with `Recall`; then
 //! it is read from the log and handed in.
 
 use std::collections::HashMap;
