@@ -43,12 +43,12 @@ pub struct ConnectionLimits {
 
 /// Counts the open connections.
 #[derive(Clone)]
-pub struct Connections {
+pub struct ClientConnections {
     pub limits: Arc<ConnectionLimits>,
     open: Shares<Network>,
 }
 
-impl Connections {
+impl ClientConnections {
     pub fn new(limits: ConnectionLimits) -> Self {
         Self {
             open: Shares::new(limits.per_address, limits.in_all),
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_network_has_its_share_and_a_proxy_as_many_as_there_is_room_for() {
-        let connections = Connections::new(ConnectionLimits {
+        let connections = ClientConnections::new(ConnectionLimits {
             per_address: Some(2),
             in_all: 5,
             proxies: vec!["10.0.0.0/8".parse().unwrap()],

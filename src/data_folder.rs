@@ -11,6 +11,9 @@ use std::{
 use rustix::fs::Mode;
 use tracing::warn;
 
+/// The beginning of the names of the embedded store's files.
+const STORE: &[u8] = b"genie.db";
+
 /// Lets nobody else read what this process and its children make from now on.
 pub fn make_private_files() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -21,8 +24,9 @@ pub fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Takes everybody else's rights from the folder and what lies in it: an earlier release, or a copy,
-/// may have left them. What another user owns stays as it is, with a warning.
+/// Takes everybody else's rights from the folder, the store's files and the folders in it: an earlier
+/// release, or a copy, may have left them. What another user owns stays as it is, with a warning. A
+/// file of keys stays as it is, too: one that others could read is refused, because they may have.
 pub fn narrow(folder: &Path) {
     if let Err(error) = narrow_all(folder) {
         warn!(%error, folder = %folder.display(), "data folder: others may be able to read it; give it and its files to the user that runs the server");
@@ -39,7 +43,7 @@ fn narrow_all(folder: &Path) -> io::Result<()> {
         let kind = entry.file_type()?;
         if kind.is_dir() {
             narrow_one(&entry.path(), 0o700)?; // nobody else gets past it to what is inside
-        } else if kind.is_file() {
+        } else if kind.is_file() && entry.file_name().as_encoded_bytes().starts_with(STORE) {
             narrow_one(&entry.path(), 0o600)?;
         }
     }
@@ -72,11 +76,13 @@ mod tests {
         assert_eq!(mode(""), 0o700);
         make(&folder).unwrap();
         fs::create_dir(folder.join("blobs")).unwrap();
-        fs::write(folder.join("genie.db"), "").unwrap();
-        for (name, wide) in [("", 0o755), ("blobs", 0o755), ("genie.db", 0o644)] {
+        fs::write(folder.join("genie.db-wal"), "").unwrap();
+        fs::write(folder.join("master.key"), "").unwrap();
+        let files = ["", "blobs", "genie.db-wal", "master.key"];
+        for (name, wide) in files.into_iter().zip([0o755, 0o755, 0o644, 0o644]) {
             fs::set_permissions(folder.join(name), Permissions::from_mode(wide)).unwrap();
         }
         narrow(&folder);
-        assert_eq!(["", "blobs", "genie.db"].map(mode), [0o700, 0o700, 0o600]);
+        assert_eq!(files.map(mode), [0o700, 0o700, 0o600, 0o644]);
     }
 }

@@ -59,7 +59,7 @@ struct Inner {
 
 /// Why a step is not done.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfinished {
+pub enum ForgettingError {
     /// The step waits for other work.
     #[error("{0}")]
     NotYet(String),
@@ -67,7 +67,7 @@ pub enum Unfinished {
     Failed(String),
 }
 
-impl From<LogError> for Unfinished {
+impl From<LogError> for ForgettingError {
     fn from(error: LogError) -> Self {
         match error {
             // SQLite answers this too when another connection writes while the WAL is being
@@ -78,19 +78,19 @@ impl From<LogError> for Unfinished {
     }
 }
 
-impl From<BlobError> for Unfinished {
+impl From<BlobError> for ForgettingError {
     fn from(error: BlobError) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-impl From<DirectusTrouble> for Unfinished {
+impl From<DirectusTrouble> for ForgettingError {
     fn from(trouble: DirectusTrouble) -> Self {
         Self::Failed(trouble.to_string())
     }
 }
 
-impl From<ReadError> for Unfinished {
+impl From<ReadError> for ForgettingError {
     fn from(error: ReadError) -> Self {
         match error {
             behind @ ReadError::Behind { .. } => Self::NotYet(behind.to_string()),
@@ -149,14 +149,14 @@ impl Eraser {
         };
         let put_off = match done {
             Ok(()) => return,
-            Err(Unfinished::NotYet(_)) if self.is_new(one) => {
+            Err(ForgettingError::NotYet(_)) if self.is_new(one) => {
                 log.clock().now().plus_millis(SOON.as_millis() as i64)
             }
-            Err(Unfinished::NotYet(reason)) => {
+            Err(ForgettingError::NotYet(reason)) => {
                 warn!(user.id = %user, reason, "forgetting: making the certificate failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
-            Err(Unfinished::Failed(reason)) => {
+            Err(ForgettingError::Failed(reason)) => {
                 warn!(user.id = %user, reason, "forgetting: erasing the remains of a user failed; trying again later");
                 log.clock().now().plus_seconds(LATER_SECONDS)
             }
@@ -172,16 +172,16 @@ impl Eraser {
         self.0.log.clock().now() < since.plus_seconds(LAST_LOOK_SECONDS)
     }
 
-    async fn forget_when_due(&self, user: UserId) -> Result<(), Unfinished> {
+    async fn forget_when_due(&self, user: UserId) -> Result<(), ForgettingError> {
         match self.0.forget.when_due(user, Metadata::system()).await {
             Ok(_) => Ok(()),
-            Err(WriteError::Busy) => Err(Unfinished::NotYet("too busy".into())),
-            Err(error) => Err(Unfinished::Failed(error.to_string())),
+            Err(WriteError::Busy) => Err(ForgettingError::NotYet("too busy".into())),
+            Err(error) => Err(ForgettingError::Failed(error.to_string())),
         }
     }
 
     /// Erases rows and uploads that were still being written when the user was forgotten.
-    async fn look_once_more(&self, user: UserId) -> Result<(), Unfinished> {
+    async fn look_once_more(&self, user: UserId) -> Result<(), ForgettingError> {
         self.0.log.forgettings().erase_working_rows(user).await?;
         self.0.log.forgettings().empty_wal().await?;
         self.0.blobs.delete_of(user).await?;
@@ -191,7 +191,7 @@ impl Eraser {
     /// Erases for at most this time. The leader does the rest.
     pub async fn finish_within(&self, user: UserId, limit: Duration) {
         let finishing = async {
-            while let Err(Unfinished::NotYet(_)) = self.finish(user).await {
+            while let Err(ForgettingError::NotYet(_)) = self.finish(user).await {
                 tokio::time::sleep(SOON).await;
             }
         };
@@ -200,7 +200,7 @@ impl Eraser {
 
     /// Erases all remains, then signs the certificate. May be called again, and by several servers
     /// at once.
-    pub async fn finish(&self, user: UserId) -> Result<(), Unfinished> {
+    pub async fn finish(&self, user: UserId) -> Result<(), ForgettingError> {
         let Inner {
             log,
             reads,
@@ -217,7 +217,10 @@ impl Eraser {
         else {
             return Ok(());
         };
-        ledger.note(&forgetting).await.map_err(Unfinished::Failed)?;
+        ledger
+            .note(&forgetting)
+            .await
+            .map_err(ForgettingError::Failed)?;
         log.forgettings().erase_working_rows(user).await?;
         // The WAL holds the key, and the next steps may take long. A failure here is caught below.
         let _ = log.forgettings().empty_wal().await;
@@ -229,7 +232,7 @@ impl Eraser {
         log.forgettings().empty_wal().await?;
         let left = log.forgettings().working_rows_left(user).await?;
         if !left.is_empty() {
-            return Err(Unfinished::NotYet(format!("rows are left: {left:?}")));
+            return Err(ForgettingError::NotYet(format!("rows are left: {left:?}")));
         }
         let certificate = certificate::sign(log, &forgetting, directus.is_some()).await?;
         let now = log.clock().now();

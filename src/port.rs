@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::{
     app::App,
     connections::{
-        ConnectionLimits, Connections,
+        ClientConnections, ConnectionLimits,
         refusal::{self, Refusals},
         stream::WatchedStream,
         watch::Watched,
@@ -55,7 +55,7 @@ pub fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
 
 /// Serves HTTP on the listeners. The server runs when it is polled.
 pub fn serve(app: &Arc<App>, listeners: Vec<TcpListener>, signals: bool) -> io::Result<Server> {
-    let connections = Connections::new(limits(app));
+    let connections = ClientConnections::new(limits(app));
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     // The acceptor rests before the files run out, even while refusals are written.
     let at_once = connections.limits.in_all + refusal::AT_ONCE;
@@ -120,7 +120,7 @@ fn limits(app: &App) -> ConnectionLimits {
 #[derive(Clone)]
 struct Door {
     app: Arc<App>,
-    connections: Connections,
+    connections: ClientConnections,
     refusals: Refusals,
 }
 

@@ -9,7 +9,7 @@ use genie_log::{
     signed_heads::BadHead,
 };
 
-use super::Unfinished;
+use super::ForgettingError;
 
 /// The first line. No head of the log begins with it, so a certificate cannot pass for a head.
 const TITLE: &str = "genie certificate of forgetting v1";
@@ -19,12 +19,12 @@ pub async fn sign(
     log: &Log,
     forgetting: &Forgetting,
     from_directus: bool,
-) -> Result<String, Unfinished> {
+) -> Result<String, ForgettingError> {
     let Forgetting { user, position, .. } = forgetting;
     let not_proved = |cant| match cant {
         CantProve::Log(error) => error.into(),
-        not_sealed @ CantProve::NotSealed { .. } => Unfinished::NotYet(not_sealed.to_string()),
-        other => Unfinished::Failed(other.to_string()),
+        not_sealed @ CantProve::NotSealed { .. } => ForgettingError::NotYet(not_sealed.to_string()),
+        other => ForgettingError::Failed(other.to_string()),
     };
     let proofs = log.proofs();
     let proof = proofs.prove(*position, None).await.map_err(not_proved)?;
@@ -75,6 +75,6 @@ pub async fn sign(
         now = log.clock().now().rfc3339(),
     );
     signer.sign_text(&text).map_err(|reason: BadHead| {
-        Unfinished::Failed(format!("the certificate can't be signed: {reason}"))
+        ForgettingError::Failed(format!("the certificate can't be signed: {reason}"))
     })
 }

@@ -71,7 +71,7 @@ impl JobStep {
 }
 
 /// An event of a single stream, with the fields that postgres-es reads.
-struct StreamEvent {
+struct SealedStreamEvent {
     sequence: u64,
     event_type: String,
     version: i16,
@@ -86,7 +86,7 @@ struct ShownPayload {
     sealed: String,
 }
 
-impl TryFrom<SerializedEvent> for StreamEvent {
+impl TryFrom<SerializedEvent> for SealedStreamEvent {
     type Error = LogError;
 
     fn try_from(event: SerializedEvent) -> Result<Self, LogError> {
@@ -230,24 +230,30 @@ impl LogReader {
         &self,
         streams: PostgresStreams,
         stream: &StreamId,
-    ) -> Result<Vec<StreamEvent>, LogError>
+    ) -> Result<Vec<SealedStreamEvent>, LogError>
     where
         A: Aggregate + 'static,
     {
         let id = stored_stream(stream).to_string();
         let read = async move |_| streams.events::<A>(&id).await;
         let events = self.0.store().run(read).await?;
-        events.into_iter().map(StreamEvent::try_from).collect()
+        events
+            .into_iter()
+            .map(SealedStreamEvent::try_from)
+            .collect()
     }
 
-    async fn stream_on_sqlite(&self, stream: &StreamId) -> Result<Vec<StreamEvent>, LogError> {
+    async fn stream_on_sqlite(
+        &self,
+        stream: &StreamId,
+    ) -> Result<Vec<SealedStreamEvent>, LogError> {
         let id = stored_stream(stream).to_string();
         let read = async move |store: Store| {
             let sql = "SELECT sequence, event_type, event_version, event_id, payload FROM events \
                  WHERE stream = unhex($1, '-') ORDER BY sequence";
             let rows = sqlx::query(sql).bind(id).fetch_all(store.reads()).await?;
             let event = |row: AnyRow| {
-                Ok(StreamEvent {
+                Ok(SealedStreamEvent {
                     sequence: row.try_get::<i64, _>("sequence")? as u64,
                     event_type: row.try_get("event_type")?,
                     version: i16::try_from(row.try_get::<i64, _>("event_version")?).unwrap_or(-1),
@@ -265,7 +271,7 @@ impl LogReader {
         &self,
         owner: &Owner,
         stream: &StreamId,
-        stored: Vec<StreamEvent>,
+        stored: Vec<SealedStreamEvent>,
     ) -> Result<Vec<A::Event>, LogError> {
         if stored.is_empty() {
             return Ok(vec![]);

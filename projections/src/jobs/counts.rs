@@ -96,7 +96,7 @@ impl CountChanges {
         if self.jobs.iter().any(|(job, _)| job.may_be_delayed()) {
             moment = until(tx).await?;
         }
-        let mut counts = Counts::default();
+        let mut counts = JobCountChanges::default();
         for (job, change) in self.jobs {
             let is_delayed = job.may_be_delayed() && job.run_at.is_some_and(|at| at > moment);
             let state = if is_delayed { "delayed" } else { &job.status };
@@ -112,12 +112,12 @@ impl CountChanges {
 
 /// Changes of counters.
 #[derive(Default)]
-struct Counts {
+struct JobCountChanges {
     by_state: BTreeMap<(String, String), i64>,
     scheduled: usage::UsageChanges,
 }
 
-impl Counts {
+impl JobCountChanges {
     fn change(&mut self, queue: &str, state: &str, change: i64) {
         let key = (queue.to_owned(), state.to_owned());
         *self.by_state.entry(key).or_default() += change;
@@ -182,7 +182,7 @@ pub(super) async fn pass_time(now: Timestamp, tx: &mut Tx) -> Result<(), sqlx::E
         .fetch_all(&mut **tx)
         .await?;
     let direction = if to > from { 1 } else { -1 };
-    let mut counts = Counts::default();
+    let mut counts = JobCountChanges::default();
     for row in rows {
         let n = direction * row.try_get::<i64, _>("n")?;
         let queue: String = row.try_get("queue")?;
