@@ -213,9 +213,11 @@ mod tests {
         }
     }
 
+    const JOB: uuid::Uuid = uuid::Uuid::from_u128(1);
+
     fn lines(events: Vec<JobEvent>) -> ShownLines {
         let mut replay = Replay::default();
-        let job = StreamId::new(StreamKind::Job, uuid::Uuid::from_u128(1));
+        let job = StreamId::new(StreamKind::Job, JOB);
         events
             .into_iter()
             .for_each(|event| replay.see(&job, event.into()));
@@ -263,7 +265,7 @@ mod tests {
                 events,
             ]
             .concat();
-            assert_eq!(lines(all)["job 1"], shown);
+            assert_eq!(lines(all)[&format!("job {JOB}")], shown);
         }
         assert_eq!(job_line("delayed", 1), "queued, attempt 1");
     }
@@ -280,7 +282,7 @@ mod tests {
             expected.len()
         );
         let shown: ShownLines = [
-            ("job 1".to_owned(), "completed, attempt 1".to_owned()),
+            (format!("job {JOB}"), "completed, attempt 1".to_owned()),
             ("job 2".into(), "x".into()),
         ]
         .into();
@@ -298,7 +300,7 @@ mod tests {
         assert!(
             found
                 .iter()
-                .any(|one| one.starts_with("job 1 is shown as: completed")),
+                .any(|one| one.starts_with(&format!("job {JOB} is shown as: completed"))),
             "{found:?}"
         );
     }

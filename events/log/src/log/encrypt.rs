@@ -45,7 +45,9 @@ impl Log {
             if matches!(group.owner, Owner::System(_)) {
                 system_owners.push(group.owner.id());
             }
-            for (owner_seq, fact) in (group.after + 1..).zip(&group.facts) {
+            for (n, fact) in (1..).zip(&group.facts) {
+                // A number that no store can hold is refused below.
+                let owner_seq = group.after.saturating_add(n);
                 unfinished::take_note(&mut work, &group.owner, owner_seq, fact);
             }
             self.seal_group(group, &keys, &append.metadata, &mut rows)?;
