@@ -107,8 +107,9 @@ CREATE TABLE idempotency (
     key_hash     text   COLLATE "C" PRIMARY KEY,
     user_id      text   COLLATE "C" NOT NULL,
     request_hash text   COLLATE "C" NOT NULL,
-    -- The request's last fact, by its number among the user's.
-    user_seq     bigint NOT NULL,
+    -- The request's last fact, by its owner and its number among the owner's.
+    fact_owner   text   COLLATE "C" NOT NULL,
+    fact_seq     bigint NOT NULL,
     sealed       bytea  NOT NULL,
     kept_at      bigint NOT NULL
 );
@@ -331,8 +332,8 @@ BEGIN
             WHEN 'cancel_lease' THEN
                 UPDATE leases SET cancelled = 1 WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'remember' THEN
-                INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at)
-                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', (w ->> 'user_seq')::bigint,
+                INSERT INTO idempotency (key_hash, user_id, request_hash, fact_owner, fact_seq, sealed, kept_at)
+                VALUES (w ->> 'key_hash', w ->> 'user_id', w ->> 'request_hash', w ->> 'fact_owner', (w ->> 'fact_seq')::bigint,
                         decode(w ->> 'sealed', 'base64'), (w ->> 'kept_at')::bigint);
             WHEN 'prune_journal' THEN
                 DELETE FROM journal WHERE turn_id = w ->> 'turn_id';

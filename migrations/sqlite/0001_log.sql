@@ -66,7 +66,8 @@ CREATE TABLE idempotency (
     key_hash     TEXT    NOT NULL PRIMARY KEY,
     user_id      TEXT    NOT NULL,
     request_hash TEXT    NOT NULL,
-    user_seq     INTEGER NOT NULL,
+    fact_owner   TEXT    NOT NULL,
+    fact_seq     INTEGER NOT NULL,
     sealed       BLOB    NOT NULL,
     kept_at      INTEGER NOT NULL
 ) STRICT;

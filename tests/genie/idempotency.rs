@@ -194,6 +194,11 @@ both_stores!(
         };
         let twice = async |user: &TestUser, path: &str| {
             let first = delete(user, path, "key").await;
+            assert!(
+                first.headers.contains_key("genie-position"),
+                "{path}: {}",
+                first.json
+            );
             let position = first.headers["genie-position"].clone();
             let first = first.ok();
             let again = delete(user, path, "key").await;

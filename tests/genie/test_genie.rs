@@ -470,7 +470,8 @@ impl TestGenie {
 
     /// The state of each part of the server.
     pub async fn readiness(&self) -> Answer {
-        let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+        let secret = self.setting("RBAC_SYNC_WEBHOOK_SECRET");
+        let secret = [("X-RBAC-SYNC-SECRET", secret)];
         self.send(Method::GET, "/readyz", &secret, None).await
     }
 

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use genie_events::{Timestamp, UserId};
 use serde_json::{Value, json};
 use sqlx::Row;
+use uuid::Uuid;
 
 use crate::{
     Log, LogError, append_sqlite::SqliteTx, encryption::Place, keys::KeyState, store::Store,
@@ -37,8 +38,9 @@ pub struct OutcomeRow {
     pub(crate) key: String,
     pub(crate) request: String,
     pub(crate) user: UserId,
-    /// The number of the request's last fact among the user's.
-    pub(crate) user_seq: u64,
+    /// The request's last fact, by its owner and its number among the owner's.
+    pub(crate) fact_owner: Uuid,
+    pub(crate) fact_seq: u64,
     pub(crate) sealed: Vec<u8>,
     pub(crate) kept_at: Timestamp,
 }
@@ -47,18 +49,19 @@ impl OutcomeRow {
     pub(crate) fn json(&self) -> Value {
         json!({
             "t": "remember", "user_id": self.user, "key_hash": self.key, "request_hash": self.request,
-            "user_seq": self.user_seq, "sealed": BASE64.encode(&self.sealed), "kept_at": self.kept_at,
+            "fact_owner": self.fact_owner, "fact_seq": self.fact_seq, "sealed": BASE64.encode(&self.sealed), "kept_at": self.kept_at,
         })
     }
 
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
-        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at) \
-                   VALUES ($1, $2, $3, $4, $5, $6)";
+        let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, fact_owner, fact_seq, sealed, kept_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
         sqlx::query(sql)
             .bind(&self.key)
             .bind(self.user.to_string())
             .bind(&self.request)
-            .bind(self.user_seq as i64)
+            .bind(self.fact_owner.to_string())
+            .bind(self.fact_seq as i64)
             .bind(&self.sealed)
             .bind(self.kept_at.0)
             .execute(&mut **tx)
@@ -109,8 +112,8 @@ impl RequestOutcomes {
         let write = async move |store: Store| {
             // The row refers to the user's latest event, as the row of a request with facts refers
             // to its last fact.
-            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at) \
-                 SELECT $1, $2, $3, $5, $4, $6 WHERE $5 = (SELECT max(owner_seq) FROM events WHERE owner = unhex($2, '-')) \
+            let sql = "INSERT INTO idempotency (key_hash, user_id, request_hash, fact_owner, fact_seq, sealed, kept_at) \
+                 SELECT $1, $2, $3, $2, $5, $4, $6 WHERE $5 = (SELECT max(owner_seq) FROM events WHERE owner = unhex($2, '-')) \
                  ON CONFLICT DO NOTHING";
             let mut tx = store.durable().await?;
             let insert = sqlx::query(sql)
@@ -159,7 +162,7 @@ impl RequestOutcomes {
         let asked = key.clone();
         let read = async move |store: Store| {
             let sql = "SELECT i.user_id, i.request_hash, i.sealed, e.position FROM idempotency i \
-                 JOIN events e ON e.owner = unhex(i.user_id, '-') AND e.owner_seq = i.user_seq WHERE i.key_hash = $1";
+                 JOIN events e ON e.owner = unhex(i.fact_owner, '-') AND e.owner_seq = i.fact_seq WHERE i.key_hash = $1";
             let row = sqlx::query(sql)
                 .bind(asked)
                 .fetch_optional(store.reads())

@@ -171,7 +171,7 @@ mod tests {
                 } else {
                     blob
                 };
-                format!("('k{n}', 'u', 'r', 1, {sealed}, {n})")
+                format!("('k{n}', 'u', 'r', 'e', 1, {sealed}, {n})")
             });
             let many = many.collect::<Vec<_>>().join(", ");
             store

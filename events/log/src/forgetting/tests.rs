@@ -208,7 +208,7 @@ both_stores!(
                     "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('{user}', 1, '{user}', {x})"
                 ),
                 format!(
-                    "INSERT INTO idempotency (key_hash, user_id, request_hash, user_seq, sealed, kept_at) VALUES ('{user}', '{user}', 'r', 1, {x}, 1)"
+                    "INSERT INTO idempotency (key_hash, user_id, request_hash, fact_owner, fact_seq, sealed, kept_at) VALUES ('{user}', '{user}', 'r', 'e', 1, {x}, 1)"
                 ),
                 format!(
                     "INSERT INTO snapshots (user_id, version, user_seq, position, sealed) VALUES ('{user}', 1, 1, 1, {x})"

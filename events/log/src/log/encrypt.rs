@@ -81,15 +81,13 @@ impl Log {
             outcome.to_string().as_bytes(),
             &idempotency::place(user, &request.key),
         );
-        let of_user = rows.iter().filter(|row| row.owner == user.0);
-        let user_seq = of_user.map(|row| row.owner_seq).max();
+        let last = rows.last().expect("an append of no events was refused");
         Ok(idempotency::OutcomeRow {
             key: request.key,
             request: request.request,
             user,
-            user_seq: user_seq.ok_or_else(|| {
-                AppendError::Broken("a kept outcome needs a fact of its user".to_owned())
-            })?,
+            fact_owner: last.owner,
+            fact_seq: last.owner_seq,
             sealed,
             kept_at: self.0.clock.now(),
         })

@@ -114,7 +114,7 @@ async fn filled(store: &TestStore) -> Log {
             blob(store)
         ),
         format!(
-            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 1, {}, 1)",
+            "INSERT INTO idempotency VALUES ('k', '{ada}', 'r', 'e', 1, {}, 1)",
             blob(store)
         ),
         format!(
@@ -173,7 +173,7 @@ async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
         ("journal", "turn_id, upto, user_id, sealed"),
         (
             "idempotency",
-            "key_hash, user_id, request_hash, user_seq, sealed",
+            "key_hash, user_id, request_hash, fact_owner, fact_seq, sealed",
         ),
     ] {
         let filter = if table == "journal" {
