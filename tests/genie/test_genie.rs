@@ -470,8 +470,11 @@ impl TestGenie {
 
     /// The state of each part of the server.
     pub async fn readiness(&self) -> Answer {
-        let secret = self.setting("RBAC_SYNC_WEBHOOK_SECRET");
-        let secret = [("X-RBAC-SYNC-SECRET", secret)];
+        let secret = match self.setting("RBAC_SYNC_WEBHOOK_SECRET") {
+            "" => SECRET,
+            given => given,
+        };
+        let secret = [("X-RBAC-SYNC-SECRET", secret.to_owned())];
         self.send(Method::GET, "/readyz", &secret, None).await
     }
 
