@@ -27,7 +27,7 @@ pub async fn shown(arena: &Arena, chance: &mut StdRng, token: &str, at: u64) -> 
     lines.insert("onboarding".into(), text(&onboarding["state"]));
     for job in reader.all("/api/jobs").await? {
         lines.insert(
-            format!("job {}", text(&job["jobId"])),
+            format!("job {}", text(&job["id"])),
             job_line(&text(&job["status"]), job["attempt"].as_u64().unwrap_or(0)),
         );
     }
