@@ -11,9 +11,6 @@ use std::{
 use rustix::fs::Mode;
 use tracing::warn;
 
-/// The beginning of the names of the embedded store's files.
-const STORE: &[u8] = b"genie.db";
-
 /// Lets nobody else read what this process and its children make from now on.
 pub fn make_private_files() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -24,16 +21,16 @@ pub fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Takes everybody else's rights from the folder, the store's files and the folders in it: an earlier
-/// release, or a copy, may have left them. What another user owns stays as it is, with a warning. A
-/// file of keys stays as it is, too: one that others could read is refused, because they may have.
-pub fn narrow(folder: &Path) {
-    if let Err(error) = narrow_all(folder) {
+/// Takes everybody else's rights from the folder and what lies in it: an earlier release, or a copy,
+/// may have left them. What another user owns stays as it is, with a warning. The file of master keys
+/// stays as it is, too: a file that others could read is refused, because they may have read it.
+pub fn narrow(folder: &Path, keys: Option<&Path>) {
+    if let Err(error) = narrow_all(folder, keys) {
         warn!(%error, folder = %folder.display(), "data folder: others may be able to read it; give it and its files to the user that runs the server");
     }
 }
 
-fn narrow_all(folder: &Path) -> io::Result<()> {
+fn narrow_all(folder: &Path, keys: Option<&Path>) -> io::Result<()> {
     if !folder.try_exists()? {
         return Ok(()); // everything is elsewhere
     }
@@ -43,7 +40,7 @@ fn narrow_all(folder: &Path) -> io::Result<()> {
         let kind = entry.file_type()?;
         if kind.is_dir() {
             narrow_one(&entry.path(), 0o700)?; // nobody else gets past it to what is inside
-        } else if kind.is_file() && entry.file_name().as_encoded_bytes().starts_with(STORE) {
+        } else if kind.is_file() && keys != Some(entry.path().as_path()) {
             narrow_one(&entry.path(), 0o600)?;
         }
     }
@@ -82,7 +79,7 @@ mod tests {
         for (name, wide) in files.into_iter().zip([0o755, 0o755, 0o644, 0o644]) {
             fs::set_permissions(folder.join(name), Permissions::from_mode(wide)).unwrap();
         }
-        narrow(&folder);
+        narrow(&folder, Some(&folder.join("master.key")));
         assert_eq!(files.map(mode), [0o700, 0o700, 0o600, 0o644]);
     }
 }

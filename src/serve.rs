@@ -44,7 +44,7 @@ use crate::{
         secret_limiter::{self, SecretLimiter},
         token::Tokens,
     },
-    keys::server::Ring,
+    keys::{self, server::Ring},
     logging,
     outages::Outages,
     port, publish_heads,
@@ -170,7 +170,7 @@ struct ServerOwner {
 
 fn serve(config: Config, clock: Clock, owner: ServerOwner) -> Result<(), String> {
     let _only_process = lock_store(&config)?;
-    data_folder::narrow(&config.data_dir);
+    data_folder::narrow(&config.data_dir, keys::file::path(&config).as_deref());
     let runtime = io_runtime()?;
     let io = runtime.handle().clone();
     let system = actix::System::with_tokio_rt(move || runtime);

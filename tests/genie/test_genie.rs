@@ -21,7 +21,11 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{fake_ollama::FakeOllama, identity, until::until_within};
+use crate::{
+    fake_ollama::FakeOllama,
+    identity,
+    until::{until, until_within},
+};
 
 pub const SECRET: &str = "a shared secret";
 pub const FIRST_INVITE: &str = "the-first-invite";
@@ -294,8 +298,16 @@ impl TestGenie {
     }
 
     async fn start_here(&self) -> Node {
-        let config = Config::read(self.all_settings()).unwrap();
-        let mut server = Server::start(config, self.clock.clone()).await.unwrap();
+        // A process that another test starts holds this process' open files until it runs its
+        // program, the lock of a store included.
+        let mut server = until("the lock of the store", async || {
+            let config = Config::read(self.all_settings()).unwrap();
+            match Server::start(config, self.clock.clone()).await {
+                Err(error) if error.contains("another genie runs on") => None,
+                started => Some(started.unwrap()),
+            }
+        })
+        .await;
         Node {
             base: format!("http://{}", server.address()),
             said: server.lines(),
