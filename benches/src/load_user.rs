@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use genie_events::{Event, StreamId, StreamKind, credential::CredentialEvent};
-use genie_log::{AppendRequest, Group, NewFact, testing::appender};
+use genie_events::{StreamId, StreamKind, credential::CredentialEvent};
+use genie_log::testing::bulk::BulkLoader;
 use tokio::time::Instant;
 
 use crate::{
-    setup::{Creator, Ground, Measured, Node, purpose},
+    setup::{Creator, EVENT_BYTES, Ground, Measured, Node, purpose},
     statistics::{millis, percentile},
     table::{Bound, Row},
 };
 
 /// Users with a long past.
 const USERS: usize = 4;
-/// Approximate number of events of each user.
+/// Events of each user.
 const EVENTS: u64 = 10_000;
-/// Events in one append.
-const PART: u64 = 500;
 /// The most users that are loaded.
 const WAKES: usize = 200;
 const LONGEST: Duration = Duration::from_secs(12);
@@ -62,35 +60,18 @@ async fn wake(node: &Node, creator: Creator) -> Measured<Duration> {
     Ok(began.elapsed())
 }
 
-/// Appends approximately this many events of a creator.
+/// Appends events of a creator until there are this many.
 pub async fn give_a_past(node: &Node, creator: Creator, events: u64) -> Measured<()> {
     let stream = StreamId::new(StreamKind::Credential, creator.credential);
-    // Making the creator wrote two facts: registered and stored.
-    let mut count = 2;
-    let mut sequence = 1;
-    while count < events {
-        let facts = (1..=PART).map(|n| {
-            let event = Event::Credential(CredentialEvent::Revealed {
-                version: 1,
-                purpose: Some(purpose()),
-            });
-            NewFact {
-                stream,
-                sequence: sequence + n,
-                event,
-            }
-        });
-        let group = Group::of_user(creator.id, count, facts.collect());
-        appender(&node.log)
-            .append(AppendRequest {
-                groups: vec![group],
-                work: vec![],
-                metadata: genie_events::Metadata::system(),
-                remember: None,
-            })
-            .await?;
-        count += PART;
-        sequence += PART;
+    let mut past = BulkLoader::of(&node.log, creator.id).await?;
+    let mut sequence = 1; // making the creator stored the credential
+    while past.seq() < events {
+        sequence += 1;
+        let event = CredentialEvent::Revealed {
+            version: 1,
+            purpose: Some(purpose()),
+        };
+        past.add(stream, sequence, event, EVENT_BYTES).await?;
     }
-    Ok(())
+    Ok(past.flush().await?)
 }

@@ -19,6 +19,8 @@ use crate::{
     store::{Store, Target},
 };
 
+pub mod bulk;
+
 /// The way to append to any log.
 pub fn appender(log: &Log) -> Append {
     Append::to(log)
