@@ -1,4 +1,5 @@
--- The log, and the working tables beside it.
+-- The log, and the function that appends to it. The working tables, which it writes beside the
+-- facts, follow in files of their own, and the read tables last.
 -- Times are integer microseconds since 1970 UTC. The log's ids are UUIDs in binary form, because
 -- every append pays for each byte of its keys. Elsewhere ids are text in the "C" collation, so that
 -- both stores hold the same values.
@@ -55,82 +56,6 @@ BEGIN
 END $$;
 CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-
--- A data key for each user, and one for the system (the nil UUID), wrapped by a master key.
-CREATE TABLE user_keys (
-    user_id      text   COLLATE "C" PRIMARY KEY,
-    key_id       text   COLLATE "C" NOT NULL,
-    master_id    text   COLLATE "C" NOT NULL,
-    wrapped      bytea,
-    state        text   COLLATE "C" NOT NULL CHECK (state IN ('live', 'destroyed')),
-    destroyed_at bigint
-);
-
--- Secrets lie outside the log so that they can be deleted. Facts carry their version and hash.
-CREATE TABLE secrets (
-    secret_id text   COLLATE "C" NOT NULL,
-    version   bigint NOT NULL,
-    user_id   text   COLLATE "C" NOT NULL,
-    sealed    bytea  NOT NULL,
-    PRIMARY KEY (secret_id, version)
-);
-CREATE INDEX secrets_of_user ON secrets (user_id);
-
--- The running jobs, turns and captions, with their holder and the end of the lease.
-CREATE TABLE leases (
-    kind       text   COLLATE "C" NOT NULL CHECK (kind IN ('job', 'turn', 'caption')),
-    id         text   COLLATE "C" NOT NULL,
-    user_id    text   COLLATE "C" NOT NULL,
-    stream_id  text   COLLATE "C" NOT NULL,
-    -- The hash of a worker's lease, or the node that runs it; empty while nobody holds it.
-    holder     text   COLLATE "C" NOT NULL,
-    epoch      bigint NOT NULL,
-    expires_at bigint NOT NULL,
-    cancelled  bigint NOT NULL DEFAULT 0,
-    progress   bigint,
-    PRIMARY KEY (kind, id)
-);
-CREATE INDEX leases_by_expiry ON leases (kind, expires_at);
-
--- The text of running turns. A reader is shown only what is committed here.
-CREATE TABLE journal (
-    turn_id text   COLLATE "C" NOT NULL,
-    upto    bigint NOT NULL,
-    user_id text   COLLATE "C" NOT NULL,
-    sealed  bytea  NOT NULL,
-    PRIMARY KEY (turn_id, upto)
-);
-
--- The outcome of each request that carried an Idempotency-Key, written with its facts. The leader
--- deletes old ones.
-CREATE TABLE idempotency (
-    key_hash     text   COLLATE "C" PRIMARY KEY,
-    user_id      text   COLLATE "C" NOT NULL,
-    request_hash text   COLLATE "C" NOT NULL,
-    -- The request's last fact, by its owner and its number among the owner's.
-    fact_owner   text   COLLATE "C" NOT NULL,
-    fact_seq     bigint NOT NULL,
-    sealed       bytea  NOT NULL,
-    kept_at      bigint NOT NULL
-);
-CREATE INDEX idempotency_of_user ON idempotency (user_id);
-CREATE INDEX idempotency_by_age ON idempotency (kept_at);
-
--- A snapshot of each user's state, so that loading a user reads few facts. Never the truth: a row
--- may be deleted at any time.
-CREATE TABLE snapshots (
-    user_id  text   COLLATE "C" PRIMARY KEY,
-    version  bigint NOT NULL,
-    user_seq bigint NOT NULL,
-    position bigint NOT NULL,
-    sealed   bytea  NOT NULL
-);
-
--- The position of each follower.
-CREATE TABLE checkpoints (
-    name     text   COLLATE "C" PRIMARY KEY,
-    position bigint NOT NULL
-);
 
 -- Appends a batch of requests, each whole or not at all. Answers a row `head` with the last
 -- position before the batch, and one row for each request that was not appended, with its outcome:
@@ -301,8 +226,7 @@ BEGIN
 END $$;
 
 -- Writes the working rows of the accepted requests, in the same transaction as their facts. A kind
--- that is not named here has a function of its own, work_<kind>(w): later migrations add such
--- functions.
+-- that is not named here has a function of its own, work_<kind>(w), beside its table.
 CREATE FUNCTION work_of_append(p_work jsonb, refused int[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -323,10 +247,10 @@ BEGIN
             WHEN 'delete_secret' THEN
                 DELETE FROM secrets WHERE secret_id = w ->> 'secret_id';
             WHEN 'put_lease' THEN
-                INSERT INTO leases AS l (kind, id, user_id, stream_id, holder, epoch, expires_at)
-                VALUES (w ->> 'kind', w ->> 'id', w ->> 'user_id', w ->> 'stream_id', w ->> 'holder', 1, (w ->> 'expires_at')::bigint)
+                INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at)
+                VALUES (w ->> 'kind', w ->> 'id', w ->> 'user_id', w ->> 'stream_id', w ->> 'holder', (w ->> 'expires_at')::bigint)
                 ON CONFLICT (kind, id) DO UPDATE SET
-                    holder = excluded.holder, epoch = l.epoch + 1, expires_at = excluded.expires_at, cancelled = 0, progress = NULL;
+                    holder = excluded.holder, expires_at = excluded.expires_at, cancelled = 0, progress = NULL;
             WHEN 'drop_lease' THEN
                 DELETE FROM leases WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'cancel_lease' THEN

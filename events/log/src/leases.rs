@@ -153,7 +153,7 @@ impl Leases {
             .store()
             .run(async move |store: Store| {
                 let sql = format!(
-                    "UPDATE leases SET holder = $3, epoch = epoch + 1, expires_at = $5 \
+                    "UPDATE leases SET holder = $3, expires_at = $5 \
                      WHERE kind = $1 AND id = $2 AND expires_at <= $4 RETURNING {COLUMNS}"
                 );
                 let mut tx = store.relaxed_in(epoch).await?;
@@ -322,8 +322,8 @@ impl LeaseRow {
                 holder,
                 expires_at,
             } => sqlx::query(
-                "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ($1, $2, $3, $4, $5, 1, $6) \
-                 ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, epoch = epoch + 1, \
+                "INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
+                 ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, \
                      expires_at = excluded.expires_at, cancelled = 0, progress = NULL",
             )
             .bind(kind.as_str())

@@ -19,16 +19,19 @@ macro_rules! migrations {
         Migrations(migrations!(
             $store,
             "0001_log.sql",
-            "0002_read_tables.sql",
-            "0003_elections.sql",
-            "0004_tree.sql",
-            "0005_accounts.sql",
-            "0006_blobs.sql",
-            "0007_keys.sql",
-            "0008_directus.sql",
-            "0010_master_keys.sql",
-            "0011_forgetting.sql",
-            "0012_unfinished.sql",
+            "0002_keys.sql",
+            "0003_secrets.sql",
+            "0004_elections.sql",
+            "0005_tree.sql",
+            "0006_idempotency.sql",
+            "0007_snapshots.sql",
+            "0008_leases.sql",
+            "0009_unfinished.sql",
+            "0010_sessions.sql",
+            "0011_directus.sql",
+            "0012_blobs.sql",
+            "0013_forgetting.sql",
+            "0014_read_tables.sql",
         ))
     };
     ($store:literal, $($file:literal),+ $(,)?) => {
@@ -48,8 +51,8 @@ impl MigrationSource<'static> for Migrations {
     }
 }
 
-/// Reads number and description from the name, as sqlx does: `0002_read_tables.sql` is 2, "read
-/// tables".
+/// Reads number and description from the name, as sqlx does: `0014_read_tables.sql` is 14,
+/// "read tables".
 fn migration(file: &'static str, sql: &'static str) -> Result<Migration, BoxDynError> {
     let name = file.trim_end_matches(".sql");
     let (number, description) = name.split_once('_').ok_or("no number before `_`")?;
@@ -98,5 +101,13 @@ mod tests {
     fn both_stores_have_the_same_names() {
         let names = |migrations: Migrations| migrations.0.iter().map(|(file, _)| *file);
         assert!(names(POSTGRES).eq(names(SQLITE)));
+    }
+
+    #[test]
+    fn numbers_have_no_gap() {
+        for (at, (file, sql)) in POSTGRES.0.iter().enumerate() {
+            let number = migration(file, sql).unwrap().version;
+            assert_eq!(number, i64::try_from(at + 1).unwrap(), "{file}");
+        }
     }
 }

@@ -256,8 +256,8 @@ mod tests {
                 "x''"
             };
             for sql in [
-                "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES \
-                 ('turn', 'runs', 'u', 's', 'h', 1, 0), ('job', 'over', 'u', 's', 'h', 1, 0)"
+                "INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at) VALUES \
+                 ('turn', 'runs', 'u', 's', 'h', 0), ('job', 'over', 'u', 's', 'h', 0)"
                     .to_owned(),
                 format!(
                     "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES \

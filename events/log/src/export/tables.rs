@@ -93,7 +93,6 @@ pub(crate) const CARRIED: &[Table] = &[
             ("user_id", Text),
             ("stream_id", Text),
             ("holder", Text),
-            ("epoch", Number),
             ("expires_at", Number),
             ("cancelled", Number),
             ("progress", Number),

@@ -202,7 +202,7 @@ both_stores!(
                     "INSERT INTO sessions (family, user_id, token_hash, created_at, used_at, expires_at) VALUES ('{user}', '{user}', 'h', 0, 0, 9)"
                 ),
                 format!(
-                    "INSERT INTO leases (kind, id, user_id, stream_id, holder, epoch, expires_at) VALUES ('job', '{user}', '{user}', 's', 'h', 1, 9)"
+                    "INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at) VALUES ('job', '{user}', '{user}', 's', 'h', 9)"
                 ),
                 format!(
                     "INSERT INTO journal (turn_id, upto, user_id, sealed) VALUES ('{user}', 1, '{user}', {x})"

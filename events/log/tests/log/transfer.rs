@@ -168,7 +168,7 @@ async fn contents(log: &Log) -> BTreeMap<String, Vec<String>> {
         ("sessions", "token_hash, family, user_id, expires_at"),
         (
             "leases",
-            "kind, id, user_id, stream_id, holder, epoch, expires_at, cancelled, progress",
+            "kind, id, user_id, stream_id, holder, expires_at, cancelled, progress",
         ),
         ("journal", "turn_id, upto, user_id, sealed"),
         (

@@ -1,3 +1,13 @@
+-- A data key for each user, and one for the system (the nil UUID), wrapped by a master key.
+CREATE TABLE user_keys (
+    user_id      text   COLLATE "C" PRIMARY KEY,
+    key_id       text   COLLATE "C" NOT NULL,
+    master_id    text   COLLATE "C" NOT NULL,
+    wrapped      bytea,
+    state        text   COLLATE "C" NOT NULL CHECK (state IN ('live', 'destroyed')),
+    destroyed_at bigint
+);
+
 -- Finds the users whose data key a master key wraps: at each start, in a rotation, and before a key
 -- is retired.
 CREATE INDEX user_keys_by_master ON user_keys (master_id, user_id) WHERE state = 'live';

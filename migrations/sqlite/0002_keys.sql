@@ -1,3 +1,13 @@
+-- A data key for each user, and one for the system (the nil UUID), wrapped by a master key.
+CREATE TABLE user_keys (
+    user_id      TEXT NOT NULL PRIMARY KEY,
+    key_id       TEXT NOT NULL,
+    master_id    TEXT NOT NULL,
+    wrapped      BLOB,
+    state        TEXT NOT NULL CHECK (state IN ('live', 'destroyed')),
+    destroyed_at INTEGER
+) STRICT;
+
 -- Finds the users whose data key a master key wraps: at each start, in a rotation, and before a key
 -- is retired.
 CREATE INDEX user_keys_by_master ON user_keys (master_id, user_id) WHERE state = 'live';
@@ -5,9 +15,9 @@ CREATE INDEX user_keys_by_master ON user_keys (master_id, user_id) WHERE state =
 -- Master keys that wrap nothing any more, kept for ever. No other key may take such an id, because
 -- backups may still need the old one.
 CREATE TABLE retired_masters (
-    id         text   PRIMARY KEY,
-    retired_at bigint NOT NULL
-);
+    id         TEXT    NOT NULL PRIMARY KEY,
+    retired_at INTEGER NOT NULL
+) STRICT;
 
 -- A process that missed the retirement of a key must not wrap by it.
 CREATE TRIGGER user_keys_not_under_retired_insert BEFORE INSERT ON user_keys
@@ -23,7 +33,7 @@ END;
 
 -- The same table as on Postgres. An embedded store has one server, so nobody reads another's row.
 CREATE TABLE rings (
-    node       text   PRIMARY KEY,
-    master_ids text   NOT NULL,
-    seen_at    bigint NOT NULL
-);
+    node       TEXT    NOT NULL PRIMARY KEY,
+    master_ids TEXT    NOT NULL,
+    seen_at    INTEGER NOT NULL
+) STRICT;

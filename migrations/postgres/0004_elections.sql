@@ -84,5 +84,10 @@ BEGIN
     RETURN EXISTS (SELECT FROM elections WHERE name = 'genie' AND epoch = p_epoch);
 END $$;
 
--- The epoch that each checkpoint was last moved in.
-ALTER TABLE checkpoints ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
+-- How far each follower of the leader came.
+CREATE TABLE checkpoints (
+    name     text   COLLATE "C" PRIMARY KEY,
+    position bigint NOT NULL,
+    -- The epoch in which it was last moved.
+    epoch    bigint NOT NULL DEFAULT 0
+);

@@ -32,3 +32,13 @@ $$;
 CREATE FUNCTION work_end_sessions(w jsonb) RETURNS void LANGUAGE sql AS $$
     DELETE FROM sessions WHERE user_id = w ->> 'user_id' AND family <> coalesce(w ->> 'but', '');
 $$;
+
+-- The administrators who act for a user now. The fact of each impersonation is
+-- written before its row.
+CREATE TABLE impersonations (
+    session    text COLLATE "C" NOT NULL PRIMARY KEY,
+    user_id    text COLLATE "C" NOT NULL,
+    by_admin   text COLLATE "C" NOT NULL,
+    expires_at bigint NOT NULL
+);
+CREATE INDEX impersonations_of_user ON impersonations (user_id);

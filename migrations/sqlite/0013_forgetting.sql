@@ -9,7 +9,3 @@ CREATE TABLE forgettings (
     certificate  TEXT
 ) STRICT;
 CREATE INDEX forgettings_by_due ON forgettings (due) WHERE state <> 'closed';
-
-CREATE INDEX leases_of_user ON leases (user_id);
-CREATE INDEX journal_of_user ON journal (user_id);
-CREATE INDEX messages_of_user ON messages (user_id);

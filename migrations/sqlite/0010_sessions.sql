@@ -14,3 +14,13 @@ CREATE TABLE sessions (
 ) STRICT;
 CREATE INDEX sessions_of_user ON sessions (user_id, used_at);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
+
+-- The administrators who act for a user now. The fact of each impersonation is
+-- written before its row.
+CREATE TABLE impersonations (
+    session    TEXT NOT NULL PRIMARY KEY,
+    user_id    TEXT NOT NULL,
+    by_admin   TEXT NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX impersonations_of_user ON impersonations (user_id);

@@ -112,6 +112,7 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_of_session ON messages (session_id, position);
 CREATE INDEX messages_of_turn ON messages (turn_id);
+CREATE INDEX messages_of_user ON messages (user_id);
 
 CREATE TABLE captions (
     caption_id     text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -145,3 +146,30 @@ CREATE TABLE damaged (
     reason      text COLLATE "C" NOT NULL,
     PRIMARY KEY (projection, stream_kind, stream_id)
 );
+
+CREATE TABLE service_keys (
+    -- The keyed hash of the key.
+    key_id      text COLLATE "C" NOT NULL PRIMARY KEY,
+    name_sealed bytea NOT NULL,
+    -- The scopes, separated by spaces.
+    scopes      text COLLATE "C" NOT NULL,
+    expires_at  bigint,
+    created_at  bigint NOT NULL,
+    created_by  text COLLATE "C",
+    revoked_at  bigint
+);
+CREATE INDEX service_keys_by_time ON service_keys (created_at, key_id);
+
+CREATE TABLE invites (
+    -- The keyed hash of the code.
+    invite_id   text COLLATE "C" NOT NULL PRIMARY KEY,
+    -- The code as its fact holds it, sealed under the system's key; NULL when the fact has no code.
+    code_sealed text COLLATE "C",
+    tier        text COLLATE "C" NOT NULL,
+    role        text COLLATE "C" NOT NULL,
+    expires_at  bigint,
+    created_at  bigint NOT NULL,
+    used_by     text COLLATE "C",
+    used_at     bigint
+);
+CREATE INDEX invites_by_time ON invites (created_at, invite_id);

@@ -17,11 +17,6 @@ CREATE TABLE forgettings (
 );
 CREATE INDEX forgettings_by_due ON forgettings (due) WHERE state <> 'closed';
 
--- Erasing finds the rows by their user.
-CREATE INDEX leases_of_user ON leases (user_id);
-CREATE INDEX journal_of_user ON journal (user_id);
-CREATE INDEX messages_of_user ON messages (user_id);
-
 -- The fact is the user's last event: this very append has just inserted it.
 CREATE FUNCTION work_forget(w jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

@@ -112,6 +112,7 @@ CREATE TABLE messages (
 ) STRICT;
 CREATE INDEX messages_of_session ON messages (session_id, position);
 CREATE INDEX messages_of_turn ON messages (turn_id);
+CREATE INDEX messages_of_user ON messages (user_id);
 
 CREATE TABLE captions (
     caption_id     TEXT    NOT NULL PRIMARY KEY,
@@ -145,3 +146,30 @@ CREATE TABLE damaged (
     reason      TEXT    NOT NULL,
     PRIMARY KEY (projection, stream_kind, stream_id)
 ) STRICT;
+
+CREATE TABLE service_keys (
+    -- The keyed hash of the key.
+    key_id      TEXT NOT NULL PRIMARY KEY,
+    name_sealed BLOB NOT NULL,
+    -- The scopes, separated by spaces.
+    scopes      TEXT NOT NULL,
+    expires_at  INTEGER,
+    created_at  INTEGER NOT NULL,
+    created_by  TEXT,
+    revoked_at  INTEGER
+) STRICT;
+CREATE INDEX service_keys_by_time ON service_keys (created_at, key_id);
+
+CREATE TABLE invites (
+    -- The keyed hash of the code.
+    invite_id   TEXT NOT NULL PRIMARY KEY,
+    -- The code as its fact holds it, sealed under the system's key; NULL when the fact has no code.
+    code_sealed TEXT,
+    tier        TEXT NOT NULL,
+    role        TEXT NOT NULL,
+    expires_at  INTEGER,
+    created_at  INTEGER NOT NULL,
+    used_by     TEXT,
+    used_at     INTEGER
+) STRICT;
+CREATE INDEX invites_by_time ON invites (created_at, invite_id);
