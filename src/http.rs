@@ -19,7 +19,7 @@ pub mod access;
 pub mod admission;
 /// The bodies of answers, on their way out.
 mod answer_body;
-/// Bodies: JSON, within a limit, with sentences that name the field.
+/// Bodies: JSON and forms, within limits.
 mod body;
 /// Who is calling.
 mod caller;
@@ -27,6 +27,8 @@ mod caller;
 mod error;
 /// Commands that may be sent again.
 mod idempotency;
+/// What clients send, read by one reader.
+mod input;
 /// Reads wait for what their caller wrote.
 mod read_your_writes;
 /// Answers that everybody may share for a moment.
@@ -134,7 +136,6 @@ pub fn service(
         .app_data(web::Data::new(recent.readiness))
         .app_data(web::Data::new(recent.queue_stats))
         .app_data(web::Data::new(routes::rules()))
-        .app_data(web::QueryConfig::default().error_handler(error::bad_query))
         .configure(|config| routes::register(config, has_directus))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(admission::admit))

@@ -34,8 +34,9 @@ const SHUTDOWN_SECONDS: u64 = 3;
 const FIRST_HEAD: Duration = Duration::from_secs(5);
 /// The time between two requests of a connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The time for a client to take the end of a connection.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time for a client to take the end of a connection. A refused body is read on and dropped meanwhile: closing before that would
+/// reset the connection, and the client would lose the answer.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Listens on all addresses of the host that can be had.
 pub fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {

@@ -7,7 +7,6 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Secret text. It never prints itself, and its memory is wiped when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-#[serde(transparent)]
 pub struct SecretText(String);
 
 impl SecretText {

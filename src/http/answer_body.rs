@@ -11,7 +11,7 @@ use actix_web::{
     ResponseError,
     body::{BodySize, BoxBody, MessageBody},
     dev::ServiceResponse,
-    http::Method,
+    http::{ConnectionType, Method, Version},
     web::Bytes,
 };
 
@@ -28,20 +28,40 @@ const SMALL: u64 = 64 * 1024;
 
 pub struct AnswerBody {
     body: BoxBody,
+    size: BodySize,
     /// The rest of a chunk that was too large.
     rest: Bytes,
     _taken: Option<TakenBytes>,
     _answered: Option<AnsweredRequest>,
 }
 
-/// Takes an answer over. Without room for its body a read is refused; it can be sent again. Commands
+/// What the client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Only the head of the answer to GET (RFC 9110, section 9.3.2).
+    Head,
+    Whole,
+}
+
+/// Takes an answer over. An answer to HTTP/1.0 is never chunked (RFC 9112, section 6.1). Without room for its body a read is refused; it can be sent again. Commands
 /// are done by then, and their answers are small.
 pub fn hand_over<B: MessageBody + 'static>(
     response: ServiceResponse<B>,
     budget: Option<&ByteBudget>,
     answered: Option<AnsweredRequest>,
+    wanted: Wanted,
 ) -> ServiceResponse<AnswerBody> {
-    let response = response.map_into_boxed_body();
+    let mut response = response.map_into_boxed_body();
+    if let Wanted::Head = wanted {
+        return response.map_body(|_, body| AnswerBody::new(BoxBody::new(()), body.size()));
+    }
+    if response.request().head().version < Version::HTTP_11
+        && response.response().body().size() == BodySize::Stream
+    {
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close); // the end of the connection ends the body
+    }
     let is_read = response.request().method() == Method::GET;
     let (response, taken) = match (response.response().body().size(), budget) {
         (BodySize::Sized(bytes), Some(budget)) if is_read && bytes > SMALL => {
@@ -58,19 +78,33 @@ pub fn hand_over<B: MessageBody + 'static>(
         }
         _ => (response, None),
     };
-    response.map_body(|_, body| AnswerBody {
-        body,
-        rest: Bytes::new(),
-        _taken: taken,
-        _answered: answered,
+    response.map_body(|_, body| {
+        let size = body.size();
+        AnswerBody {
+            _taken: taken,
+            _answered: answered,
+            ..AnswerBody::new(body, size)
+        }
     })
+}
+
+impl AnswerBody {
+    fn new(body: BoxBody, size: BodySize) -> Self {
+        Self {
+            body,
+            size,
+            rest: Bytes::new(),
+            _taken: None,
+            _answered: None,
+        }
+    }
 }
 
 impl MessageBody for AnswerBody {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {
-        self.body.size()
+        self.size
     }
 
     fn poll_next(
@@ -97,7 +131,7 @@ mod tests {
     fn answer(budget: &ByteBudget, bytes: usize) -> ServiceResponse<AnswerBody> {
         let response = HttpResponse::Ok().body(vec![7; bytes]);
         let response = TestRequest::get().to_srv_response(response);
-        hand_over(response, Some(budget), None)
+        hand_over(response, Some(budget), None, Wanted::Whole)
     }
 
     #[tokio::test]

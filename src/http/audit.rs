@@ -1,6 +1,6 @@
 //! Proofs (docs/api.md, Audit and proofs): a fact stands in the log under a signed head, and the log only grew.
 
-use actix_web::web::{Data, Query};
+use actix_web::web::Data;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -10,6 +10,7 @@ use crate::{
     http::{
         caller::{Operator, ReadsAudit},
         error::ApiError,
+        input::Query,
         response::{self, Answer},
     },
 };
@@ -38,7 +39,7 @@ impl ProofQuery {
 pub async fn show_proof(
     app: Data<App>,
     _: Operator<ReadsAudit>,
-    query: Query<ProofQuery>,
+    Query(query): Query<ProofQuery>,
 ) -> Result<Answer<ProofAnswer>, ApiError> {
     let proof = app
         .log

@@ -1,7 +1,6 @@
-//! Bodies: JSON within a limit. A refusal names the field and never repeats what was sent.
+//! Bodies within a limit.
 
 use std::{
-    collections::BTreeMap,
     future::{Future, Ready, ready},
     marker::PhantomData,
     pin::Pin,
@@ -15,14 +14,18 @@ use actix_web::{
     web::{self, Data},
 };
 use futures_util::StreamExt;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::{
     app::App,
     byte_budget::{ByteBudget, TakenBytes},
-    http::{error::ApiError, idempotency::BodyHash, route_rules},
+    http::{
+        error::ApiError,
+        idempotency::{BodyHash, IDEMPOTENCY_KEY},
+        input, route_rules,
+    },
 };
 
 /// In bytes.
@@ -42,7 +45,16 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let request = request.clone();
         let payload = payload.take();
-        Box::pin(async move { parse(&whole(&request, payload).await?).map(Self) })
+        Box::pin(async move {
+            let mut bytes = whole(&request, payload).await?;
+            let tree = input::json(&mut bytes)?;
+            if request.headers().contains_key(IDEMPOTENCY_KEY) {
+                request
+                    .extensions_mut()
+                    .insert(BodyHash::of_meaning(tree.meaning()));
+            }
+            Ok(Self(input::read(&tree)?))
+        })
     }
 }
 
@@ -78,7 +90,7 @@ impl FromRequest for JsonObject {
         let payload = payload.take();
         Box::pin(async move {
             let bytes = whole(&request, payload).await?;
-            parse::<BTreeMap<String, IgnoredAny>>(&bytes)?;
+            input::check_object(&bytes)?;
             Ok(Self(bytes))
         })
     }
@@ -122,7 +134,6 @@ async fn whole(
         return Err(ApiError::NotJson);
     }
     let mut extensions = request.extensions_mut();
-    extensions.insert(BodyHash::of(&bytes));
     extensions.insert(taken); // the request holds what was in its body until it is answered
     drop(extensions);
     Ok(bytes)
@@ -194,103 +205,4 @@ fn is_json(request: &HttpRequest) -> bool {
         .to_ascii_lowercase();
     essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"))
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // serde would take a list for a struct, and its sentences about other types are not for people.
-    if bytes
-        .trim_ascii_start()
-        .first()
-        .is_some_and(|first| b"[\"0123456789-tfn".contains(first))
-    {
-        return Err(ApiError::field("The body must be a JSON object"));
-    }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        sentence(&path, error.inner())
-    })?;
-    json.end().map_err(|error| malformed(&error))?;
-    Ok(parsed)
-}
-
-/// serde's own sentences repeat values, so only the names of fields and expectations are passed on.
-fn sentence(path: &str, error: &serde_json::Error) -> ApiError {
-    let text = error.to_string();
-    if !error.is_data() {
-        return malformed(error);
-    }
-    if let Some(field) = text
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.split('`').next())
-    {
-        return ApiError::field(format!("`{field}` is missing"));
-    }
-    let expected = text
-        .rsplit_once(", expected ")
-        .map(|(_, expected)| expected.split(" at line ").next().unwrap_or(expected));
-    let field = if path == "." {
-        "The body".to_owned()
-    } else {
-        format!("`{path}`")
-    };
-    match expected {
-        Some(expected) => ApiError::field(format!("{field} must be {expected}")),
-        None => ApiError::field(format!("{field} is not valid")),
-    }
-}
-
-fn malformed(error: &serde_json::Error) -> ApiError {
-    let sentence = format!(
-        "The body is not valid JSON, at line {} column {}",
-        error.line(),
-        error.column()
-    );
-    ApiError::Invalid {
-        code: "malformed_json",
-        sentence,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde::Deserialize;
-
-    use super::*;
-
-    #[derive(Debug, Deserialize)]
-    struct Wanted {
-        #[expect(dead_code)]
-        name: String,
-        #[expect(dead_code)]
-        inner: Option<Inner>,
-    }
-    #[derive(Debug, Deserialize)]
-    struct Inner {
-        #[expect(dead_code)]
-        count: u32,
-    }
-
-    #[test]
-    fn a_sentence_names_the_field_and_never_the_value() {
-        for (body, expected) in [
-            ("{}", "`name` is missing"),
-            (r#"{"name": 7}"#, "`name` must be a string"),
-            (
-                r#"{"name": "a", "inner": {"count": "canary, expected x"}}"#,
-                "`inner.count` must be u32",
-            ),
-            ("[]", "The body must be a JSON object"),
-            ("7", "The body must be a JSON object"),
-            ("canary", "The body is not valid JSON, at line 1 column 1"),
-            (
-                r#"{"name": "a"} canary"#,
-                "The body is not valid JSON, at line 1 column 15",
-            ),
-        ] {
-            let told = parse::<Wanted>(body.as_bytes()).unwrap_err().to_string();
-            assert!(!told.contains("canary"), "{told}");
-            assert_eq!(told, expected, "{body}");
-        }
-    }
 }

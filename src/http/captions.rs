@@ -1,6 +1,6 @@
 //! Captions (docs/api.md, Captions).
 
-use actix_web::web::{Data, Query};
+use actix_web::web::Data;
 use genie_events::caption::{Brief, Length, Platform};
 use genie_projections::captions::CaptionRow;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use crate::{
         caller::ActingUser,
         error::ApiError,
         idempotency::IdempotencyKey,
+        input::Query,
         read_your_writes::MinPosition,
         response::{ListPage, PageQuery, Written},
         words::{self, Time},
@@ -157,7 +158,7 @@ pub async fn list(
     app: Data<App>,
     min_position: MinPosition,
     user: ActingUser,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<CaptionAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;

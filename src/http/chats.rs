@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    web::{Data, Path, Query},
+    web::{Data, Path},
 };
 use genie_actors::{
     WriteError,
@@ -30,6 +30,7 @@ use crate::{
         body::Body,
         caller::ActingUser,
         error::ApiError,
+        input::Query,
         read_your_writes::MinPosition,
         request::in_span,
         response::{self, Answer, ListPage, PageQuery, RawAnswer},
@@ -269,7 +270,7 @@ pub async fn resume(
     min_position: MinPosition,
     user: ActingUser,
     turn: Path<String>,
-    query: Query<ResumeQuery>,
+    Query(query): Query<ResumeQuery>,
 ) -> Result<RawAnswer<TurnEvents>, ApiError> {
     let turn = turn_id(&turn)?;
     let id = user.account.user;
@@ -277,6 +278,7 @@ pub async fn resume(
         .headers()
         .get("Last-Event-ID")
         .and_then(|value| value.to_str().ok())
+        .filter(|last| !last.is_empty())
     {
         Some(last) => last
             .strip_prefix(&format!("{turn}:"))
@@ -348,7 +350,7 @@ pub async fn sessions(
     app: Data<App>,
     min_position: MinPosition,
     user: ActingUser,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<ChatSession>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
@@ -371,7 +373,7 @@ pub async fn messages(
     min_position: MinPosition,
     user: ActingUser,
     session: Path<String>,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<Message>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;

@@ -1,7 +1,7 @@
 //! Credentials (docs/api.md, Credentials). Invariant: bodies that carry secrets are never logged and never part of an
 //! error.
 
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Data, Path};
 use genie_actors::credentials::{CredentialDetails, StoreTarget};
 use genie_events::{CredentialId, credential::CredentialKind};
 use genie_log::pages::Paged;
@@ -16,6 +16,7 @@ use crate::{
         caller::{SecretCaller, UserCaller},
         error::ApiError,
         idempotency::IdempotencyKey,
+        input::Query,
         read_your_writes::MinPosition,
         response::{Answer, ListPage, PageQuery, Written},
         words::{self, Time},
@@ -232,7 +233,7 @@ pub async fn list(
     app: Data<App>,
     min_position: MinPosition,
     user: UserCaller,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<CredentialAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;

@@ -504,21 +504,6 @@ impl ResponseError for ApiError {
 }
 
 /// A query that cannot be read.
-pub fn bad_query(
-    error: actix_web::error::QueryPayloadError,
-    _: &actix_web::HttpRequest,
-) -> actix_web::Error {
-    // serde_urlencoded names what it expected and never repeats the value, but it does not name the field.
-    let text = error.to_string();
-    let expected = text.rsplit_once(": ").map_or("", |(_, expected)| expected);
-    let reason = if expected.starts_with("invalid digit") {
-        "a number in it is no whole number"
-    } else {
-        "a field has the wrong form"
-    };
-    ApiError::field(format!("The query cannot be read: {reason}")).into()
-}
-
 pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
 }

@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use actix_web::{
-    Either, FromRequest, HttpRequest,
-    http::header::ACCEPT,
-    web::{Data, Query},
-};
+use actix_web::{Either, FromRequest, HttpRequest, http::header::ACCEPT, web::Data};
 use genie_actors::Caller;
 use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
 use genie_log::{
@@ -29,6 +25,7 @@ use crate::{
     http::{
         caller::{ActingUser, Operator, ReadsEvents},
         error::ApiError,
+        input::Query,
         read_your_writes::MinPosition,
         request::in_span,
         response::{self, Answer, RawAnswer},
@@ -59,7 +56,7 @@ pub struct FeedQuery {
     after: Option<String>,
     /// 1 to 500, 50 by default. A live stream has no limit.
     #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
+    limit: Option<i64>,
     /// Types, separated by commas. A type that ends in `.*` stands for all types that begin so.
     #[param(example = "job.*,credential.revealed")]
     types: Option<String>,
@@ -138,10 +135,10 @@ impl FeedQuery {
         let resumed = request
             .headers()
             .get("Last-Event-ID")
-            .and_then(|id| id.to_str().ok());
+            .and_then(|id| id.to_str().ok())
+            .filter(|cursor| !cursor.is_empty());
         resumed
             .or(self.after.as_deref())
-            .filter(|cursor| !cursor.is_empty())
             .map_or(Ok(0), response::position)
     }
 }
@@ -189,7 +186,7 @@ pub async fn all(
     request: HttpRequest,
     min_position: MinPosition,
     operator: Operator<ReadsEvents>,
-    query: Query<FeedQuery>,
+    Query(query): Query<FeedQuery>,
 ) -> Result<Feed, ApiError> {
     let filter = query.filter()?;
     let shown = shows(&app, &operator.caller, query.personal, &filter).await?;
@@ -206,7 +203,7 @@ pub async fn mine(
     request: HttpRequest,
     min_position: MinPosition,
     user: ActingUser,
-    query: Query<FeedQuery>,
+    Query(query): Query<FeedQuery>,
 ) -> Result<Feed, ApiError> {
     let filter = Filter {
         user: Some(user.account.user),

@@ -21,6 +21,7 @@ use crate::{
         body::{Body, OptionalBody},
         caller::{AdminCaller, UserCaller},
         error::ApiError,
+        input,
         password_check::Password,
         request,
         response::{self, Answer, Written},
@@ -38,9 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Default, Deserialize, ToSchema)]
 pub struct Farewell {
     #[schema(value_type = Option<String>, format = Password)]
+    #[serde(default, deserialize_with = "input::whole")]
     password: Option<SecretString>,
     /// With a Directus, when the user has a second factor there.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "input::whole")]
     otp: Option<SecretString>,
 }
 

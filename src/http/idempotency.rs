@@ -7,11 +7,10 @@ use std::{
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::HeaderValue};
 use genie_actors::{Caller, CommandContext};
-use genie_log::keys::sha256_hex;
 
 use crate::{app::App, byte_budget::TakenBytes, http::error::ApiError};
 
-const HEADER: &str = "Idempotency-Key";
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// In bytes.
 const MAX_KEY: usize = 255;
 
@@ -20,8 +19,9 @@ const MAX_KEY: usize = 255;
 pub struct BodyHash(String);
 
 impl BodyHash {
-    pub fn of(body: &[u8]) -> Self {
-        Self(sha256_hex(body))
+    /// The hash of what a JSON body means: the same request may be written in other words.
+    pub fn of_meaning(meaning: [u8; 32]) -> Self {
+        Self(hex::encode(meaning))
     }
 
     /// The hash of a body that was read piece by piece.
@@ -44,7 +44,7 @@ impl FromRequest for IdempotencyKey {
 impl IdempotencyKey {
     /// True when the request carries a key.
     pub fn is_given(&self) -> bool {
-        self.0.headers().contains_key(HEADER)
+        self.0.headers().contains_key(IDEMPOTENCY_KEY)
     }
 
     /// The context of this command: its caller's metadata, and the key if there is one. A key belongs to its caller
@@ -56,7 +56,7 @@ impl IdempotencyKey {
             .extensions()
             .get::<TakenBytes>()
             .map_or(0, TakenBytes::count);
-        let Some(header) = request.headers().get(HEADER) else {
+        let Some(header) = request.headers().get(IDEMPOTENCY_KEY) else {
             return Ok(CommandContext {
                 bytes,
                 ..metadata.into()
@@ -98,7 +98,7 @@ fn checked(header: &HeaderValue) -> Result<&str, ApiError> {
         .filter(|key| (1..=MAX_KEY).contains(&key.len()));
     key.ok_or_else(|| {
         ApiError::field(format!(
-            "`{HEADER}` must have 1 to {MAX_KEY} visible ASCII characters"
+            "`{IDEMPOTENCY_KEY}` must have 1 to {MAX_KEY} visible ASCII characters"
         ))
     })
 }

@@ -35,6 +35,7 @@ use crate::{
         body::Body,
         caller::{DirectusActingUser, DirectusUser, UserCaller, account_of},
         error::{ApiError, DirectusError},
+        input,
         read_your_writes::MinPosition,
         request,
         response::{DirectusData, NoContent, Written},
@@ -62,6 +63,7 @@ pub struct RegistrationRequest {
     pub email: String,
     /// 8 to 1024 bytes.
     #[schema(value_type = String, format = Password)]
+    #[serde(deserialize_with = "input::whole")]
     pub password: SecretString,
     /// At most 200 characters.
     #[serde(rename = "firstName")]
@@ -145,9 +147,11 @@ pub fn check_password(password: &SecretString) -> Result<(), ApiError> {
 pub struct Login {
     pub email: String,
     #[schema(value_type = String, format = Password)]
+    #[serde(deserialize_with = "input::whole")]
     pub password: SecretString,
     /// The one-time code, for an account that asks for it.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "input::whole")]
     pub otp: Option<SecretString>,
     /// `json` or absent: both tokens are in the body.
     pub mode: Option<String>,
@@ -353,6 +357,7 @@ async fn tokens(
 #[schema(as = RefreshToken)]
 pub struct RefreshRequest {
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "input::whole")]
     pub refresh_token: SecretString,
     /// `json` or absent.
     pub mode: Option<String>,
@@ -429,9 +434,11 @@ pub fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
 #[derive(Deserialize, ToSchema)]
 pub struct NewPassword {
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "input::whole")]
     token: SecretString,
     /// 8 to 1024 bytes.
     #[schema(value_type = String, format = Password)]
+    #[serde(deserialize_with = "input::whole")]
     password: SecretString,
 }
 
@@ -464,8 +471,10 @@ pub struct AccountChanges {
     email: Option<String>,
     /// 8 to 1024 bytes.
     #[schema(value_type = Option<String>, format = Password)]
+    #[serde(default, deserialize_with = "input::whole")]
     password: Option<SecretString>,
     #[schema(value_type = String, format = Password)]
+    #[serde(default, deserialize_with = "input::whole")]
     old_password: Option<SecretString>,
 }
 

@@ -1,6 +1,6 @@
 //! Invites (docs/api.md, Identity): administrators make them, and each lets one user register.
 
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Data, Path};
 use genie_events::{Metadata, Timestamp};
 use genie_log::pages::Paged;
 use genie_projections::invites::InviteRow;
@@ -14,6 +14,7 @@ use crate::{
         caller::AdminCaller,
         error::ApiError,
         idempotency::IdempotencyKey,
+        input::Query,
         read_your_writes::MinPosition,
         request,
         response::{ListPage, PageQuery, Written},
@@ -135,7 +136,7 @@ pub async fn list(
     app: Data<App>,
     min_position: MinPosition,
     _: AdminCaller,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<InviteAnswer>, ApiError> {
     let limit = page.limit()?;
     min_position.wait_for_all(&app, "invites").await?;

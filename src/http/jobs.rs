@@ -1,10 +1,10 @@
 //! The queue, as users see it (docs/api.md, Jobs).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use actix_web::{
     HttpRequest,
-    web::{Data, Path, Query},
+    web::{Data, Path},
 };
 use genie_actors::WriteError;
 use genie_events::{
@@ -12,7 +12,10 @@ use genie_events::{
 };
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Unexpected, Visitor},
+};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
@@ -23,6 +26,7 @@ use crate::{
         caller::{ActingUser, Somebody},
         error::ApiError,
         idempotency::IdempotencyKey,
+        input::{self, Query},
         read_your_writes::MinPosition,
         recent::Recent,
         response::{Answer, ListPage, PageQuery, Written},
@@ -72,11 +76,42 @@ pub struct NewJob {
 }
 
 /// Text or a number: clients of the original send both.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged, expecting = "text or a whole number")]
+#[derive(ToSchema)]
+#[serde(untagged)]
 enum AnnouncedName {
     Text(String),
     Number(u64),
+}
+
+impl<'de> Deserialize<'de> for AnnouncedName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnnouncedNameVisitor)
+    }
+}
+
+struct AnnouncedNameVisitor;
+
+impl Visitor<'_> for AnnouncedNameVisitor {
+    type Value = AnnouncedName;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a whole number from 0")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<AnnouncedName, E> {
+        Ok(AnnouncedName::Text(text.to_owned()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<AnnouncedName, E> {
+        Ok(AnnouncedName::Number(number))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<AnnouncedName, E> {
+        match input::whole_of(number).map(u64::try_from) {
+            Some(Ok(number)) => Ok(AnnouncedName::Number(number)),
+            _ => Err(E::invalid_type(Unexpected::Float(number), &self)),
+        }
+    }
 }
 
 /// A job as its owner sees it.
@@ -481,12 +516,12 @@ pub async fn list(
     app: Data<App>,
     min_position: MinPosition,
     user: ActingUser,
-    query: Query<JobQuery>,
-    page: Query<PageQuery>,
+    Query(query): Query<JobQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<JobAnswer>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
-    let filter = query.into_inner().filter()?;
+    let filter = query.filter()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
     let now = app.log.clock().now();
     let jobs = app

@@ -11,7 +11,7 @@ use crate::{
         caller::UserCaller,
         directus,
         error::{ApiError, DirectusError},
-        identity,
+        identity, input,
     },
 };
 
@@ -19,9 +19,11 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 pub struct Password {
     #[schema(value_type = String, format = Password)]
+    #[serde(deserialize_with = "input::whole")]
     pub password: SecretString,
     /// With a Directus, when the user has a second factor there.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "input::whole")]
     pub otp: Option<SecretString>,
 }
 

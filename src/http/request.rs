@@ -12,7 +12,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -28,7 +28,11 @@ use crate::{
     app::App,
     byte_budget::ByteBudget,
     connections::activity::Activity,
-    http::{answer_body, error::LoggedFailure, response, route_rules},
+    http::{
+        answer_body::{self, Wanted},
+        error::LoggedFailure,
+        response, route_rules,
+    },
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -141,7 +145,7 @@ fn forwarded(hop: &str) -> Option<IpAddr> {
 
 /// The middleware.
 pub async fn pass(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = id_of(&request);
@@ -155,6 +159,12 @@ pub async fn pass(
         user.id = field::Empty,
         key.id = field::Empty,
     );
+    let wanted = if request.method() == Method::HEAD {
+        request.head_mut().method = Method::GET;
+        Wanted::Head
+    } else {
+        Wanted::Whole
+    };
     let current = Current {
         id: id.clone(),
         span: span.clone(),
@@ -167,7 +177,12 @@ pub async fn pass(
     let budget = large_answers(request.request());
     let respond = async {
         let response = next.call(request).await?;
-        Ok::<_, Error>(answer_body::hand_over(response, budget.as_ref(), answered))
+        Ok::<_, Error>(answer_body::hand_over(
+            response,
+            budget.as_ref(),
+            answered,
+            wanted,
+        ))
     };
     let mut response = CURRENT
         .scope(current, respond)

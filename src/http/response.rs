@@ -254,7 +254,7 @@ pub fn position(text: &str) -> Result<u64, ApiError> {
 pub struct PageQuery {
     /// The most items of the page.
     #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
+    limit: Option<i64>,
     /// The `next_cursor` of the page before. Without it, the first page. Anything else is 400.
     pub cursor: Option<String>,
 }
@@ -304,10 +304,10 @@ impl PageQuery {
 }
 
 /// 50 by default, 1 to 500.
-pub fn limit(asked: Option<u32>) -> Result<i64, ApiError> {
+pub fn limit(asked: Option<i64>) -> Result<i64, ApiError> {
     match asked {
         None => Ok(50),
-        Some(limit @ 1..=500) => Ok(i64::from(limit)),
+        Some(limit @ 1..=500) => Ok(limit),
         Some(_) => Err(ApiError::field("`limit` must be 1 to 500")),
     }
 }

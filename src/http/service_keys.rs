@@ -1,6 +1,6 @@
 //! Service keys (docs/api.md, Service keys): administrators make and revoke them. Each is shown once.
 
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Data, Path};
 use genie_events::{
     ServiceKeyId, Timestamp,
     service_key::{Scope, ServiceKeyGrant},
@@ -18,6 +18,7 @@ use crate::{
         caller::AdminCaller,
         error::ApiError,
         idempotency::IdempotencyKey,
+        input::Query,
         read_your_writes::MinPosition,
         response::{ListPage, PageQuery, Written},
         words::{self, Time},
@@ -134,7 +135,7 @@ pub async fn list(
     app: Data<App>,
     min_position: MinPosition,
     _: AdminCaller,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<ServiceKeyAnswer>, ApiError> {
     let limit = page.limit()?;
     min_position.wait_for_all(&app, "service_keys").await?;

@@ -13,6 +13,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+/// What workers report of themselves.
+mod reports;
+
 use crate::{
     app::App,
     http::{
@@ -25,6 +28,8 @@ use crate::{
         words::{self, Time},
     },
 };
+
+use reports::{ReportedError, ReportedProgress};
 
 /// The most jobs of one claim.
 const MAX_CLAIM: usize = 100;
@@ -185,9 +190,10 @@ type ClaimAnswer = Either<Written<ClaimedJobs>, Answer<ClaimedJobs>>;
 #[derive(Deserialize, ToSchema)]
 pub struct Heartbeat {
     lease: String,
-    /// In percent.
-    #[schema(minimum = 0, maximum = 100)]
-    progress: Option<i64>,
+    /// In percent. Rounded, and brought between 0 and 100.
+    #[serde(default)]
+    #[schema(value_type = Option<f64>)]
+    progress: ReportedProgress,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -205,16 +211,10 @@ pub async fn heartbeat(
     Body(body): Body<Heartbeat>,
 ) -> Result<Answer<RenewedLease>, ApiError> {
     let job = job_id(&id)?;
-    if body
-        .progress
-        .is_some_and(|progress| !(0..=100).contains(&progress))
-    {
-        return Err(ApiError::field("`progress` must be 0 to 100, in percent"));
-    }
     match app
         .write
         .jobs
-        .heartbeat(&job, &body.lease, body.progress)
+        .heartbeat(&job, &body.lease, body.progress.0)
         .await?
     {
         Some(lease) => Ok(Answer(RenewedLease {
@@ -286,9 +286,10 @@ pub async fn complete(
 #[derive(Deserialize, ToSchema)]
 pub struct Fail {
     lease: String,
-    /// The reason, shown to the owner. At most 10000 bytes.
-    #[schema(max_length = 10_000)]
-    error: String,
+    /// The reason, shown to the owner. Of more than 10000 bytes the middle is left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    error: ReportedError,
     /// False when another attempt makes no sense. True by default.
     retryable: Option<bool>,
 }
@@ -310,12 +311,9 @@ pub async fn fail(
 ) -> Result<Written<FailedAttempt>, ApiError> {
     let asking = idempotency_key.asking(&app, &server.caller)?;
     let job = job_id(&id)?;
-    if body.error.len() > 10_000 {
-        return Err(ApiError::field("`error` must be at most 10000 bytes"));
-    }
     let owner = owner(&app, &job).await?;
     let end = AttemptEnd::Failed {
-        error: body.error,
+        error: body.error.0,
         retryable: body.retryable.unwrap_or(true),
     };
     let done = app

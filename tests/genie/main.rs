@@ -33,6 +33,7 @@ mod events;
 mod forgetting;
 mod idempotency;
 mod impersonation;
+mod inputs;
 mod invite_to_answer;
 mod invites;
 mod jobs;

@@ -1,7 +1,7 @@
 //! The history of credentials: stored, changed, shown or refused to somebody, with the reason. Read from the log,
 //! newest first.
 
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Data, Path};
 use genie_events::{Event, UserId, credential::CredentialEvent};
 use genie_log::{Fact, FactBody, LogError, StoredRow, keys::KeyState, pages::Paged};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::{
     http::{
         caller::{UserCaller, still_administers},
         error::ApiError,
+        input::Query,
         read_your_writes::MinPosition,
         response::{ListPage, PageQuery},
         words::Time,
@@ -25,7 +26,7 @@ pub async fn of_one(
     min_position: MinPosition,
     user: UserCaller,
     id: Path<String>,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<CredentialFact>, ApiError> {
     let id = credential_id(&id)?;
     let limit = page.limit()?;
@@ -54,7 +55,7 @@ pub async fn reveals(
     app: Data<App>,
     min_position: MinPosition,
     user: UserCaller,
-    page: Query<PageQuery>,
+    Query(page): Query<PageQuery>,
 ) -> Result<ListPage<CredentialFact>, ApiError> {
     let limit = page.limit()?;
     let before = page.after_number()?;

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use crate::http::error::ApiError;
+use crate::http::{error::ApiError, input};
 
 /// A credential's fields as received.
 #[derive(Deserialize)]
 #[serde(transparent)]
-pub struct SecretFields(Map<String, Value>);
+pub struct SecretFields(#[serde(deserialize_with = "input::whole")] Map<String, Value>);
 
 impl Drop for SecretFields {
     fn drop(&mut self) {

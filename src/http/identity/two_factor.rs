@@ -17,6 +17,7 @@ use crate::{
         body::Body,
         caller::{DirectusAdmin, DirectusUser},
         error::{ApiError, DirectusError},
+        input,
         response::{DirectusData, NoContent},
     },
     identity::two_factor::OtpSecret,
@@ -25,6 +26,7 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 pub struct TwoFactorRequest {
     #[schema(value_type = String, format = Password)]
+    #[serde(deserialize_with = "input::whole")]
     password: SecretString,
 }
 
@@ -70,8 +72,10 @@ pub async fn generate(
 pub struct EnableTwoFactor {
     /// In Base32, as it was generated.
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "input::whole")]
     secret: SecretString,
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "input::whole")]
     otp: SecretString,
 }
 
@@ -109,6 +113,7 @@ pub async fn enable(
 #[derive(Deserialize, ToSchema)]
 pub struct DisableTwoFactor {
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "input::whole")]
     otp: SecretString,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use actix_web::{
     Either, Handler, HttpRequest, HttpResponse,
-    web::{Data, Path, Query},
+    web::{Data, Path},
 };
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -24,6 +24,7 @@ use crate::{
         health::{Probe, Readiness, ReadyOnly},
         idempotency::IdempotencyKey,
         identity::FieldsQuery,
+        input::Query,
         read_your_writes::MinPosition,
         recent::Recent,
         response::{Answer, DirectusData, ListPage, NoContent, Written},

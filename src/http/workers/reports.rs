@@ -1,0 +1,112 @@
+//! What workers report of themselves. It is brought into form and never refused: a report in an odd form must not cost the lease.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// The most bytes of an error's text that are kept.
+const MAX_ERROR: usize = 10_000;
+/// Stands for what was left out.
+const CUT: &str = "\n[...]\n";
+/// For a worker that gives none.
+const NO_REASON: &str = "The worker gave no reason";
+
+/// The progress in percent. A number, or text of one, is rounded and brought between 0 and 100; anything else is no progress.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct ReportedProgress(pub Option<i64>);
+
+impl<'de> Deserialize<'de> for ReportedProgress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let percent = match Value::deserialize(deserializer)? {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().trim_end_matches('%').trim_end().parse().ok(),
+            _ => None,
+        };
+        let percent = percent.filter(|percent: &f64| !percent.is_nan());
+        Ok(Self(
+            percent.map(|percent| percent.round().clamp(0.0, 100.0) as i64),
+        ))
+    }
+}
+
+/// Why an attempt failed, in the worker's words. A long text loses its middle, because its beginning names the error and its end
+/// the cause. Anything but text is kept as its JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReportedError(pub String);
+
+impl Default for ReportedError {
+    fn default() -> Self {
+        Self(NO_REASON.to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for ReportedError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::String(text) => text,
+            Value::Null => return Ok(Self::default()),
+            other => other.to_string(),
+        };
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        Ok(Self(without_middle(text)))
+    }
+}
+
+fn without_middle(text: String) -> String {
+    if text.len() <= MAX_ERROR {
+        return text;
+    }
+    let half = (MAX_ERROR - CUT.len()) / 2;
+    let head = text.floor_char_boundary(half);
+    let tail = text.ceil_char_boundary(text.len() - half);
+    [&text[..head], CUT, &text[tail..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn progress_is_brought_into_form() {
+        for (sent, kept) in [
+            (json!(0), Some(0)),
+            (json!(41.6), Some(42)),
+            (json!(10.0), Some(10)),
+            (json!(-3), Some(0)),
+            (json!(100.4), Some(100)),
+            (json!(1e300), Some(100)),
+            (json!("57"), Some(57)),
+            (json!(" 57.2 % "), Some(57)),
+            (json!("NaN"), None),
+            (json!("half"), None),
+            (json!(null), None),
+            (json!([50]), None),
+            (json!(true), None),
+        ] {
+            let read: ReportedProgress = serde_json::from_value(sent.clone()).unwrap();
+            assert_eq!(read.0, kept, "{sent}");
+        }
+    }
+
+    #[test]
+    fn errors_are_brought_into_form() {
+        for (sent, kept) in [
+            (json!("no space left"), "no space left"),
+            (json!(null), NO_REASON),
+            (json!("  "), NO_REASON),
+            (json!({"code": 7}), r#"{"code":7}"#),
+            (json!(137), "137"),
+        ] {
+            let read: ReportedError = serde_json::from_value(sent.clone()).unwrap();
+            assert_eq!(read.0, kept, "{sent}");
+        }
+        let long = format!("first{}last", "ü".repeat(MAX_ERROR));
+        let read: ReportedError = serde_json::from_value(json!(long)).unwrap();
+        assert!(read.0.len() <= MAX_ERROR && read.0.len() > MAX_ERROR - 8);
+        assert!(read.0.starts_with("firstü") && read.0.ends_with("ülast"));
+        assert!(read.0.contains(CUT));
+    }
+}
