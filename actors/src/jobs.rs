@@ -25,7 +25,10 @@ use genie_log::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, warn};
 
@@ -39,6 +42,8 @@ mod expired_leases;
 mod queues;
 use queues::{JobOffer, JobQueues};
 
+/// A claim hands out no further job once the `params` of its jobs have so many bytes.
+const CLAIM_BYTES: usize = 1 << 20;
 /// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -87,7 +92,10 @@ impl std::fmt::Debug for JobBoard {
 pub struct JobClaim {
     pub job: JobId,
     pub user: UserId,
+    /// The work, but for its `params`.
     pub spec: JobSpec,
+    /// As JSON: parsed, they may take sixteen times the room.
+    pub params: Box<RawValue>,
     /// The number of this attempt, from 1.
     pub attempt: u32,
     /// The lease in the clear, which the worker keeps to itself.
@@ -307,14 +315,18 @@ impl JobBoard {
         max: usize,
         metadata: Metadata,
     ) -> Result<Vec<JobClaim>, WriteError> {
-        let mut claimed = Vec::new();
-        while claimed.len() < max {
+        let mut claimed: Vec<JobClaim> = Vec::new();
+        let mut bytes = 0;
+        while claimed.len() < max && bytes < CLAIM_BYTES {
             let now = self.0.log.clock().now();
             let Some(candidate) = self.lock().take(queues, now) else {
                 break;
             };
             match self.claim_one(&candidate, worker, metadata.clone()).await {
-                Ok(job) => claimed.push(job),
+                Ok(job) => {
+                    bytes += job.params.get().len();
+                    claimed.push(job);
+                }
                 // The job no longer waits, or its owner is forgotten. The job is off the board, and comes back when
                 // the log says that it waits again.
                 Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
@@ -343,7 +355,9 @@ impl JobBoard {
         let user = candidate.user;
         let job = candidate.job;
         // Before the append: a job that is claimed and cannot be read would wait for its lease to lapse.
-        let spec = self.spec(user, job).await?;
+        let mut spec = self.spec(user, job).await?;
+        let params = to_raw_value(&spec.params).expect("a JSON value can be written");
+        spec.params = Value::Null;
         let lease = hex::encode(clock::random_bytes::<32>());
         let hash = sha256_hex(lease.as_bytes());
         let expires_at = self.lease_end();
@@ -386,6 +400,7 @@ impl JobBoard {
             job,
             user,
             spec,
+            params,
             attempt,
             lease,
             lease_expires_at: expires_at,

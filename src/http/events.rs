@@ -4,19 +4,26 @@
 
 use std::sync::Arc;
 
-use actix_web::{Either, FromRequest, HttpRequest, http::header::ACCEPT, web::Data};
+use actix_web::{
+    Either, FromRequest, HttpRequest,
+    http::header::ACCEPT,
+    web::{Bytes, Data},
+};
 use genie_actors::Caller;
 use genie_events::{Metadata, Timestamp, UserId, service_key::Scope};
 use genie_log::{
     FactBody, Log, LogError, StoredRow,
     follow::{Follower, OwnFollower},
     keys::KeyState,
-    pages::{PAGE_BYTES, Paged},
+    pages::{PAGE_BYTES, PageEnd, Paged},
     read::Shown,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, Instant, timeout_at},
+};
 use tracing::{error, warn};
 use utoipa::IntoParams;
 
@@ -46,8 +53,13 @@ const PAGES: usize = 10;
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// How often a live stream checks that its caller is still good.
 const RECHECK: Duration = Duration::from_secs(10);
-/// Rows that a live stream reads at once.
-const LIVE: usize = 200;
+/// One live stream after the other opens what it read, so that the store's runtime has time for others.
+static OPENING: Semaphore = Semaphore::const_new(1);
+/// A live stream reads so much at once, and holds it while its client does not read.
+const LIVE: PageEnd = PageEnd {
+    rows: 200,
+    bytes: 64 << 10,
+};
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -400,7 +412,7 @@ fn live<C: FromRequest + 'static>(
                 sent = Instant::now();
                 yield Ok(sse::place(&response::opaque(follower.position())));
             }
-            let rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next()).await {
+            let mut rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next()).await {
                 Err(_) => continue,
                 Ok(Ok(rows)) => rows,
                 // The subscriber comes back with its cursor; nothing is skipped.
@@ -409,21 +421,41 @@ fn live<C: FromRequest + 'static>(
                     return;
                 }
             };
-            for row in rows.iter().filter(|row| filter.wants(row)) {
-                match cloud_event(&log, row, shown).await {
-                    Ok(event) => {
-                        sent = Instant::now();
-                        yield Ok(sse::event(&response::opaque(row.position), &event));
-                    }
-                    Err(error) => {
-                        warn!(%error, "feed: ended; the subscriber resumes at its cursor");
-                        return;
-                    }
+            rows.retain(|row| filter.wants(row));
+            let events = match on_the_wire(&log, rows, shown).await {
+                Ok(events) => events,
+                Err(error) => {
+                    warn!(%error, "feed: ended; the subscriber resumes at its cursor");
+                    return;
                 }
+            };
+            for event in events {
+                sent = Instant::now();
+                yield Ok(event);
             }
         }
     };
     RawAnswer::new(sse::response().streaming(in_span(stream)))
+}
+
+/// The events of a live stream. They are made apart from the thread that serves connections: opening
+/// many rows takes long, and other clients of the thread would wait.
+async fn on_the_wire(
+    log: &Log,
+    rows: Vec<Arc<StoredRow>>,
+    shown: Shown,
+) -> Result<Vec<Bytes>, LogError> {
+    let opening = log.clone();
+    let open = async move |_| {
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            let event = cloud_event(&opening, &row, shown).await?;
+            events.push(sse::event(&response::opaque(row.position), &event));
+        }
+        Ok(events)
+    };
+    let _turn = OPENING.acquire().await.expect("nobody closes it");
+    log.store().run(open).await
 }
 
 /// Times are stored as microseconds and shown as RFC 3339.

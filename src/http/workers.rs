@@ -9,7 +9,7 @@ use actix_web::{
 use genie_actors::jobs::{AttemptEnd, JobClaim};
 use genie_events::{JobId, JobName, Refusal, UserId, job_operation};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -45,7 +45,7 @@ pub struct Claim {
     /// The worker's name for itself, kept with the facts. 1 to 200 bytes.
     #[schema(min_length = 1, max_length = 200)]
     worker_id: String,
-    /// The most jobs, 1 by default.
+    /// The most jobs, 1 by default. Fewer come when their `params` together reach 1 MiB.
     #[schema(minimum = 1, maximum = 100)]
     max: Option<usize>,
     /// The longest wait for the first job, in milliseconds. 0 by default.
@@ -74,7 +74,7 @@ pub struct ClaimedJob {
     #[schema(value_type = words::JobOperation)]
     operation: String,
     #[schema(value_type = HashMap<String, Value>)]
-    params: Value,
+    params: Box<RawValue>,
     #[schema(required)]
     input_file_id: Option<String>,
     #[schema(required)]
@@ -96,7 +96,7 @@ impl From<JobClaim> for ClaimedJob {
             client_job: claimed.spec.name,
             user: claimed.user,
             operation: claimed.spec.operation,
-            params: claimed.spec.params,
+            params: claimed.params,
             input_file_id: claimed.spec.input_file_id,
             input_url: claimed.spec.input_url,
             creator_profile_id: claimed.spec.creator_profile_id,

@@ -460,3 +460,27 @@ both_stores!(
         assert_eq!(claimed, submitted);
     }
 );
+
+both_stores!(
+    a_claim_ends_at_a_mebibyte_of_params,
+    async |store: TestStore| {
+        let (genie, ada) = start(store, 30_000).await;
+        let text = "x".repeat(60 << 10);
+        let job = json!({"operation": "resize_image", "params": {"text": text}});
+        for _ in 0..20 {
+            ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
+        }
+        let claim =
+            json!({"queues": ["media-jobs"], "worker_id": "w", "max": 100, "wait_ms": 10_000});
+        let mut claimed = Vec::new();
+        while claimed.iter().sum::<usize>() < 20 {
+            let jobs = genie.server("/api/worker/claim", claim.clone()).await.ok();
+            let jobs = jobs["jobs"].as_array().unwrap();
+            assert!(jobs.iter().all(|job| job["params"]["text"] == text));
+            claimed.push(jobs.len());
+        }
+        // The job that reaches the bound is the last: 17 of 60 KiB are less than a mebibyte. A claim
+        // may have fewer, when the board has not seen all of them.
+        assert!(claimed.iter().all(|jobs| *jobs <= 18), "{claimed:?}");
+    }
+);

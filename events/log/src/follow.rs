@@ -8,6 +8,7 @@ use tracing::{error, warn};
 
 use crate::{
     LogError, LogReader, StoredRow,
+    pages::PageEnd,
     read::Shown,
     tail_cache::{NextRows, ReadTo},
 };
@@ -84,17 +85,18 @@ impl Follower {
         self.state
     }
 
-    /// The next rows, at least one, at most `limit` and at most a page in bytes; waits while there are none. Dropping the
+    /// The next rows, at least one and up to the end of a page; waits while there are none. Dropping the
     /// wait loses nothing. After a hole each call answers [`LogError::Hole`].
-    pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
+    pub async fn next(&mut self, end: impl Into<PageEnd>) -> Result<Vec<Arc<StoredRow>>, LogError> {
+        let end = end.into();
         loop {
             if let Following::Stopped { missing } = self.state {
                 return Err(LogError::Hole { missing });
             }
             let reading = *self.reading.borrow_and_update();
-            let rows = match self.log.log().tail().find(self.after, limit) {
+            let rows = match self.log.log().tail().find(self.after, end) {
                 NextRows::Rows(rows) => rows,
-                NextRows::Older => self.catch_up(limit).await?,
+                NextRows::Older => self.catch_up(end).await?,
                 NextRows::Nothing => {
                     self.state = match reading {
                         ReadTo::Hole { missing } => Following::Stopped { missing },
@@ -133,9 +135,9 @@ impl Follower {
     }
 
     /// From the table, in which there are more rows.
-    async fn catch_up(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
+    async fn catch_up(&mut self, end: PageEnd) -> Result<Vec<Arc<StoredRow>>, LogError> {
         self.state = Following::CatchingUp;
-        let missing = match self.log.page(self.after, limit, self.shown).await {
+        let missing = match self.log.page(self.after, end, self.shown).await {
             Ok(page) if page.rows.is_empty() => self.after + 1,
             Ok(page) => return Ok(page.rows.into_iter().map(Arc::new).collect()),
             Err(LogError::Hole { missing }) => missing,

@@ -8,6 +8,23 @@ use crate::store::Store;
 /// The most bytes of a page as stored.
 pub const PAGE_BYTES: i64 = 1 << 20;
 
+/// The end of a page: a number of rows, or of bytes as stored. A number alone stands for rows, and
+/// the page then ends at [`PAGE_BYTES`], too.
+#[derive(Debug, Clone, Copy)]
+pub struct PageEnd {
+    pub rows: usize,
+    pub bytes: i64,
+}
+
+impl From<usize> for PageEnd {
+    fn from(rows: usize) -> Self {
+        Self {
+            rows,
+            bytes: PAGE_BYTES,
+        }
+    }
+}
+
 /// The name of the column with the number of rows that were found, at most one more than asked for.
 const FOUND: &str = "page_found";
 
@@ -33,6 +50,11 @@ impl PageSql<'_> {
     /// The statement. On Postgres the keys are gathered into an array first: so the rows are found by
     /// their key, whatever the statistics say.
     pub fn text(&self, store: &Store) -> String {
+        self.text_within(store, PAGE_BYTES)
+    }
+
+    /// The statement of pages that end at a number of bytes.
+    pub fn text_within(&self, store: &Store, most_bytes: i64) -> String {
         let Self {
             table,
             columns,
@@ -67,7 +89,7 @@ impl PageSql<'_> {
                      sum(page_bytes) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS page_upto FROM page_sizes \
              ) \
              SELECT {columns}, (SELECT count(*) FROM page_sizes) AS {FOUND} FROM {table} WHERE {key} {open} \
-                 SELECT {key} FROM page_sums WHERE page_nth <= {limit} AND (page_nth = 1 OR page_upto <= {PAGE_BYTES}) \
+                 SELECT {key} FROM page_sums WHERE page_nth <= {limit} AND (page_nth = 1 OR page_upto <= {most_bytes}) \
              {close} ORDER BY {order}"
         )
     }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use crate::{
     LogError, StoredRow,
     follow::HeadSeen,
-    pages::PAGE_BYTES,
+    pages::PageEnd,
     read::{PAGE, read_rows},
     store::{Store, in_time},
 };
@@ -127,8 +127,8 @@ impl Tail {
         self.tell(end);
     }
 
-    /// The rows after a position, at most `limit`.
-    pub fn find(&self, after: u64, limit: usize) -> NextRows {
+    /// The rows after a position, up to the end of a page.
+    pub fn find(&self, after: u64, end: PageEnd) -> NextRows {
         let kept = self.lock();
         if after >= kept.end {
             return NextRows::Nothing;
@@ -136,7 +136,7 @@ impl Tail {
         let first = kept.end + 1 - kept.rows.len() as u64;
         match (after + 1).checked_sub(first) {
             None => NextRows::Older,
-            Some(skipped) => NextRows::Rows(page(kept.rows.iter().skip(skipped as usize), limit)),
+            Some(skipped) => NextRows::Rows(page(kept.rows.iter().skip(skipped as usize), end)),
         }
     }
 
@@ -154,7 +154,7 @@ impl Tail {
             if end >= known {
                 continue; // The rows were handed in meanwhile.
             }
-            let read = match in_time(read_rows(&store, end, PAGE as i64)).await {
+            let read = match in_time(read_rows(&store, end, PAGE)).await {
                 Ok(rows) if rows.is_empty() && self.lock().end == end => {
                     Err(LogError::Hole { missing: end + 1 })
                 }
@@ -247,13 +247,13 @@ impl RecentRows {
     }
 }
 
-/// The first of these rows: at most `limit`, and at most a page in bytes.
-fn page<'a>(rows: impl Iterator<Item = &'a Arc<StoredRow>>, limit: usize) -> Vec<Arc<StoredRow>> {
+/// The first of these rows.
+fn page<'a>(rows: impl Iterator<Item = &'a Arc<StoredRow>>, end: PageEnd) -> Vec<Arc<StoredRow>> {
     let mut bytes = 0;
     let mut page = Vec::new();
-    for row in rows.take(limit) {
+    for row in rows.take(end.rows) {
         bytes += size(row);
-        if bytes > PAGE_BYTES as usize && !page.is_empty() {
+        if bytes > end.bytes as usize && !page.is_empty() {
             break;
         }
         page.push(Arc::clone(row));

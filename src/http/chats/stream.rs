@@ -159,7 +159,9 @@ impl TurnStream {
                 if !view.fresh.is_empty() {
                     self.look = NEXT_LOOK;
                     self.after = view.upto;
-                    yield Ok(self.event(self.after, &TurnStreamEvent::chunk(self.turn, view.fresh)));
+                    // By itself: what stands in a `yield` is held until the client takes it.
+                    let event = self.event(self.after, &TurnStreamEvent::chunk(self.turn, view.fresh));
+                    yield Ok(event);
                 }
                 if let Some(end) = view.ended {
                     let _ = self.app.reads.wait_for("chats", end.position, READ_SIDE).await; // the end is told either way

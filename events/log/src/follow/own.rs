@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     LogError, LogReader, StoredRow,
+    pages::PageEnd,
     read::Shown,
     tail_cache::{NextRows, ReadTo},
 };
@@ -53,14 +54,15 @@ impl OwnFollower {
         self.position
     }
 
-    /// The user's next rows, at least one, at most `limit` and at most a page in bytes; waits while there are none.
+    /// The user's next rows, at least one and up to the end of a page; waits while there are none.
     /// Dropping the wait loses nothing.
-    pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
+    pub async fn next(&mut self, end: impl Into<PageEnd>) -> Result<Vec<Arc<StoredRow>>, LogError> {
+        let end = end.into();
         loop {
             let rows = if self.is_live {
-                self.look(limit)
+                self.look(end)
             } else {
-                self.read(limit).await?
+                self.read(end).await?
             };
             if let Some(last) = rows.last() {
                 self.seen = last.owner_seq;
@@ -83,11 +85,11 @@ impl OwnFollower {
     }
 
     /// From the index. At its end the follower is live: the index then held everything up to the head known before.
-    async fn read(&mut self, limit: usize) -> Result<Vec<Arc<StoredRow>>, LogError> {
+    async fn read(&mut self, end: PageEnd) -> Result<Vec<Arc<StoredRow>>, LogError> {
         let head = self.log.head();
         let page = self
             .log
-            .user_page(self.user, self.seen, limit, self.shown)
+            .user_page(self.user, self.seen, end, self.shown)
             .await?;
         if page.rows.is_empty() {
             self.position = self.position.max(head);
@@ -97,8 +99,12 @@ impl OwnFollower {
     }
 
     /// Among the newest rows. A follower that fell behind them goes back to the index.
-    fn look(&mut self, limit: usize) -> Vec<Arc<StoredRow>> {
-        let newest = match self.log.log().tail().find(self.position, LOOKED_THROUGH) {
+    fn look(&mut self, end: PageEnd) -> Vec<Arc<StoredRow>> {
+        let looked_through = PageEnd {
+            rows: LOOKED_THROUGH,
+            ..end
+        };
+        let newest = match self.log.log().tail().find(self.position, looked_through) {
             NextRows::Rows(rows) => rows,
             NextRows::Older => {
                 self.is_live = false;
@@ -109,7 +115,7 @@ impl OwnFollower {
         let mut own = Vec::new();
         for row in newest {
             let is_next = row.user() == Some(self.user) && row.owner_seq > self.seen;
-            if is_next && own.len() == limit {
+            if is_next && own.len() == end.rows {
                 break;
             }
             self.position = row.position;

@@ -6,7 +6,7 @@ use sqlx::Row;
 use super::PAGE;
 use crate::{
     LogError, LogReader, StoredRow,
-    pages::{PageSql, Paged, paged},
+    pages::{PageEnd, PageSql, Paged, paged},
     store::Store,
     stored_row::{BYTES, CLEAR_BYTES},
 };
@@ -39,15 +39,16 @@ impl Shown {
 pub(crate) async fn read_rows(
     store: &Store,
     after: u64,
-    limit: i64,
+    limit: usize,
 ) -> Result<Vec<StoredRow>, LogError> {
-    Ok(read_page(store, after, limit, Shown::Whole).await?.rows)
+    let end = PageEnd::from(limit);
+    Ok(read_page(store, after, end, Shown::Whole).await?.rows)
 }
 
 async fn read_page(
     store: &Store,
     after: u64,
-    limit: i64,
+    end: PageEnd,
     shown: Shown,
 ) -> Result<Paged<StoredRow>, LogError> {
     let sql = PageSql {
@@ -60,8 +61,8 @@ async fn read_page(
         descending: false,
         limit: "$2",
     }
-    .text(store);
-    let query = sqlx::query(&sql).bind(after as i64).bind(limit);
+    .text_within(store, end.bytes);
+    let query = sqlx::query(&sql).bind(after as i64).bind(end.rows as i64);
     let page = paged(query.fetch_all(store.reads()).await?)?;
     let page = page.try_map(|row| StoredRow::read(&row))?;
     match (after + 1..)
@@ -77,7 +78,7 @@ async fn read_user_page(
     store: &Store,
     user: UserId,
     after: u64,
-    limit: i64,
+    end: PageEnd,
     shown: Shown,
 ) -> Result<Paged<StoredRow>, LogError> {
     let sql = PageSql {
@@ -90,11 +91,11 @@ async fn read_user_page(
         descending: false,
         limit: "$3",
     }
-    .text(store);
+    .text_within(store, end.bytes);
     let query = sqlx::query(&sql)
         .bind(user.to_string())
         .bind(after as i64)
-        .bind(limit);
+        .bind(end.rows as i64);
     let page = paged(query.fetch_all(store.reads()).await?)?;
     Ok(page.try_map(|row| StoredRow::read(&row))?)
 }
@@ -110,11 +111,12 @@ impl LogReader {
     pub async fn page(
         &self,
         after: u64,
-        limit: usize,
+        end: impl Into<PageEnd>,
         shown: Shown,
     ) -> Result<Paged<StoredRow>, LogError> {
-        let limit = limit.min(PAGE) as i64;
-        let read = async move |store: Store| read_page(&store, after, limit, shown).await;
+        let mut end = end.into();
+        end.rows = end.rows.min(PAGE);
+        let read = async move |store: Store| read_page(&store, after, end, shown).await;
         self.log().store().run(read).await
     }
 
@@ -124,17 +126,17 @@ impl LogReader {
         Ok(page.rows)
     }
 
-    /// The same, at most `limit`; says whether more follow, and reads no more than what is shown.
+    /// The same, up to `end`; says whether more follow, and reads no more than what is shown.
     pub async fn user_page(
         &self,
         user: UserId,
         after: u64,
-        limit: usize,
+        end: impl Into<PageEnd>,
         shown: Shown,
     ) -> Result<Paged<StoredRow>, LogError> {
-        let limit = limit.min(PAGE) as i64;
-        let read =
-            async move |store: Store| read_user_page(&store, user, after, limit, shown).await;
+        let mut end = end.into();
+        end.rows = end.rows.min(PAGE);
+        let read = async move |store: Store| read_user_page(&store, user, after, end, shown).await;
         self.log().store().run(read).await
     }
 
@@ -252,6 +254,17 @@ mod tests {
             while followed.position() < head {
                 assert!(fits(followed.next(500).await.unwrap().len()));
             }
+            // A reader that asks for smaller pages gets them, from the table and from the newest rows.
+            let two = PageEnd {
+                rows: 500,
+                bytes: 2 * BYTES_OF_ONE as i64 + 10_000,
+            };
+            let small = reader.page(2, two, Shown::Whole).await.unwrap();
+            assert_eq!((small.rows.len(), small.has_more), (2, true));
+            let own_small = reader.user_page(ada, 1, two, Shown::Whole).await.unwrap();
+            assert_eq!(own_small.rows.len(), 2);
+            assert_eq!(reader.follow(2).next(two).await.unwrap().len(), 2);
+            assert_eq!(reader.follow(head - 3).next(two).await.unwrap().len(), 2);
             let mut own = 1;
             while own < 26 {
                 let page = reader.user_page(ada, own, 500, Shown::Whole).await.unwrap();
