@@ -64,6 +64,8 @@ struct Inner {
     told: watch::Sender<BTreeMap<&'static str, Announced>>,
     /// Wakes the poll when somebody begins to wait.
     waiting: Notify,
+    /// The highest position that anybody on this node has waited for, at most the log's head then.
+    wanted: watch::Sender<u64>,
 }
 
 impl Announced {
@@ -106,6 +108,7 @@ impl Progress {
             names,
             told,
             waiting: Notify::new(),
+            wanted: watch::Sender::new(0),
         }))
     }
 
@@ -173,7 +176,7 @@ impl Progress {
             }
         }
         let mut told = self.0.told.subscribe();
-        self.0.waiting.notify_one();
+        self.want(position);
         if timeout(limit, told.wait_for(are_reached)).await.is_ok() {
             return Ok(());
         }
@@ -198,8 +201,26 @@ impl Progress {
             return true;
         }
         let mut told = self.0.told.subscribe();
-        self.0.waiting.notify_one();
+        self.want(position);
         timeout(limit, told.wait_for(are_reached)).await.is_ok()
+    }
+
+    /// Tells those who move the projections that somebody waits for a position.
+    fn want(&self, position: u64) {
+        let position = position.min(self.0.log.reader().head());
+        self.0.wanted.send_if_modified(|wanted| {
+            let is_higher = position > *wanted;
+            *wanted = position.max(*wanted);
+            is_higher
+        });
+        self.0.waiting.notify_one();
+    }
+
+    /// Ends as soon as somebody on this node waits for what comes after a position.
+    pub async fn wanted_after(&self, position: u64) {
+        let mut wanted = self.0.wanted.subscribe();
+        // This keeps the channel open.
+        let _ = wanted.wait_for(|wanted| *wanted > position).await;
     }
 
     /// The position that one projection has reached, as stored.
@@ -299,4 +320,37 @@ fn lowest(positions: &[(&'static str, u64)], names: &[&str]) -> u64 {
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
     vec![POSITIONS.into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use genie_log::testing::{TestStore, both_stores};
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(20);
+
+    both_stores!(
+        who_moves_the_projections_hears_of_those_who_wait,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let election = log.elections().stand("test").await.unwrap();
+            let names = BTreeMap::from([("jobs.v1".to_owned(), "jobs")]);
+            let progress = Progress::new(log.clone(), election, names);
+            store.register(&log, "ada").await;
+            let head = log.reader().head();
+            let is_wanted = |position| progress.wanted_after(position).now_or_never().is_some();
+            assert!(!is_wanted(0), "nobody waits");
+            let waits = progress.wait_for_told(&["jobs"], head, MOMENT);
+            let hears = timeout(MOMENT, progress.wanted_after(head - 1));
+            let (is_reached, heard) = tokio::join!(waits, hears);
+            assert!(!is_reached && heard.is_ok() && !is_wanted(head));
+            // What is not in the log yet can't be hurried.
+            assert!(!progress.wait_for_told(&["jobs"], head + 9, MOMENT).await);
+            assert!(!is_wanted(head));
+            progress.tell("jobs", head);
+            assert!(progress.wait_for_told(&["jobs"], head, MOMENT).await);
+        }
+    );
 }

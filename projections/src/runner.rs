@@ -43,6 +43,9 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 /// At most this many rows of a forgotten user are deleted in one transaction.
 const ERASED_AT_ONCE: i64 = 1000;
+/// Batches begin at least this long after one another, so that a transaction takes the facts of many
+/// commands. Nobody who waits for a fact waits for this.
+const PACE: Duration = Duration::from_millis(10);
 /// How often the runner makes sure that its rows are still there, and passes the time.
 const RECHECK: Duration = Duration::from_secs(2);
 /// The pause after the store was away.
@@ -124,12 +127,16 @@ impl Runner {
         let mut follower = self.log.reader().follow(stored.checkpoint);
         let mut waiting: Vec<Arc<StoredRow>> = Vec::new();
         let mut checked = Instant::now();
+        let mut next_batch = checked;
         loop {
             if waiting.is_empty() {
+                let wanted = self.progress.wanted_after(stored.checkpoint);
+                let _ = tokio::time::timeout_at(next_batch, wanted).await; // either way it is time
                 waiting = self.next_rows(&mut follower).await?;
             }
             let rows = first_rows(&mut waiting);
             if let Some(last) = rows.last() {
+                next_batch = Instant::now() + PACE;
                 let to = last.position;
                 let batch = self.open(stored.checkpoint, to, &rows).await?;
                 match self.apply(epoch, &mut stored, batch).await? {

@@ -17,6 +17,8 @@ use uuid::Uuid;
 use super::*;
 use crate::{ReadError, ReadSide, jobs::JobFilter};
 
+mod together;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const HOUR: i64 = 3_600_000_000;
 
