@@ -1,6 +1,6 @@
 //! `jobs`: every job and its state. `job_counts`: each queue's count of jobs by state.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{JobId, StreamKind, Timestamp, UserId, job_operation::QUEUES};
@@ -20,7 +20,10 @@ use sqlx::{
 use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
 
 mod counts;
+mod pages;
 mod write;
+
+use pages::{JobPages, PageOfJobs};
 
 pub(crate) struct Projector;
 
@@ -143,7 +146,7 @@ impl QueueStats {
 }
 
 /// An absent field matches every job.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
     pub status: Option<String>,
     pub queue: Option<String>,
@@ -241,6 +244,7 @@ pub struct JobsPage {
 #[derive(Debug, Clone)]
 pub struct JobReader {
     log: Log,
+    pages: JobPages,
 }
 
 const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
@@ -251,8 +255,12 @@ const BYTES: &str = "coalesce(octet_length(error_sealed), 0) + coalesce(octet_le
                      + coalesce(octet_length(outputs_sealed), 0)";
 
 impl JobReader {
-    pub(crate) fn new(log: Log) -> Self {
-        Self { log }
+    /// Call it on the runtime that owns the store's connections.
+    pub(crate) fn start(log: Log) -> Self {
+        Self {
+            pages: pages::start(&log),
+            log,
+        }
     }
 
     pub async fn owner(&self, job: &JobId) -> Result<Option<UserId>, LogError> {
@@ -298,30 +306,62 @@ impl JobReader {
         limit: i64,
         now: Timestamp,
     ) -> Result<JobsPage, LogError> {
-        let (page, floor): (Paged<AnyRow>, Option<i64>) =
-            read(&self.log, async move |store: Store| {
-                let before = before.map_or(i64::MAX, |before| before as i64);
-                let mut floor = None;
-                if filter.passes_over_rows() {
-                    let sql = filter.floor_sql();
-                    let query = sqlx::query_scalar(&sql).bind(user.to_string()).bind(before);
-                    floor = query.fetch_optional(store.reads()).await?;
-                }
-                let sql = filter.sql(&store);
-                let query = sqlx::query(&sql)
-                    .bind(user.to_string())
-                    .bind(before)
-                    .bind(floor.unwrap_or(0))
-                    .bind(limit);
-                let rows = filter.bind(query, now).fetch_all(store.reads()).await?;
-                Ok((paged(rows)?, floor))
-            })
-            .await?;
+        let before = before.map_or(i64::MAX, |before| before as i64);
+        let (rows, floor) = if filter == JobFilter::default() {
+            let page = PageOfJobs {
+                user,
+                before,
+                limit,
+            };
+            (self.pages.read(page).await?, None)
+        } else {
+            let (rows, floor) = self.filtered(user, filter, before, limit, now).await?;
+            (Some(Arc::new(rows)), floor)
+        };
         let keys = self.log.keys().live(user).await?;
+        let page = match rows {
+            Some(found) => Paged {
+                rows: found
+                    .rows
+                    .iter()
+                    .map(|row| read_row(row, &keys, now))
+                    .collect::<Result<_, _>>()?,
+                has_more: found.has_more,
+            },
+            None => Paged::empty(),
+        };
         Ok(JobsPage {
-            page: page.try_map(|row| read_row(&row, &keys, now))?,
+            page,
             floor: floor.map(|floor| floor as u64),
         })
+    }
+
+    /// The rows that match a filter, and the position down to which they were looked for.
+    async fn filtered(
+        &self,
+        user: UserId,
+        filter: JobFilter,
+        before: i64,
+        limit: i64,
+        now: Timestamp,
+    ) -> Result<(Paged<AnyRow>, Option<i64>), LogError> {
+        read(&self.log, async move |store: Store| {
+            let mut floor = None;
+            if filter.passes_over_rows() {
+                let sql = filter.floor_sql();
+                let query = sqlx::query_scalar(&sql).bind(user.to_string()).bind(before);
+                floor = query.fetch_optional(store.reads()).await?;
+            }
+            let sql = filter.sql(&store);
+            let query = sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(before)
+                .bind(floor.unwrap_or(0))
+                .bind(limit);
+            let rows = filter.bind(query, now).fetch_all(store.reads()).await?;
+            Ok((paged(rows)?, floor))
+        })
+        .await
     }
 
     /// Each queue's count of jobs by state at `now`.
@@ -392,6 +432,10 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
 #[cfg(test)]
 pub(crate) fn statements(store: &Store) -> Vec<String> {
     let mut all = [counts::statements(), write::statements()].concat();
+    all.push(JobFilter::default().sql(store));
+    if store.is_postgres() {
+        all.push(pages::together_sql(store, 8));
+    }
     let statuses = [None, Some("queued"), Some("delayed"), Some("failed")];
     for status in statuses {
         let filter = JobFilter {

@@ -57,7 +57,7 @@ async fn plan(log: &Log, is_sqlite: bool, sql: &str) -> Vec<String> {
         }
         let prepare = format!("PREPARE planned AS {sql}");
         sqlx::raw_sql(&prepare).execute(&mut *tx).await.unwrap();
-        let count = (1..20)
+        let count = (1..40)
             .take_while(|n| sql.contains(&format!("${n}")))
             .count();
         let nulls = vec!["NULL"; count].join(", ");

@@ -71,9 +71,9 @@ impl ReadSide {
         Self {
             progress,
             accounts: AccountReader::new(log.clone()),
-            usage: UsageReader::new(log.clone()),
+            usage: UsageReader::start(&log),
             credentials: CredentialReader::new(log.clone()),
-            jobs: JobReader::new(log.clone()),
+            jobs: JobReader::start(log.clone()),
             chats: ChatReader::new(log.clone()),
             captions: CaptionReader::new(log.clone()),
             invites: InviteReader::new(log.clone()),

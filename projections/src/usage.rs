@@ -1,17 +1,22 @@
 //! `usage`: counts by counter and month. The counts of what exists now stand in the same table; the
 //! projections of those things keep them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId, tier::Counter, timestamp::Month, usage::UsageEvent,
 };
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{
+    Log, LogError,
+    forgetting::UserRows,
+    read_batcher::{BatchBounds, ReadBatcher, padded_size},
+    store::Store,
+};
 use sqlx::Row;
 
 use crate::{
-    projection::{Projection, Seen, Tx, read},
+    projection::{Projection, Seen, Tx, user_id},
     rows::Upsert,
 };
 
@@ -91,58 +96,120 @@ pub(crate) async fn add(tx: &mut Tx, changes: UsageChanges) -> Result<(), sqlx::
     ADD.write(tx, rows.collect()).await
 }
 
-/// A user's counts of a month, the present counts, and the scheduled jobs that came due since they
-/// were counted (or that are due again, when the clock was set back).
-const OF: &str = "SELECT counter, counted FROM usage WHERE user_id = $1 AND month = $2 \
-     UNION ALL SELECT counter, counted FROM usage WHERE user_id = $1 AND month = 0 \
-     UNION ALL SELECT 'due', count(*) FROM jobs WHERE user_id = $1 AND status = 'queued' AND attempt = 0 \
-         AND run_at > (SELECT until FROM jobs_due WHERE one = 1) AND run_at <= $3 \
-     UNION ALL SELECT 'not_due', count(*) FROM jobs WHERE user_id = $1 AND status = 'queued' AND attempt = 0 \
-         AND run_at > $3 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1)";
+/// The reads that may wait. Beyond that a caller is told that the store is busy.
+const QUEUE: usize = 4096;
+/// Batches read at the same time; while they are, the next gathers.
+const AT_ONCE: usize = 2;
 
-#[derive(Debug, Clone)]
-pub struct UsageReader {
-    log: Log,
+/// Users' counts of a month, the present counts, and the scheduled jobs that came due since they
+/// were counted (or that are due again, when the clock was set back). `$1` is the moment, `$2` and
+/// `$3` are the months, the rest are the users.
+fn counts_sql(users: usize) -> String {
+    let places: Vec<String> = (4..4 + users).map(|n| format!("${n}")).collect();
+    let users = places.join(", ");
+    format!(
+        "SELECT user_id, month, counter, counted FROM usage WHERE user_id IN ({users}) AND month IN (0, $2, $3) \
+         UNION ALL SELECT user_id, 0, 'due', count(*) FROM jobs \
+             WHERE user_id IN ({users}) AND status = 'queued' AND attempt = 0 \
+             AND run_at > (SELECT until FROM jobs_due WHERE one = 1) AND run_at <= $1 GROUP BY user_id \
+         UNION ALL SELECT user_id, 0, 'not_due', count(*) FROM jobs \
+             WHERE user_id IN ({users}) AND status = 'queued' AND attempt = 0 \
+             AND run_at > $1 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1) GROUP BY user_id"
+    )
 }
 
+/// Whose counts are asked for, and of when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct CountsOf {
+    user: UserId,
+    month: Month,
+    at: Timestamp,
+}
+
+type UsageCounts = HashMap<Counter, u64>;
+
+/// Reads the counts of all who ask at the same time with one statement, as they are at the latest of
+/// their moments.
+async fn read_counts(
+    store: Store,
+    asked: Vec<CountsOf>,
+) -> Result<HashMap<CountsOf, UsageCounts>, LogError> {
+    let users: BTreeSet<UserId> = asked.iter().map(|one| one.user).collect();
+    let months = asked.iter().map(|one| one.month.0);
+    let (first, last) = (months.clone().min(), months.max());
+    let size = padded_size(users.len());
+    let sql = counts_sql(size);
+    let query = sqlx::query(&sql)
+        .bind(asked.iter().map(|one| one.at.0).max())
+        .bind(first.map(i64::from))
+        .bind(last.map(i64::from));
+    let places = users.iter().map(|user| Some(user.to_string()));
+    let padded = places.chain(std::iter::repeat(None)).take(size);
+    let query = padded.fold(query, |query, user| query.bind(user));
+    let mut counted: HashMap<UserId, Vec<(i64, String, i64)>> = HashMap::new();
+    for row in query.fetch_all(store.reads()).await? {
+        let user = user_id(&row.try_get::<String, _>("user_id")?)?;
+        let count = (
+            row.try_get("month")?,
+            row.try_get("counter")?,
+            row.try_get("counted")?,
+        );
+        counted.entry(user).or_default().push(count);
+    }
+    let counts = |one: CountsOf| {
+        let rows = counted.get(&one.user)?;
+        let of_month = |month| month == 0 || month == i64::from(one.month.0);
+        let rows = rows.iter().filter(|(month, ..)| of_month(*month));
+        Some((
+            one,
+            summed(rows.map(|(_, name, count)| (name.as_str(), *count))),
+        ))
+    };
+    Ok(asked.into_iter().filter_map(counts).collect())
+}
+
+fn summed<'a>(rows: impl Iterator<Item = (&'a str, i64)>) -> UsageCounts {
+    let mut counts: HashMap<Counter, i64> = HashMap::new();
+    for (counter, count) in rows {
+        let (counter, change) = match counter {
+            "due" => (Some(Counter::ScheduledQueueSize), -count),
+            "not_due" => (Some(Counter::ScheduledQueueSize), count),
+            name => (Counter::parse(name), count),
+        };
+        if let Some(counter) = counter {
+            *counts.entry(counter).or_default() += change;
+        }
+    }
+    let shown = |(counter, count): (Counter, i64)| (counter, count.max(0) as u64);
+    counts.into_iter().map(shown).collect()
+}
+
+#[derive(Debug, Clone)]
+pub struct UsageReader(ReadBatcher<CountsOf, UsageCounts>);
+
 impl UsageReader {
-    pub(crate) fn new(log: Log) -> Self {
-        Self { log }
+    /// Call it on the runtime that owns the store's connections.
+    pub(crate) fn start(log: &Log) -> Self {
+        let bounds = BatchBounds {
+            waiting: QUEUE,
+            at_once: AT_ONCE,
+            overload: "too many counts are read at once",
+        };
+        Self(ReadBatcher::start(log.store().clone(), bounds, read_counts))
     }
 
-    /// A user's counts in a month, and the counts of what exists at `now`.
+    /// A user's counts in a month, and the counts of what exists at `at` or some moments later.
     pub async fn of(
         &self,
         user: UserId,
         month: Month,
-        now: Timestamp,
-    ) -> Result<HashMap<Counter, u64>, LogError> {
-        read(&self.log, async move |store: Store| {
-            let query = sqlx::query(OF)
-                .bind(user.to_string())
-                .bind(i64::from(month.0))
-                .bind(now.0);
-            let mut counts: HashMap<Counter, i64> = HashMap::new();
-            for row in query.fetch_all(store.reads()).await? {
-                let counted: i64 = row.try_get("counted")?;
-                let counter: String = row.try_get("counter")?;
-                let (counter, change) = match counter.as_str() {
-                    "due" => (Some(Counter::ScheduledQueueSize), -counted),
-                    "not_due" => (Some(Counter::ScheduledQueueSize), counted),
-                    name => (Counter::parse(name), counted),
-                };
-                if let Some(counter) = counter {
-                    *counts.entry(counter).or_default() += change;
-                }
-            }
-            let shown = |(counter, count): (Counter, i64)| (counter, count.max(0) as u64);
-            Ok(counts.into_iter().map(shown).collect())
-        })
-        .await
+        at: Timestamp,
+    ) -> Result<UsageCounts, LogError> {
+        self.0.read(CountsOf { user, month, at }).await
     }
 }
 
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
-    vec![ADD.sql(4), OF.into()]
+    vec![ADD.sql(4), counts_sql(8)]
 }

@@ -38,13 +38,10 @@ pub async fn show(
     let id = user.account.user;
     let counts = ["accounts", "usage", "credentials", "jobs"];
     min_position.wait_for_each(&app, &counts, Some(id)).await?;
-    // Read the account again: the caller's own may have been read before the position that was waited for.
-    let account = app
-        .reads
-        .accounts
-        .get(id)
-        .await?
-        .ok_or(ApiError::NoCaller)?;
+    // Looked up again: the caller's own may have been found before the position that was waited for.
+    let reached = min_position.asked()?.unwrap_or(0);
+    let account = app.callers.account_at(id, reached).await?;
+    let account = account.ok_or(ApiError::NoCaller)?;
     Ok(Answer(of(&app, &account).await?))
 }
 

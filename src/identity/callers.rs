@@ -102,7 +102,17 @@ impl Callers {
 
     /// An account; `None` when the user is unknown or forgotten.
     pub async fn account(&self, user: UserId) -> Result<Option<Arc<AccountRow>>, LogError> {
-        match self.known(user) {
+        self.account_at(user, 0).await
+    }
+
+    /// The same, as it was at this position of the log or later.
+    pub async fn account_at(
+        &self,
+        user: UserId,
+        position: u64,
+    ) -> Result<Option<Arc<AccountRow>>, LogError> {
+        let has_seen = self.0.position.load(Ordering::SeqCst) >= position;
+        match has_seen.then(|| self.known(user)).flatten() {
             Some(known) if known.account.status == "active" => Ok(Some(Arc::clone(&known.account))),
             _ => Ok(self
                 .look_up(user)

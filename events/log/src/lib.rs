@@ -39,7 +39,8 @@ mod postgres_probe;
 mod postgres_streams;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;
-mod read_batcher;
+/// One task reads for many, in batches.
+pub mod read_batcher;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
 /// A row of the log as stored, its digest, and the fact inside.

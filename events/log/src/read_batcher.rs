@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// The most keys of one batch.
-pub(crate) const MOST_TOGETHER: usize = 128;
+pub const MOST_TOGETHER: usize = 128;
 /// Batches are padded to one of these sizes, so that there are few different statements.
 const SIZES: [usize; 4] = [1, 8, 32, MOST_TOGETHER];
 
 /// How much a batcher takes on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct BatchBounds {
+pub struct BatchBounds {
     /// Keys that may wait; one more is told that the store is busy.
     pub waiting: usize,
     /// Batches that are read at the same time.
@@ -29,10 +29,15 @@ pub(crate) struct BatchBounds {
 type ReadReply<V> = oneshot::Sender<Result<V, LogError>>;
 
 /// The way to the task. What is not found for a key is the value's default.
-#[derive(Debug)]
-pub(crate) struct ReadBatcher<K, V> {
+pub struct ReadBatcher<K, V> {
     queue: mpsc::Sender<(K, ReadReply<V>)>,
     overload: &'static str,
+}
+
+impl<K, V> std::fmt::Debug for ReadBatcher<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReadBatcher({} more may wait)", self.queue.capacity())
+    }
 }
 
 impl<K, V> Clone for ReadBatcher<K, V> {
@@ -123,7 +128,7 @@ fn answer<K: Eq + Hash, V: Clone + Default>(
 }
 
 /// The size of the statement for so many keys.
-pub(crate) fn padded_size(keys: usize) -> usize {
+pub fn padded_size(keys: usize) -> usize {
     SIZES
         .into_iter()
         .find(|size| *size >= keys)

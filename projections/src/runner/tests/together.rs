@@ -84,17 +84,24 @@ both_stores!(
             .await
             .unwrap();
         let most = took.as_millis() / PACE.as_millis() + 3;
-        assert!((1..=most as i64).contains(&batches), "{batches} in {took:?}");
+        assert!(
+            (1..=most as i64).contains(&batches),
+            "{batches} in {took:?}"
+        );
     }
 );
 
 /// Counts from now on, in a table of its own, how often the checkpoint moves.
 async fn count_batches(store: &TestStore) {
     let count = match store.database_url() {
-        Some(_) => "CREATE RULE counting AS ON UPDATE TO checkpoints WHERE NEW.name = 'projections' \
-                    DO ALSO UPDATE batches SET n = n + 1",
-        None => "CREATE TRIGGER counting AFTER UPDATE ON checkpoints WHEN NEW.name = 'projections' \
-                 BEGIN UPDATE batches SET n = n + 1; END",
+        Some(_) => {
+            "CREATE RULE counting AS ON UPDATE TO checkpoints WHERE NEW.name = 'projections' \
+                    DO ALSO UPDATE batches SET n = n + 1"
+        }
+        None => {
+            "CREATE TRIGGER counting AFTER UPDATE ON checkpoints WHEN NEW.name = 'projections' \
+                 BEGIN UPDATE batches SET n = n + 1; END"
+        }
     };
     for sql in [
         "CREATE TABLE batches (n bigint NOT NULL)",
