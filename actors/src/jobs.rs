@@ -408,7 +408,8 @@ impl JobBoard {
         })
     }
 
-    /// Queues a job. The same again is the same job, whatever became of it meanwhile.
+    /// Queues a job. The same again is the same job, whatever became of it meanwhile. The id of a job
+    /// without a name must be a fresh one.
     pub async fn submit(
         &self,
         user: UserId,
@@ -416,6 +417,8 @@ impl JobBoard {
         spec: JobSpec,
         context: impl Into<CommandContext>,
     ) -> Result<SubmittedJob, WriteError> {
+        // Only a named job may have been there before and have ended, which the log alone knows.
+        let earlier = spec.name.is_some().then_some(job);
         let planner = move |state: &User, now: Now| {
             let moment = now.moment;
             let changes = state.decide(now, UserCommand::SubmitJob(job, spec.clone()))?;
@@ -437,7 +440,7 @@ impl JobBoard {
         let done = self
             .0
             .users
-            .plan(user, Some(job), context, Arc::new(planner))
+            .plan(user, earlier, context, Arc::new(planner))
             .await?;
         let SubmitOutcome { job, status } = done.outcome("a queued job")?;
         Ok(SubmittedJob {
