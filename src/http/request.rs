@@ -2,6 +2,7 @@
 //! address is determined.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     time::Duration,
@@ -149,13 +150,13 @@ pub async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = id_of(&request);
-    let route = request.match_pattern();
+    let route = pattern(&request);
     // At the highest level, so that no `GENIE_LOG` setting takes the request's id from a warning.
     let span = error_span!(
         "request",
         request.id = id,
         http.method = %request.method(),
-        http.route = route,
+        http.route = route.as_deref(),
         user.id = field::Empty,
         key.id = field::Empty,
     );
@@ -191,6 +192,14 @@ pub async fn pass(
     add_headers(response.headers_mut(), &id);
     span.in_scope(|| log_answer(&response, route.as_deref(), started.elapsed()));
     Ok(response)
+}
+
+/// The pattern of the route. Those of the socket of commands have no rule.
+fn pattern(request: &ServiceRequest) -> Option<Cow<'static, str>> {
+    match route_rules::matched(request.request()) {
+        Some(route) => Some(Cow::Borrowed(route.path)),
+        None => request.match_pattern().map(Cow::Owned),
+    }
 }
 
 /// The budget for a large answer. Public answers are the same bytes for all and cost nothing.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use actix_web::{HttpRequest, web::Data};
+use actix_web::{HttpMessage, HttpRequest, web::Data};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RouteRule {
@@ -33,8 +33,36 @@ impl FromIterator<(&'static str, RouteRule)> for RouteRules {
     }
 }
 
+/// The route that a request matched.
+#[derive(Debug, Clone, Copy)]
+pub struct MatchedRoute {
+    /// The path in the table, such as `/api/jobs/{id}`.
+    pub path: &'static str,
+    pub rule: RouteRule,
+}
+
+/// Left in a request's extensions: the router finds a pattern by trying all of them.
+#[derive(Clone, Copy)]
+struct SearchedRoute(Option<MatchedRoute>);
+
+/// The route that a request matched; `None` when none matched.
+pub fn matched(request: &HttpRequest) -> Option<MatchedRoute> {
+    let searched = request.extensions().get::<SearchedRoute>().copied();
+    if let Some(SearchedRoute(route)) = searched {
+        return route;
+    }
+    let route = search(request);
+    request.extensions_mut().insert(SearchedRoute(route));
+    route
+}
+
+fn search(request: &HttpRequest) -> Option<MatchedRoute> {
+    let rules = request.app_data::<Data<RouteRules>>()?;
+    let (path, rule) = rules.0.get_key_value(request.match_pattern()?.as_str())?;
+    Some(MatchedRoute { path, rule: *rule })
+}
+
 /// The rule of the route that a request matched; `None` when none matched.
 pub fn of(request: &HttpRequest) -> Option<RouteRule> {
-    let rules = request.app_data::<Data<RouteRules>>()?;
-    rules.0.get(request.match_pattern()?.as_str()).copied()
+    matched(request).map(|route| route.rule)
 }
