@@ -248,6 +248,7 @@ impl Task {
 
     fn answer(&self, part: Vec<Pending>, outcomes: Vec<Verdict>) {
         let mut written = Vec::new();
+        let mut replies = Vec::with_capacity(part.len());
         for (pending, outcome) in part.into_iter().zip(outcomes) {
             if let Verdict::Written(at) = outcome {
                 if pending.request.work.iter().any(Work::deletes_a_secret) {
@@ -259,16 +260,20 @@ impl Task {
                         .zip(pending.request.rows)
                         .map(|(position, row)| StoredRow { position, ..row }),
                 );
-                self.tail.raise_head(at.last);
             }
-            // The caller may have gone; the facts are written all the same.
-            let _ = pending.reply.send(outcome.into());
+            replies.push((pending.reply, outcome));
         }
         written.sort_unstable_by_key(|row| row.position);
-        if let Some(last) = written.last() {
-            self.written.send_replace(last.position);
-        }
+        let last = written.last().map(|row| row.position);
+        // Before the head rises: whoever sees it before the rows reads them from the table.
         self.tail.hand_in(written);
+        if let Some(last) = last {
+            self.written.send_replace(last);
+        }
+        for (reply, outcome) in replies {
+            // The caller may have gone; the facts are written all the same.
+            let _ = reply.send(outcome.into());
+        }
     }
 }
 
