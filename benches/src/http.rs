@@ -23,9 +23,9 @@ use server::{BenchServer, Connection, bearer, request};
 /// Connections at once. Each asks again as soon as it is answered.
 const CONNECTIONS: usize = 32;
 /// The length of one turn.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_millis(500);
 /// Turns of each server. The first one warms up and does not count.
-const TURNS: usize = 11;
+const TURNS: usize = 12;
 /// The read looks into the store. `QUEUE_STATS_PUBLIC` decides whether it needs a token.
 const READ: &str = "/api/queue/stats";
 /// The jobs of the user whose reads are measured.
