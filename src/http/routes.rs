@@ -264,8 +264,12 @@ pub static PAGES: &[Endpoint] = routes! {
     HEAD   "/docs/{file:.*}" Public, pages::docs_file;
 };
 
+/// The router tries one route after the other, so those without a pattern come first: comparing a path costs less
+/// than matching one.
 pub fn register(routes: &mut web::ServiceConfig, has_directus: bool) {
-    for endpoint in all() {
+    let (patterns, paths): (Vec<_>, Vec<_>) =
+        all().partition(|endpoint| endpoint.path.contains('{'));
+    for endpoint in paths.into_iter().chain(patterns) {
         routes.route(endpoint.path, endpoint.route(has_directus));
     }
 }
