@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use genie_actors::WriteSide;
 use genie_events::Limits;
-use genie_log::{Election, Log, head_signer::Sealing};
+use genie_log::{Election, Log};
 use genie_projections::ReadSide;
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     },
     keys::server::Ring,
     outages::Outages,
+    publish_heads::PublishedHeads,
     request_limits::RequestLimits,
     streams::Streams,
     uploads::Uploads,
@@ -33,7 +34,7 @@ pub struct App {
     pub election: Election,
     pub write: WriteSide,
     pub reads: ReadSide,
-    pub sealing: Sealing,
+    pub heads: PublishedHeads,
     pub ring: Arc<Ring>,
     pub tokens: Tokens,
     pub impersonations: ImpersonationTokens,

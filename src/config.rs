@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+use genie_actors::outbound::ProxyUse;
 use genie_log::store::Target;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -60,6 +61,8 @@ pub struct Config {
     /// The most facts that a user's own commands may add in a day.
     pub facts_per_user_day: u64,
     pub trusted_proxies: Vec<IpNet>,
+    /// What the proxy of the environment is used for.
+    pub proxies: ProxyUse,
     pub connections_per_address: Option<usize>,
     pub connections_in_all: usize,
     /// How long a client may leave an answer unread, or a request unfinished.
@@ -166,7 +169,8 @@ impl Config {
             first_invite: read.invite(settings::GENIE_FIRST_INVITE),
             export_passphrase: read.secret(settings::GENIE_EXPORT_PASSPHRASE, |_| true, ""),
             original_key: read.original_key(settings::CREDENTIALS_ENC_KEY_B64),
-            shared_secret: read.secret(settings::RBAC_SYNC_WEBHOOK_SECRET, |_| true, ""),
+            shared_secret: read.shared_secret(),
+            proxies: read.proxies(),
             secret_is_narrow: read.is(settings::SHARED_SECRET_ROUTES, "original"),
             directus: read.directus(),
             roles: read.roles(settings::GENIE_ROLES),
@@ -263,7 +267,31 @@ impl Config {
                 setting.name, value, from, setting.about
             )
         };
-        SETTINGS.iter().map(line).collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<String> = SETTINGS.iter().map(line).collect();
+        lines.extend(self.reached_by_proxy());
+        lines.join("\n")
+    }
+
+    /// A line for each address that is reached through a proxy of the environment. The proxy's own address may hold a password.
+    fn reached_by_proxy(&self) -> Vec<String> {
+        let webhook = self
+            .heads_webhook
+            .as_ref()
+            .map_or("", |url| url.expose_secret());
+        let directus = self.directus.as_ref().map_or("", |directus| &directus.url);
+        let addresses = [
+            ("OLLAMA_URL", self.ollama_url.as_str()),
+            ("DIRECTUS_URL", directus),
+            ("GENIE_HEADS_WEBHOOK", webhook),
+        ];
+        let reached = addresses
+            .into_iter()
+            .filter(|(_, url)| self.proxies.applies_to(url));
+        reached
+            .map(|(name, _)| {
+                format!("{name} is reached through the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY); NO_PROXY lists exceptions")
+            })
+            .collect()
     }
 }
 
@@ -371,9 +399,32 @@ mod tests {
     }
 
     #[test]
+    fn a_short_shared_secret_is_refused_unless_a_test_asks_for_it() {
+        let given = |secret: &str, allowed: &str| {
+            read(&[
+                ("RBAC_SYNC_WEBHOOK_SECRET", secret),
+                ("GENIE_ALLOW_SHORT_SECRET", allowed),
+            ])
+        };
+        let refused = given("canary", "").err().unwrap().to_string();
+        assert!(
+            refused.contains("RBAC_SYNC_WEBHOOK_SECRET must have at least 32 characters"),
+            "{refused}"
+        );
+        assert!(!refused.contains("canary"));
+        assert!(given(&"c".repeat(31), "").is_err());
+        assert!(given(&"c".repeat(32), "").is_ok());
+        assert!(given("canary", "on").is_ok());
+        assert!(given("", "").is_ok());
+    }
+
+    #[test]
     fn the_printed_settings_mask_secrets() {
         let config = read(&[
-            ("RBAC_SYNC_WEBHOOK_SECRET", "canary"),
+            (
+                "RBAC_SYNC_WEBHOOK_SECRET",
+                "canary canary canary canary canary",
+            ),
             ("OLLAMA_MODEL", "m"),
         ])
         .ok()

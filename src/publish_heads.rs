@@ -15,7 +15,7 @@ use genie_log::{
     signed_heads::{Notes, PublicHeadKey, SignedHead},
 };
 use reqwest::Url;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -27,12 +27,19 @@ const ANSWER: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The signed heads, and which of them are kept outside of the store.
+pub struct PublishedHeads {
+    pub sealing: Sealing,
+    /// The facts that the newest head kept outside covers; `None` when no place is configured.
+    pub kept_outside: Option<watch::Receiver<u64>>,
+}
+
 /// Starts the head signer, and the copying of its heads to the configured places.
 pub async fn start_sealing(
     config: &Config,
     log: &Log,
     election: Election,
-) -> Result<Sealing, String> {
+) -> Result<PublishedHeads, String> {
     let sealing = head_signer::start(log, election, config.seal_every)
         .await
         .map_err(|error| error.to_string())?;
@@ -41,13 +48,11 @@ pub async fn start_sealing(
         .head_key()
         .await
         .map_err(|error| error.to_string())?;
-    start(
-        &sealing.heads,
-        &key.public(),
-        config.heads_file.as_deref(),
-        config.heads_webhook.as_ref(),
-    )?;
-    Ok(sealing)
+    let kept_outside = start(config, &sealing.heads, &key.public())?;
+    Ok(PublishedHeads {
+        sealing,
+        kept_outside,
+    })
 }
 
 type Heads = watch::Receiver<Option<SignedHead>>;
@@ -55,27 +60,38 @@ type Heads = watch::Receiver<Option<SignedHead>>;
 /// Starts copying to the configured places. Fails for a file that cannot be written, or that holds
 /// another log's heads.
 fn start(
+    config: &Config,
     heads: &Heads,
     key: &PublicHeadKey,
-    file: Option<&Path>,
-    webhook: Option<&SecretString>,
-) -> Result<(), String> {
-    if let Some(path) = file {
+) -> Result<Option<watch::Receiver<u64>>, String> {
+    let (kept, told) = watch::channel(0);
+    if let Some(path) = &config.heads_file {
         let file = HeadsFile::open(path, key)
             .map_err(|reason| format!("GENIE_HEADS_FILE {}: {reason}", path.display()))?;
-        tokio::spawn(keep_in_file(heads.clone(), file));
+        keep(&kept, file.size);
+        tokio::spawn(keep_in_file(heads.clone(), file, kept.clone()));
     }
-    if let Some(url) = webhook {
+    if let Some(url) = &config.heads_webhook {
         let url = Url::parse(url.expose_secret())
             .map_err(|error| format!("GENIE_HEADS_WEBHOOK: {error}"))?;
-        let http = reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .timeout(ANSWER)
-            .redirect(reqwest::redirect::Policy::none())
-            .build();
+            .redirect(reqwest::redirect::Policy::none());
+        let http = config.proxies.client(client, url.as_str()).build();
         let http = http.map_err(|error| format!("GENIE_HEADS_WEBHOOK: {}", error.without_url()))?;
-        tokio::spawn(send(heads.clone(), http, url));
+        tokio::spawn(send(heads.clone(), http, url, kept));
     }
-    Ok(())
+    let is_configured = config.heads_file.is_some() || config.heads_webhook.is_some();
+    Ok(is_configured.then_some(told))
+}
+
+/// Notes that a head of this size is kept outside.
+fn keep(kept: &watch::Sender<u64>, size: u64) {
+    kept.send_if_modified(|known| {
+        let is_more = size > *known;
+        *known = size.max(*known);
+        is_more
+    });
 }
 
 /// A file of signed notes, each followed by an empty line. It stays locked while the server runs,
@@ -145,16 +161,15 @@ impl HeadsFile {
     }
 }
 
-async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
+async fn keep_in_file(mut heads: Heads, mut file: HeadsFile, kept: watch::Sender<u64>) {
     let mut pause = FIRST_PAUSE;
     let path = file.path.display().to_string();
     while let Some(head) = next(&mut heads).await {
         if head.size < file.size {
-            let kept = file.size;
             let signed = head.size;
             error!(
                 path,
-                kept,
+                kept = file.size,
                 signed,
                 "signed heads: the file covers more facts than the log; the store was set back or is another one"
             );
@@ -166,7 +181,10 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
         let Ok((written, same)) = written else { return }; // the runtime is ending
         file = same;
         match written {
-            Ok(()) => pause = FIRST_PAUSE,
+            Ok(()) => {
+                keep(&kept, file.size);
+                pause = FIRST_PAUSE;
+            }
             Err(error) => {
                 warn!(path, %error, "signed heads: writing the file failed; trying again");
                 again(&mut heads, &mut pause).await;
@@ -176,7 +194,7 @@ async fn keep_in_file(mut heads: Heads, mut file: HeadsFile) {
 }
 
 /// Sends heads to the webhook. The URL may hold a secret and is never logged.
-async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
+async fn send(mut heads: Heads, http: reqwest::Client, url: Url, kept: watch::Sender<u64>) {
     let mut pause = FIRST_PAUSE;
     while let Some(head) = next(&mut heads).await {
         let request = http
@@ -192,6 +210,7 @@ async fn send(mut heads: Heads, http: reqwest::Client, url: Url) {
                 if pause > FIRST_PAUSE {
                     info!("signed heads: the webhook accepts them again");
                 }
+                keep(&kept, head.size);
                 pause = FIRST_PAUSE;
             }
             refused => {

@@ -223,7 +223,7 @@ async fn build(
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
-    let sealing = publish_heads::start_sealing(&config, &log, election.clone()).await?;
+    let heads = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
     let first_invite = make_first_invite(&config, &write).await?;
     warn_of_missing(&config, &write).await;
@@ -259,7 +259,7 @@ async fn build(
         election,
         write,
         reads,
-        sealing,
+        heads,
         ring,
         directus,
         blobs,
@@ -291,6 +291,7 @@ fn sentence(error: impl std::fmt::Display) -> String {
 fn write_settings(config: &Config, node: String, limits: Limits) -> WriteSettings {
     let model = ModelSettings {
         url: config.ollama_url.clone(),
+        proxies: config.proxies,
         chat_model: config.ollama_model.clone(),
         caption_model: config.caption_model.clone(),
         concurrency: config.ollama_concurrency,

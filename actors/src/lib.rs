@@ -46,6 +46,8 @@ pub mod chats;
 mod model_queue;
 /// The model server's wire.
 mod ollama;
+/// Requests to other systems, and proxies.
+pub mod outbound;
 /// Running answers: leases, cancelling, take-over.
 mod supervisor;
 /// A running turn as its readers see it.

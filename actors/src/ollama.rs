@@ -9,6 +9,8 @@ use genie_events::chat::{Failure, TurnMetrics};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::outbound::ProxyUse;
+
 /// The longest time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
 /// The longest time to the first byte: Ollama sends nothing while the model loads and reads.
@@ -26,6 +28,8 @@ const IDLE: Duration = Duration::from_secs(30);
 pub struct Ollama {
     http: reqwest::Client,
     base: String,
+    /// True when the server is reached through a proxy.
+    is_by_proxy: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -85,6 +89,13 @@ struct WireFrame {
     load_duration: Option<u64>,
 }
 
+/// The answer of `/api/version`.
+#[derive(Deserialize)]
+struct OllamaVersion {
+    #[expect(dead_code, reason = "that it is there says that an Ollama answers")]
+    version: String,
+}
+
 #[derive(Deserialize)]
 struct WireMessage {
     #[serde(default)]
@@ -93,27 +104,50 @@ struct WireMessage {
 
 impl Ollama {
     /// The server at `base`, such as `http://127.0.0.1:11434`.
-    pub fn new(base: &str) -> reqwest::Result<Self> {
-        let http = reqwest::Client::builder()
+    pub fn new(base: &str, proxies: ProxyUse) -> reqwest::Result<Self> {
+        let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent("genie")
-            .build()?;
+            .user_agent("genie");
         Ok(Self {
-            http,
+            http: proxies.client(client, base).build()?,
             base: base.trim_end_matches('/').to_owned(),
+            is_by_proxy: proxies.applies_to(base),
         })
     }
 
+    /// Checks that an Ollama answers, and not a proxy's page or another server.
     pub async fn ping(&self) -> Result<(), Failure> {
-        let answer = self
+        let asking = self
             .http
             .get(format!("{}/api/version", self.base))
             .timeout(CONNECT)
-            .send()
-            .await;
-        answer.map(drop).map_err(|_| unreachable())
+            .send();
+        let answer = asking.await.map_err(|_| self.unreachable())?;
+        match serde_json::from_slice::<OllamaVersion>(&beginning(answer).await) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.not_ollama()),
+        }
+    }
+
+    fn unreachable(&self) -> Failure {
+        if self.is_by_proxy {
+            return failure(
+                "ollama_unreachable",
+                "The model server does not answer through the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY); put its host into NO_PROXY, or mend the proxy",
+            );
+        }
+        unreachable()
+    }
+
+    fn not_ollama(&self) -> Failure {
+        let sentence = if self.is_by_proxy {
+            "What answers at OLLAMA_URL is no Ollama but perhaps the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY); put the model server's host into NO_PROXY"
+        } else {
+            "What answers at OLLAMA_URL is no Ollama; the address must be that of Ollama itself, without a path such as /v1"
+        };
+        failure("ollama_unreachable", sentence)
     }
 
     /// Asks for an answer of at most `max_tokens` tokens. Resolves with the first byte.
@@ -138,7 +172,9 @@ impl Ollama {
             .send();
         let answer = match tokio::time::timeout(FIRST_FRAME, sending).await {
             Err(_) => return Err(too_slow()),
-            Ok(Err(error)) if error.is_connect() || error.is_timeout() => return Err(unreachable()),
+            Ok(Err(error)) if error.is_connect() || error.is_timeout() => {
+                return Err(self.unreachable());
+            }
             Ok(Err(error)) => {
                 warn!(error = %error.without_url(), "model server: connection ended before the answer");
                 return Err(broke_off());
@@ -155,7 +191,7 @@ impl Ollama {
             });
         }
         // An error's body is not always JSON, and may be empty.
-        let body = tokio::time::timeout(NEXT_FRAME, error_body(answer))
+        let body = tokio::time::timeout(NEXT_FRAME, beginning(answer))
             .await
             .unwrap_or_default();
         let text = serde_json::from_slice::<WireFrame>(&body)
@@ -167,7 +203,8 @@ impl Ollama {
 }
 
 /// The beginning of an error's body.
-async fn error_body(mut answer: reqwest::Response) -> Vec<u8> {
+/// The beginning of a body.
+async fn beginning(mut answer: reqwest::Response) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(bytes)) = answer.chunk().await {
         let room = MAX_ERROR - body.len();

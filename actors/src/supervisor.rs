@@ -15,6 +15,7 @@ use crate::{
     captions::CaptionWaiters,
     model_queue::{ModelQueue, QueueAdmission, QueueClass, QueueTicket},
     ollama::Ollama,
+    outbound::ProxyUse,
     turn_feed::TurnFeeds,
     users::Users,
 };
@@ -33,6 +34,7 @@ const QUEUE_IS_FULL: &str = "queue_is_full";
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     pub url: String,
+    pub proxies: ProxyUse,
     pub chat_model: String,
     pub caption_model: String,
     /// Answers at once.
@@ -97,8 +99,8 @@ impl Supervisor {
         settings: ModelSettings,
         node: String,
     ) -> Result<Self, WriteError> {
-        let ollama =
-            Ollama::new(&settings.url).map_err(|error| WriteError::Internal(error.to_string()))?;
+        let ollama = Ollama::new(&settings.url, settings.proxies)
+            .map_err(|error| WriteError::Internal(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
             journal: log.journals().start(),
             log,

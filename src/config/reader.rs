@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use genie_actors::outbound::ProxyUse;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
@@ -189,6 +190,7 @@ impl Reader<'_> {
     /// The settings of Directus; `None` without a URL.
     pub(super) fn directus(&mut self) -> Option<directus::DirectusSettings> {
         let settings = directus::DirectusSettings {
+            proxies: self.proxies(),
             url: self.text(settings::DIRECTUS_URL),
             admin_token: self.secret(
                 settings::DIRECTUS_ADMIN_TOKEN,
@@ -209,6 +211,25 @@ impl Reader<'_> {
             );
         }
         Some(settings)
+    }
+
+    pub(super) fn proxies(&mut self) -> ProxyUse {
+        if self.is(settings::GENIE_PROXY_LOOPBACK, "on") {
+            ProxyUse::Everything
+        } else {
+            ProxyUse::OtherMachines
+        }
+    }
+
+    /// Whoever knows it may do nearly everything, and it may be guessed at for ever.
+    pub(super) fn shared_secret(&mut self) -> Option<SecretString> {
+        const LEAST: usize = 32;
+        let may_be_short = self.is(settings::GENIE_ALLOW_SHORT_SECRET, "on");
+        self.secret(
+            settings::RBAC_SYNC_WEBHOOK_SECRET,
+            |secret| may_be_short || secret.chars().count() >= LEAST,
+            "must have at least 32 characters; `openssl rand -hex 32` makes one (GENIE_ALLOW_SHORT_SECRET=on lets tests use a shorter one)",
+        )
     }
 
     pub(super) fn bucket(&mut self, setting: Setting) -> String {

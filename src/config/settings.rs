@@ -101,7 +101,8 @@ settings! {
     GENIE_FIRST_INVITE = secret("4 to 200 characters", "the code of the first invite of a new store");
     GENIE_EXPORT_PASSPHRASE = secret("at least 8 characters", "the passphrase of `genie log export` and `genie log import`");
     CREDENTIALS_ENC_KEY_B64 = secret("32 bytes in base64", "the key of the original's credentials, for `genie import credentials`");
-    RBAC_SYNC_WEBHOOK_SECRET = secret("long random text", "the shared secret of servers and workers; without it, their routes answer 503");
+    RBAC_SYNC_WEBHOOK_SECRET = secret("at least 32 characters", "the shared secret of servers and workers; without it, their routes answer 503");
+    GENIE_ALLOW_SHORT_SECRET = words("off", &["on", "off"], "`on` takes a shorter shared secret, for tests");
     SHARED_SECRET_ROUTES = words("all", &["original", "all"], "`original` opens only the original's routes to the shared secret; workers then need keys");
     DIRECTUS_URL = text("", "URL", "the Directus that keeps users and passwords; without it, genie keeps them itself");
     DIRECTUS_ADMIN_TOKEN = secret("one line", "a static token of an administrator of that Directus; without it, nobody can register and no forgetting ends");
@@ -141,6 +142,7 @@ settings! {
     GENIE_SEAL_SECONDS = number("10", (1, 86_400), "seconds", "the time between two signed heads of the log while there are new facts");
     GENIE_HEADS_FILE = text("", "file", "the file that signed heads are appended to; one for each server, best on another machine");
     GENIE_HEADS_WEBHOOK = secret("URL", "the address that signed heads are sent to");
+    GENIE_PROXY_LOOPBACK = words("off", &["on", "off"], "`on` also asks servers on this machine through the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY");
     GENIE_LOG = text("info", "filter such as `info` or `genie=debug`", "what is logged");
     GENIE_LOG_FORMAT = words("text", &["text", "json"], "the form of log lines");
 }

@@ -43,7 +43,7 @@ use crate::{
 };
 
 pub mod cloud_event;
-use cloud_event::{CloudEvent, FeedPage};
+use cloud_event::{CloudEvent, FeedPage, StreamNumber};
 
 /// Rows that a filter looks through at once, and how many times for one page of the answer.
 const SCANNED_AT_ONCE: usize = 500;
@@ -484,7 +484,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEv
         id: row.event_id,
         onbehalfof: None,
         requestid: None,
-        sequence: row.sequence,
+        sequence: StreamNumber(row.sequence),
         slice: row.slice,
         source: Genie,
         specversion: CloudEvents1,
@@ -512,7 +512,7 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEv
                 .map(|by| by.to_string())
                 .or(metadata.key.map(|key| key.to_string()));
             event.onbehalfof = metadata.on_behalf_of.map(|user| user.to_string());
-            event.requestid = Some(metadata.request_id);
+            event.requestid = metadata.request_id;
             event.data = Some(fields.into_iter().map(shown_time).collect());
         }
         Err(LogError::Damaged(damaged)) => {

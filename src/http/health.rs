@@ -106,6 +106,10 @@ struct ProjectionHealth {
 
 #[derive(Clone, Serialize, ToSchema)]
 struct SealingHealth {
+    /// The number of facts that the newest head covers which this server keeps outside of the store. Null: no place is
+    /// configured, so whoever controls the store can change the past.
+    #[schema(required)]
+    kept_outside: Option<u64>,
     /// The number of facts that no signed head covers yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -302,11 +306,13 @@ async fn directus(app: &App) -> Option<DirectusHealth> {
 
 /// The state of the head signer. A stopped head signer is an alarm for the operator, but genie still keeps and serves facts.
 fn sealing(app: &App) -> SealingHealth {
-    let status = app.sealing.status.borrow().clone();
+    let status = app.heads.sealing.status.borrow().clone();
     let lag = app.log.reader().head().saturating_sub(status.signed);
+    let kept_outside = app.heads.kept_outside.as_ref().map(|kept| *kept.borrow());
     let (state, reason) = match status.state {
         HeadSignerState::Waiting => {
             return SealingHealth {
+                kept_outside,
                 lag: None,
                 reason: None,
                 signed: None,
@@ -317,6 +323,7 @@ fn sealing(app: &App) -> SealingHealth {
         HeadSignerState::Stopped(reason) => ("stopped", Some(reason)),
     };
     SealingHealth {
+        kept_outside,
         lag: Some(lag),
         reason,
         signed: Some(status.signed),
@@ -369,6 +376,7 @@ mod tests {
             projections: BTreeMap::from([("jobs", projection)]),
             ready: true,
             sealing: SealingHealth {
+                kept_outside: None,
                 lag: Some(1),
                 reason: Some("r".into()),
                 signed: Some(8),
@@ -393,8 +401,7 @@ mod tests {
         let board = r#""board":{"state":"ready","waiting":2}"#;
         let directus = r#""directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
         let projections = r#""projections":{"jobs":{"damaged_at":[7],"damaged_streams":1,"lag":2,"state":"left damaged streams behind"}},"ready":true"#;
-        let sealing =
-            r#""sealing":{"lag":1,"reason":"r","signed":8,"state":"stopped"},"store":"ok""#;
+        let sealing = r#""sealing":{"kept_outside":null,"lag":1,"reason":"r","signed":8,"state":"stopped"},"store":"ok""#;
         let probe = |ready, is_whole| Probe {
             readiness: Readiness {
                 ready,

@@ -34,7 +34,7 @@ pub fn json(bytes: &mut [u8]) -> Result<InputTree<'_>, InputError> {
 
 /// Reads a type from a tree.
 pub fn read<T: DeserializeOwned>(tree: &InputTree<'_>) -> Result<T, InputError> {
-    T::deserialize(reader::Reader::of(tree))
+    T::deserialize(reader::InputReader::of(tree))
 }
 
 /// Checks that bytes which are passed on unchanged are a JSON object.

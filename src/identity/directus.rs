@@ -6,7 +6,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use genie_actors::registration::Registrar;
+use genie_actors::{outbound::ProxyUse, registration::Registrar};
 use genie_events::{Timestamp, UserId};
 use genie_log::{Clock, Log};
 use parking_lot::Mutex;
@@ -50,6 +50,7 @@ const DOUBTS_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub struct DirectusSettings {
+    pub proxies: ProxyUse,
     pub url: String,
     pub admin_token: Option<SecretString>,
     /// Directus' `SECRET`, which signs its tokens.
@@ -126,6 +127,7 @@ impl Directus {
         let clock = log.clock().clone();
         let upstream = Arc::new(Upstream::new(
             &settings.url,
+            settings.proxies,
             settings.admin_token.as_ref(),
             clock.clone(),
         )?);

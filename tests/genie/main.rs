@@ -44,6 +44,7 @@ mod logs;
 mod names;
 mod onboarding;
 mod probes;
+mod proxies;
 mod registration;
 mod routes;
 mod s3_uploads;

@@ -261,6 +261,7 @@ impl TestGenie {
                 ("GENIE_FIRST_INVITE", FIRST_INVITE),
                 ("GENIE_LOGIN_STALL_MS", "0"),
                 ("RBAC_SYNC_WEBHOOK_SECRET", SECRET),
+                ("GENIE_ALLOW_SHORT_SECRET", "on"),
                 // Many tests send crowds from one address. Tests of the rates set their own.
                 ("RATE_LIMIT_USER", "off"),
                 ("RATE_LIMIT_ADDRESS", "off"),

@@ -146,7 +146,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{supervisor::ModelSettings, users::tests::node};
+    use crate::{outbound::ProxyUse, supervisor::ModelSettings, users::tests::node};
 
     both_stores!(
         a_question_that_cannot_be_read_takes_no_place_in_line,
@@ -157,6 +157,7 @@ mod tests {
             let log = store.open().await.log;
             let ada = store.register(&log, "ada").await;
             let settings = ModelSettings {
+                proxies: ProxyUse::default(),
                 url: "http://127.0.0.1:9".into(),
                 chat_model: "m".into(),
                 caption_model: "m".into(),

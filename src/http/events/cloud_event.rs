@@ -1,6 +1,6 @@
 //! A fact as clients see it.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::http::words::{self, ApplicationJson, CloudEvents1, Genie, Time, True}
     "specversion": "1.0", "id": "0192d4e5-50aa-7042-89fb-a3eb12ab3b39", "source": "/genie", "type": "job.submitted",
     "subject": "job/42", "time": "2026-11-23T08:42:06.288Z", "datacontenttype": "application/json",
     "data": {"max_attempts": 3, "operation": "resize_image", "priority": 10, "queue": "media-jobs"},
-    "cursor": "cDI6MC4xMw", "sequence": 1, "slice": 119, "userid": "0192d4e0-7f3a-7c3b-8f4e-0123456789ab", "userseq": 10,
+    "cursor": "cDI6MC4xMw", "sequence": "00000000000000000001", "slice": 119, "userid": "0192d4e0-7f3a-7c3b-8f4e-0123456789ab", "userseq": 10,
     "caller": "user", "requestid": "0192d4e5-504f-73dc-9c27-27d54ab4189c",
 })))]
 pub struct CloudEvent {
@@ -47,11 +47,10 @@ pub struct CloudEvent {
     pub onbehalfof: Option<String>,
     /// The id of the HTTP request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub requestid: Option<Option<String>>,
-    /// Its number in its stream, from 1.
-    #[schema(minimum = 1)]
-    pub sequence: u64,
+    #[schema(nullable = false)]
+    pub requestid: Option<String>,
+    /// Its number in its stream, from 1, in 20 digits: the extension `sequence` of CloudEvents is text that sorts.
+    pub sequence: StreamNumber,
     #[schema(value_type = u64, maximum = 1023)]
     pub slice: u16,
     pub source: Genie,
@@ -69,6 +68,17 @@ pub struct CloudEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, nullable = false)]
     pub userseq: Option<u64>,
+}
+
+/// A number in a stream, as text that sorts as the numbers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(value_type = String, pattern = "^[0-9]{20}$")]
+pub struct StreamNumber(pub u64);
+
+impl Serialize for StreamNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:020}", self.0))
+    }
 }
 
 /// A page of facts, in the order in which they happened.
@@ -99,7 +109,7 @@ mod tests {
             id: Uuid::nil(),
             onbehalfof: None,
             requestid: None,
-            sequence: 1,
+            sequence: StreamNumber(1),
             slice: 119,
             source: Genie,
             specversion: CloudEvents1,
@@ -116,7 +126,7 @@ mod tests {
         let begin = r#""datacontenttype":"application/json""#;
         let id = r#""id":"00000000-0000-0000-0000-000000000000""#;
         let end = concat!(
-            r#""sequence":1,"slice":119,"source":"/genie","specversion":"1.0","subject":"job/42","#,
+            r#""sequence":"00000000000000000001","slice":119,"source":"/genie","specversion":"1.0","subject":"job/42","#,
             r#""time":"1970-01-01T00:00:00.000Z","type":"job.submitted""#
         );
         let damaged = CloudEvent {
@@ -133,7 +143,7 @@ mod tests {
             data: Some(Map::new()),
             forgotten: Some(True),
             onbehalfof: Some("b".into()),
-            requestid: Some(None),
+            requestid: Some("r".into()),
             userid: Some("b".into()),
             userseq: Some(10),
             ..bare()
@@ -141,7 +151,7 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&whole).unwrap(),
             format!(
-                r#"{{"caller":"impersonator","callerid":"a","cursor":"c","data":{{}},{begin},"forgotten":true,{id},"onbehalfof":"b","requestid":null,{end},"userid":"b","userseq":10}}"#
+                r#"{{"caller":"impersonator","callerid":"a","cursor":"c","data":{{}},{begin},"forgotten":true,{id},"onbehalfof":"b","requestid":"r",{end},"userid":"b","userseq":10}}"#
             )
         );
     }

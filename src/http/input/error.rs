@@ -8,7 +8,7 @@ use crate::http::error::ApiError;
 
 /// A step from an object or list to what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     Field(String),
     Item(usize),
 }
@@ -16,12 +16,12 @@ pub(super) enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputError {
     /// Where it is, the innermost step first.
-    path: Vec<Step>,
-    problem: Problem,
+    path: Vec<PathStep>,
+    problem: InputProblem,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Problem {
+enum InputProblem {
     Missing,
     Twice,
     /// Completes "must".
@@ -33,7 +33,7 @@ enum Problem {
 }
 
 impl InputError {
-    fn new(problem: Problem) -> Self {
+    fn new(problem: InputProblem) -> Self {
         Self {
             path: Vec::new(),
             problem,
@@ -41,25 +41,25 @@ impl InputError {
     }
 
     pub fn must_be(what: impl fmt::Display) -> Self {
-        Self::new(Problem::Must(format!("be {what}")))
+        Self::new(InputProblem::Must(format!("be {what}")))
     }
 
     pub(super) fn too_deep() -> Self {
-        Self::new(Problem::TooDeep)
+        Self::new(InputProblem::TooDeep)
     }
 
     pub(super) fn twice(field: &str) -> Self {
-        Self::new(Problem::Twice).inside(Step::Field(field.to_owned()))
+        Self::new(InputProblem::Twice).inside(PathStep::Field(field.to_owned()))
     }
 
     /// `reason` completes "The body".
     pub(super) fn malformed(reason: impl Into<String>) -> Self {
-        Self::new(Problem::Malformed(reason.into()))
+        Self::new(InputProblem::Malformed(reason.into()))
     }
 
     /// Says that it is in this field or item.
-    pub(super) fn inside(mut self, step: Step) -> Self {
-        if !matches!(self.problem, Problem::Malformed(_)) {
+    pub(super) fn inside(mut self, step: PathStep) -> Self {
+        if !matches!(self.problem, InputProblem::Malformed(_)) {
             self.path.push(step);
         }
         self
@@ -69,15 +69,15 @@ impl InputError {
     fn sentence(&self, whole: &str) -> String {
         let place = self.place(whole);
         match &self.problem {
-            Problem::Missing => format!("{place} is missing"),
-            Problem::Twice => format!("{place} is there twice; send it once"),
-            Problem::Must(what) => format!("{place} must {what}"),
-            Problem::NotValid => format!("{place} is not valid"),
-            Problem::TooDeep => format!(
+            InputProblem::Missing => format!("{place} is missing"),
+            InputProblem::Twice => format!("{place} is there twice; send it once"),
+            InputProblem::Must(what) => format!("{place} must {what}"),
+            InputProblem::NotValid => format!("{place} is not valid"),
+            InputProblem::TooDeep => format!(
                 "{place} is nested too deep; at most {} levels of lists and objects are read",
                 super::MAX_DEPTH
             ),
-            Problem::Malformed(reason) => format!("{whole} {reason}"),
+            InputProblem::Malformed(reason) => format!("{whole} {reason}"),
         }
     }
 
@@ -87,13 +87,13 @@ impl InputError {
         // A field of the client's own choice may be long or deep.
         for step in self.path.iter().rev().take(SHOWN) {
             match step {
-                Step::Field(name) => {
+                PathStep::Field(name) => {
                     let dot = if place.is_empty() { "" } else { "." };
                     let name: String = name.chars().take(100).collect();
                     place += dot;
                     place += &name;
                 }
-                Step::Item(n) => place += &format!("[{n}]"),
+                PathStep::Item(n) => place += &format!("[{n}]"),
             }
         }
         if self.path.len() > SHOWN {
@@ -123,7 +123,7 @@ impl From<InputError> for ApiError {
     fn from(error: InputError) -> Self {
         let sentence = error.sentence("The body");
         match error.problem {
-            Problem::Malformed(_) => Self::Invalid {
+            InputProblem::Malformed(_) => Self::Invalid {
                 code: "malformed_json",
                 sentence,
             },
@@ -138,12 +138,12 @@ impl Error for InputError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let message = message.to_string();
         if let Some(what) = message.strip_prefix("must ") {
-            return Self::new(Problem::Must(what.to_owned()));
+            return Self::new(InputProblem::Must(what.to_owned()));
         }
         if message.starts_with("UUID parsing failed") {
             return Self::must_be("a UUID");
         }
-        Self::new(Problem::NotValid)
+        Self::new(InputProblem::NotValid)
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -163,7 +163,7 @@ impl Error for InputError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::new(Problem::Missing).inside(Step::Field(field.to_owned()))
+        Self::new(InputProblem::Missing).inside(PathStep::Field(field.to_owned()))
     }
 
     /// One field under two of its names.

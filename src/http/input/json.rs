@@ -5,7 +5,7 @@ use std::{cell::RefCell, fmt};
 
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{InputError, InputTree, MAX_DEPTH, error::Step, tree::InputText};
+use super::{InputError, InputTree, MAX_DEPTH, error::PathStep, tree::InputText};
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// Stands for half of a character while the text is read. Unicode sets it aside for such uses: it is no character.
@@ -19,7 +19,7 @@ pub(super) fn tree(bytes: &mut [u8]) -> Result<InputTree<'_>, InputError> {
         InputError::malformed(format!("is not UTF-8, at byte {}", error.valid_up_to() + 1))
     })?;
     let found = RefCell::new(None);
-    let value = Value {
+    let value = NestedValue {
         has_halves,
         levels: MAX_DEPTH,
         found: &found,
@@ -73,7 +73,7 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// A value within others.
 #[derive(Clone, Copy)]
-struct Value<'p> {
+struct NestedValue<'p> {
     has_halves: bool,
     /// Levels of lists and objects that it may still have.
     levels: usize,
@@ -81,13 +81,13 @@ struct Value<'p> {
     found: &'p RefCell<Option<InputError>>,
 }
 
-impl Value<'_> {
+impl NestedValue<'_> {
     fn refuse<E: Error>(self, problem: InputError) -> E {
         *self.found.borrow_mut() = Some(problem);
         E::custom("")
     }
 
-    fn inside<E>(self, error: E, step: impl FnOnce() -> Step) -> E {
+    fn inside<E>(self, error: E, step: impl FnOnce() -> PathStep) -> E {
         let mut found = self.found.borrow_mut();
         *found = found.take().map(|problem| problem.inside(step()));
         error
@@ -115,7 +115,7 @@ impl Value<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_> {
+impl<'de> DeserializeSeed<'de> for NestedValue<'_> {
     type Value = InputTree<'de>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
@@ -123,7 +123,7 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Value<'_> {
+impl<'de> Visitor<'de> for NestedValue<'_> {
     type Value = InputTree<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for Value<'_> {
             match list.next_element_seed(within) {
                 Ok(Some(item)) => items.push(item),
                 Ok(None) => return Ok(InputTree::List(items)),
-                Err(error) => return Err(self.inside(error, || Step::Item(n))),
+                Err(error) => return Err(self.inside(error, || PathStep::Item(n))),
             }
         }
     }
@@ -174,11 +174,11 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
         let within = self.within()?;
         let mut fields: Vec<(InputText<'de>, InputTree<'de>)> = Vec::new();
-        while let Some(name) = object.next_key_seed(Name(self))? {
+        while let Some(name) = object.next_key_seed(FieldName(self))? {
             match object.next_value_seed(within) {
                 Ok(value) => fields.push((name, value)),
                 Err(error) => {
-                    return Err(self.inside(error, || Step::Field(name.as_str().to_owned())));
+                    return Err(self.inside(error, || PathStep::Field(name.as_str().to_owned())));
                 }
             }
         }
@@ -199,9 +199,9 @@ pub(super) fn repeated<'f>(fields: &'f [(InputText<'_>, InputTree<'_>)]) -> Opti
 }
 
 /// The name of a field.
-struct Name<'p>(Value<'p>);
+struct FieldName<'p>(NestedValue<'p>);
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
+impl<'de> DeserializeSeed<'de> for FieldName<'_> {
     type Value = InputText<'de>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
@@ -209,7 +209,7 @@ impl<'de> DeserializeSeed<'de> for Name<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Name<'_> {
+impl<'de> Visitor<'de> for FieldName<'_> {
     type Value = InputText<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

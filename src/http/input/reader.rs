@@ -10,15 +10,15 @@ use serde::{
 
 use super::{
     InputError, InputTree,
-    error::{Step, one_of},
+    error::{PathStep, one_of},
     secret,
     tree::InputText,
 };
 
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'t, 'b>(&'t InputTree<'b>);
+pub(super) struct InputReader<'t, 'b>(&'t InputTree<'b>);
 
-impl<'t, 'b> Reader<'t, 'b> {
+impl<'t, 'b> InputReader<'t, 'b> {
     pub fn of(tree: &'t InputTree<'b>) -> Self {
         Self(tree)
     }
@@ -50,18 +50,18 @@ impl<'t, 'b> Reader<'t, 'b> {
         }
     }
 
-    fn list(self) -> Result<Items<'t, 'b>, InputError> {
+    fn list(self) -> Result<ListItems<'t, 'b>, InputError> {
         match self.0 {
-            InputTree::List(items) => Ok(Items {
+            InputTree::List(items) => Ok(ListItems {
                 left: items.iter().enumerate(),
             }),
             _ => Err(InputError::must_be("a list")),
         }
     }
 
-    fn object(self) -> Result<Fields<'t, 'b>, InputError> {
+    fn object(self) -> Result<ObjectFields<'t, 'b>, InputError> {
         match self.0 {
-            InputTree::Object(fields) => Ok(Fields {
+            InputTree::Object(fields) => Ok(ObjectFields {
                 left: fields.iter(),
                 skips_absent: false,
                 value: None,
@@ -80,7 +80,7 @@ macro_rules! whole_numbers {
     )*};
 }
 
-impl<'de> Deserializer<'de> for Reader<'_, '_> {
+impl<'de> Deserializer<'de> for InputReader<'_, '_> {
     type Error = InputError;
 
     whole_numbers! {
@@ -173,7 +173,7 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, InputError> {
-        visitor.visit_map(Fields {
+        visitor.visit_map(ObjectFields {
             skips_absent: true,
             ..self.object()?
         })
@@ -203,11 +203,11 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
 }
 
 /// The items of a list.
-struct Items<'t, 'b> {
+struct ListItems<'t, 'b> {
     left: std::iter::Enumerate<std::slice::Iter<'t, InputTree<'b>>>,
 }
 
-impl<'de> SeqAccess<'de> for Items<'_, '_> {
+impl<'de> SeqAccess<'de> for ListItems<'_, '_> {
     type Error = InputError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
@@ -217,8 +217,9 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
         let Some((n, item)) = self.left.next() else {
             return Ok(None);
         };
-        let read = seed.deserialize(Reader(item));
-        read.map(Some).map_err(|error| error.inside(Step::Item(n)))
+        let read = seed.deserialize(InputReader(item));
+        read.map(Some)
+            .map_err(|error| error.inside(PathStep::Item(n)))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -227,7 +228,7 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
 }
 
 /// The fields of an object.
-struct Fields<'t, 'b> {
+struct ObjectFields<'t, 'b> {
     left: std::slice::Iter<'t, (InputText<'b>, InputTree<'b>)>,
     /// Known fields that are null count as absent; of an object with fields of the client's own they are kept.
     skips_absent: bool,
@@ -235,7 +236,7 @@ struct Fields<'t, 'b> {
     value: Option<&'t (InputText<'b>, InputTree<'b>)>,
 }
 
-impl<'de> MapAccess<'de> for Fields<'_, '_> {
+impl<'de> MapAccess<'de> for ObjectFields<'_, '_> {
     type Error = InputError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -260,7 +261,7 @@ impl<'de> MapAccess<'de> for Fields<'_, '_> {
         let Some((name, value)) = self.value.take() else {
             return Err(serde::de::Error::custom("a value before its name"));
         };
-        seed.deserialize(Reader(value))
-            .map_err(|error| error.inside(Step::Field(name.as_str().to_owned())))
+        seed.deserialize(InputReader(value))
+            .map_err(|error| error.inside(PathStep::Field(name.as_str().to_owned())))
     }
 }

@@ -5,34 +5,34 @@ use super::*;
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-struct Wanted {
+struct WantedInput {
     count: u32,
     signed: i64,
     ratio: Option<f64>,
     flag: Option<bool>,
     text: String,
     list: Vec<String>,
-    inner: Option<Box<Wanted>>,
+    inner: Option<Box<WantedInput>>,
     params: Map<String, Value>,
     any: Value,
-    color: Option<Color>,
+    color: Option<InputColor>,
     id: Option<uuid::Uuid>,
     #[serde(deserialize_with = "whole")]
-    secret: String,
+    whole_text: String,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Color {
+enum InputColor {
     Red,
     DarkBlue,
 }
 
-fn read_json(body: &str) -> Result<Wanted, String> {
+fn read_json(body: &str) -> Result<WantedInput, String> {
     read_bytes(body.as_bytes())
 }
 
-fn read_bytes(body: &[u8]) -> Result<Wanted, String> {
+fn read_bytes(body: &[u8]) -> Result<WantedInput, String> {
     let mut bytes = body.to_vec();
     let read = json(&mut bytes).and_then(|tree| read(&tree));
     read.map_err(|error| error.to_string())
@@ -40,9 +40,9 @@ fn read_bytes(body: &[u8]) -> Result<Wanted, String> {
 
 #[test]
 fn numbers_and_nothing_are_taken_in_every_spelling() {
-    let count = |count| Wanted {
+    let count = |count| WantedInput {
         count,
-        ..Wanted::default()
+        ..WantedInput::default()
     };
     for (body, expected) in [
         (r#"{"count": 10}"#, count(10)),
@@ -62,7 +62,7 @@ fn numbers_and_nothing_are_taken_in_every_spelling() {
     }
     assert_eq!(read_json(r#"{"ratio": 3}"#).unwrap().ratio, Some(3.0));
     let color = read_json(r#"{"color": "dark_blue"}"#).unwrap().color;
-    assert_eq!(color, Some(Color::DarkBlue));
+    assert_eq!(color, Some(InputColor::DarkBlue));
 }
 
 #[test]
@@ -132,14 +132,14 @@ fn half_characters_are_replaced_but_in_secrets() {
     ] {
         let body = format!(r#"{{"text": "{sent}"}}"#);
         assert_eq!(read_json(&body).unwrap().text, read, "{sent}");
-        let secret = read_json(&format!(r#"{{"secret": "{sent}"}}"#));
+        let secret = read_json(&format!(r#"{{"whole_text": "{sent}"}}"#));
         if read.contains('\u{fffd}') {
             assert_eq!(
                 secret.unwrap_err(),
-                "`secret` must be whole: half of a character in it was cut off, as in \\ud83d without its other half"
+                "`whole_text` must be whole: half of a character in it was cut off, as in \\ud83d without its other half"
             );
         } else {
-            assert_eq!(secret.unwrap().secret, read);
+            assert_eq!(secret.unwrap().whole_text, read);
         }
     }
 }
@@ -195,7 +195,7 @@ proptest::proptest! {
     #[test]
     fn any_query_is_read_or_refused(query in ".{0,80}") {
         let tree = super::query::tree(&query);
-        let _ = tree.and_then(|tree| read::<Wanted>(&tree));
+        let _ = tree.and_then(|tree| read::<WantedInput>(&tree));
     }
 }
 
@@ -221,7 +221,7 @@ fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
 #[test]
 fn queries_are_read_by_the_same_rules() {
     let read_query = |query: &str| {
-        let tree = super::query::tree(query).and_then(|tree| read::<Wanted>(&tree));
+        let tree = super::query::tree(query).and_then(|tree| read::<WantedInput>(&tree));
         tree.map_err(|error| match error.of_query() {
             ApiError::Invalid { sentence, .. } => sentence,
             other => other.to_string(),

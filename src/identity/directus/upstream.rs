@@ -4,6 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
+use genie_actors::outbound::ProxyUse;
 use genie_log::Clock;
 use reqwest::{
     Method, Response, Url,
@@ -181,13 +182,20 @@ pub fn bearer(token: &str) -> Option<HeaderValue> {
 
 impl Upstream {
     /// The server at `base`, and the token of one of its administrators.
-    pub fn new(base: &str, admin: Option<&SecretString>, clock: Clock) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
+    pub fn new(
+        base: &str,
+        proxies: ProxyUse,
+        admin: Option<&SecretString>,
+        clock: Clock,
+    ) -> Result<Self, String> {
+        let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(WHOLE)
             .pool_idle_timeout(IDLE)
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent("genie")
+            .user_agent("genie");
+        let http = proxies
+            .client(client, base)
             .build()
             .map_err(|error| format!("DIRECTUS_URL: {}", error.without_url()))?;
         let mut base =
@@ -218,12 +226,20 @@ impl Upstream {
         &self.circuit
     }
 
-    /// Checks that Directus answers at all, whatever the circuit says.
+    /// Checks that Directus answers, whatever the circuit says. It answers `pong`; a proxy or another server does not.
     pub async fn ping(&self) -> Result<(), DirectusTrouble> {
         let asking = UpstreamRequest::new(Method::GET, "/server/ping");
-        match tokio::time::timeout(CONNECT, self.send(&asking)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(DirectusTrouble::Silent),
+        let answered = async {
+            match self.send(&asking).await {
+                Ok(answer) => self.read(answer).await,
+                Err(_) => Err(DirectusTrouble::Silent),
+            }
+        };
+        match tokio::time::timeout(CONNECT, answered).await {
+            Ok(Ok(reply)) if reply.body.trim_ascii() == b"pong" => Ok(()),
+            Ok(Ok(_)) => Err(DirectusTrouble::Failed("what answers is no Directus")),
+            Ok(Err(trouble)) => Err(trouble),
+            Err(_) => Err(DirectusTrouble::Silent),
         }
     }
 
@@ -385,7 +401,7 @@ mod tests {
             .install_default()
             .ok();
         let (url, taken) = patient().await;
-        let upstream = Upstream::new(&url, None, Clock::system()).unwrap();
+        let upstream = Upstream::new(&url, ProxyUse::default(), None, Clock::system()).unwrap();
         let ask = async || {
             upstream
                 .ask(UpstreamRequest::new(Method::GET, "/users/me"))
