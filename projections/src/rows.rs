@@ -104,7 +104,7 @@ impl Upsert {
         while rows.len() > 0 {
             let count = rows.len().min(ROWS);
             let padded = count.next_power_of_two();
-            let sql = self.sql(padded);
+            let sql = self.text(padded, placeholder(tx));
             let mut query = sqlx::query(&sql);
             for cell in rows.by_ref().take(count).flatten() {
                 query = cell.bind(query);
@@ -118,9 +118,14 @@ impl Upsert {
     }
 
     /// The statement for a number of rows.
+    #[cfg(test)]
     pub fn sql(&self, rows: usize) -> String {
+        self.text(rows, numbered)
+    }
+
+    fn text(&self, rows: usize, place: Placeholder) -> String {
         let width = self.columns.len();
-        let row = |n: usize| format!("({})", numbered(n * width, width));
+        let row = |n: usize| format!("({})", places(n * width, width, place));
         let values: Vec<String> = (0..rows).map(row).collect();
         // `column1` is the name that both stores give to the first column of VALUES.
         format!(
@@ -147,7 +152,7 @@ impl ByKey {
         let mut found = Vec::new();
         for keys in keys.chunks(ROWS) {
             let padded = keys.len().next_power_of_two();
-            let sql = self.sql(padded);
+            let sql = self.text(padded, placeholder(tx));
             let mut query = sqlx::query(&sql);
             for key in keys {
                 query = query.bind(key.as_str());
@@ -161,13 +166,39 @@ impl ByKey {
     }
 
     /// The statement for a number of keys.
+    #[cfg(test)]
     pub fn sql(&self, keys: usize) -> String {
-        self.0.replace("{}", &numbered(0, keys))
+        self.text(keys, numbered)
+    }
+
+    fn text(&self, keys: usize, place: Placeholder) -> String {
+        self.0.replace("{}", &places(0, keys, place))
+    }
+}
+
+/// The text of the n-th placeholder, from 1.
+type Placeholder = fn(usize) -> String;
+
+fn numbered(n: usize) -> String {
+    format!("${n}")
+}
+
+fn nameless(_: usize) -> String {
+    "?".into()
+}
+
+/// How the store of this transaction writes placeholders. SQLite looks for the name of each among
+/// the names of all, which takes long for many; those without a name stand in order.
+fn placeholder(tx: &Tx) -> Placeholder {
+    if tx.backend_name() == "SQLite" {
+        nameless
+    } else {
+        numbered
     }
 }
 
 /// `count` placeholders, after the first `before`, separated by commas.
-fn numbered(before: usize, count: usize) -> String {
-    let one = |n: usize| format!("${}", before + n);
+fn places(before: usize, count: usize, place: Placeholder) -> String {
+    let one = |n: usize| place(before + n);
     (1..=count).map(one).collect::<Vec<_>>().join(", ")
 }
