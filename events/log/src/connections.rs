@@ -3,7 +3,6 @@
 //! statement is closed, and the idle ones with it: what broke one of them broke the others.
 
 use std::{
-    borrow::Cow,
     collections::VecDeque,
     ops::{Deref, DerefMut},
     sync::Arc,
@@ -17,9 +16,8 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use sqlx::{
-    Any, AnyConnection, Connection, Database, Describe, Either, Error, Execute, Executor,
-    TransactionManager,
-    any::{AnyArguments, AnyConnectOptions, AnyQueryResult, AnyRow},
+    Any, Database, Describe, Either, Error, Execute, Executor,
+    any::{AnyArguments, AnyQueryResult, AnyRow},
 };
 use tokio::{
     runtime::Handle,
@@ -28,6 +26,11 @@ use tokio::{
 };
 
 use crate::store::LONGEST;
+
+/// One connection to either store.
+mod connection;
+pub(crate) use connection::ConnectionOptions;
+pub use connection::StoreConnection;
 
 /// When no connection is free or can be opened for this long, the store counts as away.
 const ACQUIRE: Duration = Duration::from_secs(3);
@@ -47,7 +50,7 @@ const LIFETIME: Duration = Duration::from_secs(1800);
 
 /// The options of a pool.
 pub(crate) struct ConnectionSettings {
-    pub options: AnyConnectOptions,
+    pub options: ConnectionOptions,
     /// Statements that each connection runs first.
     pub first: Vec<String>,
     /// The most connections.
@@ -71,7 +74,7 @@ struct Inner {
 }
 
 struct IdleConnection {
-    connection: AnyConnection,
+    connection: StoreConnection,
     opened: Instant,
     since: Instant,
 }
@@ -135,7 +138,7 @@ impl Connections {
     async fn open(&self, place: OwnedSemaphorePermit) -> Result<LentConnection, Error> {
         let opening = async {
             let settings = &self.0.settings;
-            let mut connection = AnyConnection::connect_with(&settings.options).await?;
+            let mut connection = StoreConnection::open(&settings.options).await?;
             for statement in &settings.first {
                 sqlx::query(statement).execute(&mut connection).await?;
             }
@@ -301,7 +304,7 @@ fn not_for_a_pool() -> Error {
 
 /// A lent connection. It holds its place in the pool until it is dropped.
 pub(crate) struct LentConnection {
-    connection: AnyConnection,
+    connection: StoreConnection,
     opened: Instant,
     /// The time for which it lay idle; `None` when it was opened for this use.
     rested: Option<Duration>,
@@ -336,8 +339,7 @@ impl LentConnection {
     }
 
     async fn begin(&mut self, statement: &'static str) -> Result<(), Error> {
-        let begin = Transactions::begin(&mut self.connection, Some(Cow::Borrowed(statement)));
-        in_time(BEGINNING, begin).await
+        in_time(BEGINNING, self.connection.begin(statement)).await
     }
 
     /// Another connection in the same place, for one that broke.
@@ -368,20 +370,18 @@ impl LentConnection {
 }
 
 impl Deref for LentConnection {
-    type Target = AnyConnection;
+    type Target = StoreConnection;
 
-    fn deref(&self) -> &AnyConnection {
+    fn deref(&self) -> &StoreConnection {
         &self.connection
     }
 }
 
 impl DerefMut for LentConnection {
-    fn deref_mut(&mut self) -> &mut AnyConnection {
+    fn deref_mut(&mut self) -> &mut StoreConnection {
         &mut self.connection
     }
 }
-
-type Transactions = <Any as Database>::TransactionManager;
 
 /// A transaction. Dropped before its end, it is rolled back.
 pub struct StoreTransaction {
@@ -394,7 +394,7 @@ impl StoreTransaction {
         let Some(mut lent) = self.lent.take() else {
             return Ok(());
         };
-        let committed = in_time(ANSWER, Transactions::commit(&mut lent.connection)).await;
+        let committed = in_time(ANSWER, lent.connection.commit()).await;
         match committed {
             Ok(()) => {
                 lent.give_back();
@@ -421,7 +421,7 @@ impl StoreTransaction {
 /// A connection that cannot roll back is closed. SQLite ends a transaction by itself when its disk
 /// is full, and sqlx' count of open transactions never learns of that.
 async fn roll_back(mut lent: LentConnection) -> Result<(), Error> {
-    let rolled_back = in_time(BEGINNING, Transactions::rollback(&mut lent.connection)).await;
+    let rolled_back = in_time(BEGINNING, lent.connection.rollback()).await;
     match &rolled_back {
         Ok(()) => lent.give_back(),
         Err(error) if is_broken(error) => lent.pool.close_idle(),
@@ -440,16 +440,16 @@ impl Drop for StoreTransaction {
 }
 
 impl Deref for StoreTransaction {
-    type Target = AnyConnection;
+    type Target = StoreConnection;
 
-    fn deref(&self) -> &AnyConnection {
+    fn deref(&self) -> &StoreConnection {
         let lent = self.lent.as_ref();
         &lent.expect("only its end takes the connection").connection
     }
 }
 
 impl DerefMut for StoreTransaction {
-    fn deref_mut(&mut self) -> &mut AnyConnection {
+    fn deref_mut(&mut self) -> &mut StoreConnection {
         let lent = self.lent.as_mut();
         &mut lent.expect("only its end takes the connection").connection
     }

@@ -1,11 +1,11 @@
 //! Proofs for others: that a fact stands in the log under a signed head, and that the log only grew
 //! since an earlier head. Each proof is checked before it is handed out.
 
-use sqlx::AnyConnection;
 use uuid::Uuid;
 
 use crate::{
     Log, LogError, StoredRow,
+    connections::StoreConnection,
     merkle_tree::{self, Hash},
     signed_heads::{BadHead, PublicHeadKey, SignedHead},
     store::Store,
@@ -147,7 +147,7 @@ fn open(key: &PublicHeadKey, note: &str) -> Result<SignedHead, LogError> {
     })
 }
 
-async fn grown(db: &mut AnyConnection, from: u64, size: u64) -> Result<Growth, LogError> {
+async fn grown(db: &mut StoreConnection, from: u64, size: u64) -> Result<Growth, LogError> {
     Ok(Growth {
         from,
         root: merkle_tree::root(db, from).await?,

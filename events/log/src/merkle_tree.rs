@@ -5,14 +5,14 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use sqlx::{AnyConnection, Row};
+use sqlx::Row;
 use tlog_tiles::{
     Error, HashReader, stored_hash_index, stored_hashes_for_record_hash, sub_tree_index, tree_hash,
 };
 
 pub use tlog_tiles::Hash;
 
-use crate::LogError;
+use crate::{LogError, connections::StoreConnection};
 
 /// The name under which `checkpoints` holds the number of rows in the tree.
 pub const CHECKPOINT: &str = "tree.v1";
@@ -122,7 +122,7 @@ impl HashReader for Noting {
 }
 
 async fn compute<T>(
-    db: &mut AnyConnection,
+    db: &mut StoreConnection,
     computation: impl Fn(&Noting) -> Result<T, Error>,
 ) -> Result<T, LogError> {
     let mut reader = Noting::default();
@@ -136,13 +136,13 @@ async fn compute<T>(
 }
 
 /// The root of the tree over the first `size` rows.
-pub(crate) async fn root(db: &mut AnyConnection, size: u64) -> Result<Hash, LogError> {
+pub(crate) async fn root(db: &mut StoreConnection, size: u64) -> Result<Hash, LogError> {
     compute(db, |reader| tree_hash(size, reader)).await
 }
 
 /// The proof that a position is in the tree over the first `size` rows.
 pub(crate) async fn prove_inclusion(
-    db: &mut AnyConnection,
+    db: &mut StoreConnection,
     size: u64,
     position: u64,
 ) -> Result<Vec<Hash>, LogError> {
@@ -154,7 +154,7 @@ pub(crate) async fn prove_inclusion(
 
 /// The proof that the tree over the first `size` rows begins with the smaller tree of `old_size`.
 pub(crate) async fn prove_consistency(
-    db: &mut AnyConnection,
+    db: &mut StoreConnection,
     size: u64,
     old_size: u64,
 ) -> Result<Vec<Hash>, LogError> {
@@ -162,7 +162,7 @@ pub(crate) async fn prove_consistency(
 }
 
 /// The hashes at these indexes, in this order. A missing hash is an error.
-pub(crate) async fn read(db: &mut AnyConnection, indexes: &[u64]) -> Result<Vec<Hash>, LogError> {
+pub(crate) async fn read(db: &mut StoreConnection, indexes: &[u64]) -> Result<Vec<Hash>, LogError> {
     if indexes.is_empty() {
         return Ok(vec![]);
     }
@@ -189,7 +189,7 @@ pub(crate) async fn read(db: &mut AnyConnection, indexes: &[u64]) -> Result<Vec<
 /// All hashes stored with the positions of a range, by index. Hashes are missing where positions
 /// are not sealed yet, or where somebody removed them.
 pub(crate) async fn read_range(
-    db: &mut AnyConnection,
+    db: &mut StoreConnection,
     positions: std::ops::RangeInclusive<u64>,
 ) -> Result<BTreeMap<u64, Hash>, LogError> {
     let sql = "SELECT hash_index, hash FROM tree_hashes WHERE hash_index >= $1 AND hash_index < $2";
@@ -218,7 +218,7 @@ const INSERTED: usize = 500;
 
 /// Stores hashes from an index on.
 pub(crate) async fn insert(
-    db: &mut AnyConnection,
+    db: &mut StoreConnection,
     from: u64,
     hashes: &[Hash],
 ) -> Result<(), LogError> {

@@ -9,7 +9,6 @@ use std::{os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr, sync::Arc, time:
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use sqlx::{
     Connection, PgPool, SqlitePool,
-    any::AnyConnectOptions,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -19,7 +18,7 @@ use tracing::Instrument;
 
 use crate::{
     LogError,
-    connections::{ConnectionSettings, Connections, StoreTransaction},
+    connections::{ConnectionOptions, ConnectionSettings, Connections, StoreTransaction},
     migrations, postgres_probe,
     postgres_streams::PostgresStreams,
 };
@@ -156,17 +155,10 @@ impl Store {
                 .await
                 .map_err(migration)?;
         }
-        let any = AnyConnectOptions::from_str(url).map_err(hide_url)?;
         let pool = |most, setting: &str| {
             Connections::new(ConnectionSettings {
-                options: any.clone(),
-                first: [
-                    setting,
-                    IDLE_IN_TRANSACTION,
-                    "SET statement_timeout = '10s'",
-                ]
-                .map(str::to_owned)
-                .into(),
+                options: ConnectionOptions::Postgres(options.clone()),
+                first: [setting, IDLE_IN_TRANSACTION].map(str::to_owned).into(),
                 most,
                 begin: "BEGIN",
                 may_vanish: true,
@@ -195,10 +187,10 @@ impl Store {
         let writer = SqlitePoolOptions::new()
             .max_connections(WRITER_CONNECTIONS)
             .acquire_timeout(ACQUIRE);
-        let writer = writer
-            .after_release(|connection, _| Box::pin(is_sound(connection)))
-            .connect_with(options)
-            .await?;
+        let writer = writer.after_release(|connection, _| Box::pin(is_sound(connection)));
+        #[cfg(any(test, feature = "testing"))]
+        let writer = count(writer, path);
+        let writer = writer.connect_with(options).await?;
         if !read_only {
             Migrator::new(migrations::SQLITE)
                 .await
@@ -212,10 +204,10 @@ impl Store {
             percent_encode(path.as_os_str().as_bytes(), IN_PATH),
             if read_only { "ro" } else { "rw" }
         );
-        let any = AnyConnectOptions::from_str(&url).map_err(hide_url)?;
+        let plain = SqliteConnectOptions::from_str(&url).map_err(hide_url)?;
         let pool = |most, begin, setting: &str| {
             Connections::new(ConnectionSettings {
-                options: any.clone(),
+                options: ConnectionOptions::Sqlite(plain.clone()),
                 first: vec![
                     format!("PRAGMA busy_timeout = {}", BUSY.as_millis()),
                     // Deleted bytes are overwritten. Each connection has this setting for itself.
@@ -333,6 +325,16 @@ impl Store {
             Writing::Sqlite(pool) => pool.close().await,
         }
     }
+}
+
+/// Counts what the writer's connections do, for tests.
+#[cfg(any(test, feature = "testing"))]
+fn count(writer: SqlitePoolOptions, file: &std::path::Path) -> SqlitePoolOptions {
+    let file = file.to_owned();
+    writer.after_connect(move |connection, _| {
+        let file = file.clone();
+        Box::pin(async move { crate::sqlite_counters::count(connection, &file).await })
+    })
 }
 
 /// Ends work with the store that takes longer than [`LONGEST`].
