@@ -57,6 +57,17 @@ pub const LONGEST: Duration = Duration::from_secs(20);
 /// process that was stopped within a transaction holds locks that others, even an append, may wait
 /// for.
 const IDLE_IN_TRANSACTION: &str = "SET idle_in_transaction_session_timeout = '3s'";
+/// Settings that are off in every session on Postgres: rows are found by key and in the order of a
+/// key, whatever the statistics say. A plan that was made while tables were small, or before the
+/// first statistics, reads a table as a whole; made into a kept plan it does so for ever.
+const BY_KEY: [&str; 5] = [
+    "enable_seqscan",
+    "enable_bitmapscan",
+    "enable_hashjoin",
+    "enable_mergejoin",
+    // The plans that these settings leave look too dear, and would be compiled.
+    "jit",
+];
 /// A connection that comes back to the writer's pool must answer within this time.
 const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
@@ -129,18 +140,9 @@ impl Store {
             ("synchronous_commit", "on"),
             ("application_name", "genie"),
         ]);
-        // `append` must find its rows by key, however small the tables were when a plan was made
-        // and kept.
-        let by_key = [
-            "enable_seqscan",
-            "enable_hashjoin",
-            "enable_mergejoin",
-            "jit",
-        ]
-        .map(|setting| (setting, "off"));
+        let options = options.options(BY_KEY.map(|setting| (setting, "off")));
         let appending = options
             .clone()
-            .options(by_key)
             .options([("plan_cache_mode", "force_generic_plan")]);
         let writer = PgPoolOptions::new()
             .max_connections(WRITER_CONNECTIONS)
