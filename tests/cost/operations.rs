@@ -1,0 +1,212 @@
+//! The operations that are counted.
+
+use futures_util::future::join_all;
+use genie_events::{CredentialId, UserId};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    meter::{Meter, REPETITIONS},
+    test_genie::{Answer, SECRET, TestGenie, TestUser, password},
+    until::until,
+};
+
+/// The session with all the messages.
+pub const LONG_SESSION: &str = "long";
+const NAME: &str = "ada";
+
+/// The user whose operations are counted.
+pub struct Subject {
+    pub id: UserId,
+    pub credential: CredentialId,
+    pub user: TestUser,
+}
+
+impl Subject {
+    /// Registers the user, who administers and has one credential.
+    pub async fn register(genie: &mut TestGenie) -> Self {
+        let user = genie.user(NAME).await;
+        let profile = json!({"platform": "onlyfans", "credentials": {"password": "hunter2"}});
+        let stored = user
+            .post(genie, "/api/credentials/create-profile", profile)
+            .await
+            .ok();
+        Self {
+            id: user.id.parse().unwrap(),
+            credential: stored["id"].as_str().unwrap().parse().unwrap(),
+            user,
+        }
+    }
+}
+
+/// Loads the subject's state from a past without a snapshot. That takes longer than a request may, and
+/// leaves a snapshot.
+pub async fn load(genie: &TestGenie, subject: &Subject) {
+    until("the subject's state", async || {
+        let answer = ask_to_append(genie, subject).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// Counts each operation of a running server.
+pub async fn count_all(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
+    writes(meter, genie, subject).await;
+    jobs(meter, genie, subject).await;
+    chat(meter, genie, subject).await;
+    reads(meter, genie, subject).await;
+}
+
+/// A command that appends one fact.
+pub async fn append(genie: &TestGenie, subject: &Subject) {
+    ask_to_append(genie, subject).await.ok();
+}
+
+async fn ask_to_append(genie: &TestGenie, subject: &Subject) -> Answer {
+    let count = json!({"operation": "taxonomy_ai_calls"});
+    subject
+        .user
+        .post(genie, "/api/usage/increment", count)
+        .await
+}
+
+async fn writes(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
+    meter
+        .count("append", async || append(genie, subject).await)
+        .await;
+    let login = json!({"email": format!("{NAME}@example.com"), "password": password(NAME)});
+    meter
+        .count("login", async || {
+            let body = Some(login.clone());
+            let answer = genie.send(Method::POST, "/auth/login", &[], body).await;
+            assert_eq!(answer.status, 200, "{:?}", answer.json);
+        })
+        .await;
+    let reveal = json!({"creatorProfileId": subject.credential, "purpose": "publish"});
+    meter
+        .count("reveal", async || {
+            genie
+                .server("/api/credentials/reveal", reveal.clone())
+                .await
+                .ok();
+        })
+        .await;
+}
+
+async fn jobs(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
+    let ada = &subject.user;
+    meter
+        .count("enqueue", async || {
+            ada.submit_job(genie).await;
+        })
+        .await;
+    // Claims find the jobs that the enqueues left.
+    let mut claimed = Vec::new();
+    meter
+        .count("claim", async || claimed.push(genie.claim().await))
+        .await;
+    let next = async || claimed.pop().expect("a claim for each completion");
+    meter
+        .count_after("complete", next, async |job: Value| {
+            let path = format!(
+                "/api/worker/jobs/{}/complete",
+                job["jobId"].as_str().unwrap()
+            );
+            let body = json!({"lease": job["lease"], "result": {"width": 100}});
+            genie.server(&path, body).await.ok();
+        })
+        .await;
+}
+
+async fn chat(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
+    meter
+        .count("ask", async || {
+            subject
+                .user
+                .ask(genie, LONG_SESSION, "Say hello")
+                .await
+                .rest()
+                .await;
+        })
+        .await;
+}
+
+/// Reads as the user, who administers too.
+const READS: [(&str, &str); 14] = [
+    ("authenticated read", "/users/me"),
+    ("usage", "/api/usage"),
+    ("list of jobs", "/api/jobs"),
+    ("list of jobs by status", "/api/jobs?status=cancelled"),
+    ("list of credentials", "/api/credentials"),
+    ("list of reveals", "/api/credentials/reveals"),
+    ("list of logins", "/api/me/sessions"),
+    ("list of captions", "/api/captions"),
+    ("list of chats", "/api/genie/sessions"),
+    ("messages page", "/api/genie/sessions/long/messages"),
+    ("list of invites", "/api/admin/invites"),
+    ("list of service keys", "/api/admin/service-keys"),
+    ("own feed", "/api/me/events?limit=100"),
+    ("feed page", "/api/events?limit=100"),
+];
+
+async fn reads(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
+    for (name, path) in READS {
+        meter
+            .count(name, async || {
+                let answer = subject.user.get(genie, path).await;
+                assert_eq!(answer.status, 200, "{path}: {:?}", answer.json);
+            })
+            .await;
+    }
+    meter
+        .count("queue statistics", async || {
+            let header = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+            let answer = genie
+                .send(Method::GET, "/api/queue/stats", &header, None)
+                .await;
+            assert_eq!(answer.status, 200, "{:?}", answer.json);
+        })
+        .await;
+}
+
+/// The job board's start, which reads the jobs that have not ended, in pages.
+pub const BOARD: &str = "board start";
+const UNFINISHED: &str =
+    "SELECT user_id, job_id, queue, priority, submitted, sequence, due, running FROM unfinished";
+
+/// Counts the server's start, and the first command of a user whom it has not in memory.
+pub async fn count_starts(meter: &mut Meter, genie: &mut TestGenie, subject: &Subject) {
+    for _ in 0..REPETITIONS {
+        assert!(genie.terminate().await);
+        let apart = Some((BOARD, UNFINISHED));
+        meter
+            .add("server start", apart, async || genie.launch_again().await)
+            .await;
+        meter
+            .add("wake", None, async || append(genie, subject).await)
+            .await;
+    }
+}
+
+/// This many users who have logged in, registered by invites of the first.
+pub async fn users(genie: &mut TestGenie, count: usize) -> Vec<TestUser> {
+    let admin = genie.user(NAME).await;
+    let wanted = json!({"count": count, "tier": "studio"});
+    let invites = admin.post(genie, "/api/admin/invites", wanted).await.ok();
+    let genie = &*genie;
+    let registered = (0..count).map(|n| {
+        let invite = invites["data"][n]["code"].as_str().unwrap().to_owned();
+        async move { genie.register(&format!("user{n}"), &invite).await }
+    });
+    join_all(registered).await
+}
+
+/// Each user enqueues this many jobs, one after the other; the users at the same time.
+pub async fn enqueue(genie: &TestGenie, users: &[TestUser], each: usize) {
+    let enqueues = users.iter().map(async |user| {
+        for _ in 0..each {
+            user.submit_job(genie).await;
+        }
+    });
+    join_all(enqueues).await;
+}
