@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use genie_actors::outbound::ProxyUse;
+use genie_events::InviteCode;
 use genie_log::store::Target;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -33,7 +34,7 @@ pub struct Config {
     pub max_upload: u64,
     pub master_keys: Option<SecretString>,
     pub master_keys_file: Option<PathBuf>,
-    pub first_invite: Option<SecretString>,
+    pub first_invite: Option<InviteCode>,
     pub export_passphrase: Option<SecretString>,
     original_key: Option<SecretString>,
     pub shared_secret: Option<SecretString>,

@@ -49,5 +49,6 @@ async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>
         .await
         .map_err(|error| error.to_string())?;
     log.store().close().await;
-    Ok(made.codes)
+    let codes = made.codes.iter();
+    Ok(codes.map(|code| code.written().to_owned()).collect())
 }

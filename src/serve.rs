@@ -13,7 +13,7 @@ use actix::{Arbiter, ArbiterHandle};
 use actix_web::dev::ServerHandle;
 use futures_util::poll;
 use genie_actors::{ModelSettings, WriteSettings, WriteSide};
-use genie_events::Limits;
+use genie_events::{InviteCode, Limits};
 use genie_log::{Clock, Election, Log, Opened};
 use genie_projections::ReadSide;
 use serde_json::json;
@@ -202,7 +202,7 @@ fn io_runtime() -> Result<Runtime, String> {
 struct Built {
     app: App,
     /// The code of the first invite, while it is unspent.
-    first_invite: Option<String>,
+    first_invite: Option<InviteCode>,
 }
 
 /// Builds the state and starts all background tasks. Call it on the runtime that owns all I/O.
@@ -323,7 +323,10 @@ fn open_directus(
 }
 
 /// Makes the first invite. With a Directus there is none: Directus names the administrators.
-async fn make_first_invite(config: &Config, write: &WriteSide) -> Result<Option<String>, String> {
+async fn make_first_invite(
+    config: &Config,
+    write: &WriteSide,
+) -> Result<Option<InviteCode>, String> {
     if config.directus.is_some() {
         return Ok(None);
     }
@@ -393,7 +396,7 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     // listens, because they may stop it at once.
     let first_poll = poll!(&mut server);
     if let (Some(code), Some(address)) = (first_invite, addresses.first()) {
-        (owner.say)(&first_invite_told(&code, *address));
+        (owner.say)(&first_invite_told(code.written(), *address));
     }
     for address in &addresses {
         (owner.say)(&format!("genie listens on http://{address}"));

@@ -10,6 +10,7 @@ use genie_events::{
         AccountCommand, AccountEvent, AccountSync, LifecycleCommand, OneTimeCode, ProfileCommand,
         ResetLink, TwoFactor,
     },
+    typed_text,
 };
 use genie_log::forgetting::ForgettingRow;
 use genie_log::secrets::SecretRow;
@@ -587,8 +588,8 @@ impl Accounts {
 /// The user of a reset token, and the token's hash. A token begins with its user's id, so that the account can be
 /// found.
 fn read_reset_token(token: &SecretString) -> Result<(UserId, String), WriteError> {
-    let token = token.expose_secret();
-    let bytes = BASE64.decode(token).map(Zeroizing::new).ok();
+    let token = Zeroizing::new(typed_text::pasted(token.expose_secret()));
+    let bytes = BASE64.decode(token.as_str()).map(Zeroizing::new).ok();
     let user = bytes
         .filter(|bytes| bytes.len() == 48)
         .and_then(|bytes| Uuid::from_slice(&bytes[..16]).ok());

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use genie_events::{
-    CredentialId, Refusal, Timestamp, User, UserCommand, UserId,
+    CredentialId, PlatformName, Refusal, Timestamp, User, UserCommand, UserId, UserName,
     credential::{Credential, CredentialKind, SealedSecret},
     user::Recall,
 };
@@ -130,9 +130,9 @@ struct StoreOutcome {
 #[derive(Debug, Clone)]
 pub struct CredentialDetails {
     pub kind: CredentialKind,
-    pub platform: String,
+    pub platform: PlatformName,
     /// The name on the platform. It tells several profiles apart.
-    pub platform_username: Option<String>,
+    pub platform_username: Option<UserName>,
     /// When a session is over.
     pub expires_at: Option<Timestamp>,
 }
@@ -146,14 +146,14 @@ pub enum StoreTarget {
     Existing {
         id: CredentialId,
         /// The new name on the platform, if it changes.
-        platform_username: Option<String>,
+        platform_username: Option<UserName>,
     },
     /// This credential from another system. It keeps the id that it has there.
     Imported {
         id: CredentialId,
-        platform: String,
+        platform: PlatformName,
         /// The name on the platform.
-        platform_username: Option<String>,
+        platform_username: Option<UserName>,
         /// The version that an earlier import stored. It may be replaced while it is the present one.
         over: Option<u32>,
     },
@@ -306,7 +306,7 @@ fn place(
             let held = state.credential_for(
                 holding.kind,
                 &holding.platform,
-                holding.platform_username.as_deref(),
+                holding.platform_username.as_ref(),
             );
             Ok((held.unwrap_or(fresh), holding.clone()))
         }
@@ -334,9 +334,9 @@ fn place(
     }
 }
 
-fn profile(platform: &str, platform_username: Option<&String>) -> CredentialDetails {
+fn profile(platform: &PlatformName, platform_username: Option<&UserName>) -> CredentialDetails {
     let kind = CredentialKind::Profile;
-    let platform = platform.to_owned();
+    let platform = platform.clone();
     CredentialDetails {
         kind,
         platform,

@@ -1,9 +1,9 @@
 //! E-mail addresses. Each is a stream of the system, so that of two users who want one address only one gets it.
 
 use genie_events::{
-    Metadata, Refusal, StreamId, StreamKind, UserId,
+    EmailAddress, Metadata, Refusal, StreamId, StreamKind, UserId,
     account::{Account, ProfileCommand},
-    email::{self, Email, EmailCommand},
+    email::{Email, EmailCommand},
     ids::EmailId,
 };
 use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner};
@@ -25,11 +25,8 @@ impl Emails {
     }
 
     /// The user who holds an address.
-    pub async fn holder(&self, address: &str) -> Result<Option<UserId>, WriteError> {
-        let Some(normal) = email::normalise(address) else {
-            return Ok(None);
-        };
-        Ok(self.load(&normal).await?.state.holder())
+    pub async fn holder(&self, address: &EmailAddress) -> Result<Option<UserId>, WriteError> {
+        Ok(self.load(address).await?.state.holder())
     }
 
     /// Gives a user another address and releases the former one, after a change at another identity provider. Refused
@@ -37,13 +34,12 @@ impl Emails {
     pub async fn change(
         &self,
         user: UserId,
-        address: &str,
+        address: &EmailAddress,
         metadata: Metadata,
     ) -> Result<(), WriteError> {
-        let normal = normalise(address)?;
         let mut race = Race::new();
         loop {
-            let groups = self.decide_change(user, address, &normal).await?;
+            let groups = self.decide_change(user, address).await?;
             if groups.is_empty() || self.write(&mut race, groups, &metadata).await? {
                 return Ok(());
             }
@@ -53,10 +49,9 @@ impl Emails {
     async fn decide_change(
         &self,
         user: UserId,
-        address: &str,
-        normal: &str,
+        address: &EmailAddress,
     ) -> Result<Vec<Group>, WriteError> {
-        let email_id = self.log.hashes().email(normal);
+        let email_id = self.log.hashes().email(address);
         let stream = StreamId::new(StreamKind::Account, user);
         // Counted first, so that anything written after the count makes the append stale.
         let after = self.log.reader().user_seq(user).await?;
@@ -71,7 +66,7 @@ impl Emails {
             return Ok(vec![]);
         }
         let change = ProfileCommand::ChangeEmail {
-            email: address.trim().to_owned(),
+            email: address.written().to_owned(),
             email_id,
         };
         let numbered = (count + 1..).zip(account.decide(change)?);
@@ -92,14 +87,11 @@ impl Emails {
     /// not hold stays as it is.
     pub async fn release(
         &self,
-        address: &str,
+        address: &EmailAddress,
         holder: UserId,
         metadata: Metadata,
     ) -> Result<(), WriteError> {
-        let Some(normal) = email::normalise(address) else {
-            return Ok(());
-        };
-        let email_id = self.log.hashes().email(&normal);
+        let email_id = self.log.hashes().email(address);
         let mut race = Race::new();
         loop {
             let Some(released) = self.ask(&email_id, EmailCommand::Release(holder)).await? else {
@@ -126,9 +118,12 @@ impl Emails {
         Ok(race.append(&self.append, request).await?.is_some())
     }
 
-    /// The stream of a normalised address.
-    pub(crate) async fn load(&self, normal: &str) -> Result<SystemStream<Email>, WriteError> {
-        self.load_id(&self.log.hashes().email(normal)).await
+    /// The stream of an address.
+    pub(crate) async fn load(
+        &self,
+        address: &EmailAddress,
+    ) -> Result<SystemStream<Email>, WriteError> {
+        self.load_id(&self.log.hashes().email(address)).await
     }
 
     pub(crate) async fn load_id(&self, id: &EmailId) -> Result<SystemStream<Email>, WriteError> {
@@ -145,10 +140,4 @@ impl Emails {
         let events = email.state.decide(command)?;
         Ok((!events.is_empty()).then(|| email.group(events)))
     }
-}
-
-/// The form in which an address is unique.
-pub(crate) fn normalise(address: &str) -> Result<String, Refusal> {
-    email::normalise(address)
-        .ok_or_else(|| Refusal::invalid("email", "`email` must be an e-mail address"))
 }

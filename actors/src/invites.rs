@@ -1,13 +1,12 @@
 //! Invites. Each is a stream of the system, named by a keyed hash of its code.
 
 use genie_events::{
-    Metadata, Refusal, StreamId, StreamKind,
+    InviteCode, Metadata, Refusal, StreamId, StreamKind,
     ids::InviteId,
     invite::{CODE_COLUMN, Grant, Invite, InviteCommand},
     tier::Tier,
 };
 use genie_log::{Append, AppendError, AppendRequest, Group, Log, clock};
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     WriteError,
@@ -20,7 +19,7 @@ const CODE_BYTES: usize = 10;
 
 #[derive(Clone)]
 pub struct NewInvites {
-    pub codes: Vec<String>,
+    pub codes: Vec<InviteCode>,
     /// The position of the last one.
     pub position: u64,
 }
@@ -40,7 +39,7 @@ impl Invites {
     }
 
     /// The grant of an invite that may be used.
-    pub async fn grant(&self, code: &str) -> Result<Grant, WriteError> {
+    pub async fn grant(&self, code: &InviteCode) -> Result<Grant, WriteError> {
         let invite = self.load(code).await?.state;
         Ok(invite.grant(self.log.clock().now())?.clone())
     }
@@ -52,8 +51,8 @@ impl Invites {
         grant: Grant,
         metadata: Metadata,
     ) -> Result<NewInvites, WriteError> {
-        let codes: Vec<String> = (0..count)
-            .map(|_| hex::encode(clock::random_bytes::<CODE_BYTES>()))
+        let codes: Vec<InviteCode> = (0..count)
+            .map(|_| InviteCode::made(hex::encode(clock::random_bytes::<CODE_BYTES>())))
             .collect();
         let groups: Result<Vec<Group>, Refusal> = codes
             .iter()
@@ -73,11 +72,14 @@ impl Invites {
     }
 
     /// The first fact of a new invite.
-    fn create(&self, code: &str, grant: Grant) -> Result<Group, Refusal> {
+    fn create(&self, code: &InviteCode, grant: Grant) -> Result<Group, Refusal> {
         let stream = StreamId::new(StreamKind::Invite, self.log.hashes().invite(code));
         let created = Invite::Absent.decide(InviteCommand::Create {
             grant,
-            sealed_code: self.log.keys().seal_system_text(CODE_COLUMN, code),
+            sealed_code: self
+                .log
+                .keys()
+                .seal_system_text(CODE_COLUMN, code.written()),
         })?;
         let events = created.into_iter().map(Into::into).collect();
         Ok(Group::of_system(&stream, 0, events))
@@ -86,7 +88,7 @@ impl Invites {
     /// Revokes an unused invite. Answers the position that reads must reach to see it.
     pub async fn revoke(
         &self,
-        code: &str,
+        code: &InviteCode,
         context: impl Into<CommandContext>,
     ) -> Result<u64, WriteError> {
         let id = self.log.hashes().invite(code);
@@ -95,11 +97,13 @@ impl Invites {
     }
 
     /// Makes the first invite of an empty log; its user becomes administrator. Answers the code while it is unspent.
-    pub async fn first(&self, fixed: Option<&SecretString>) -> Result<Option<String>, WriteError> {
-        let code = fixed.map_or_else(
-            || self.log.hashes().first_invite_code(),
-            |code| code.expose_secret().to_owned(),
-        );
+    pub async fn first(
+        &self,
+        fixed: Option<&InviteCode>,
+    ) -> Result<Option<InviteCode>, WriteError> {
+        let code = fixed
+            .cloned()
+            .unwrap_or_else(|| self.log.hashes().first_invite_code());
         if self.log.reader().head() == 0 {
             self.make_first(&code).await?;
         }
@@ -107,7 +111,7 @@ impl Invites {
         Ok(invite.grant(self.log.clock().now()).is_ok().then_some(code))
     }
 
-    async fn make_first(&self, code: &str) -> Result<(), WriteError> {
+    async fn make_first(&self, code: &InviteCode) -> Result<(), WriteError> {
         let grant = Grant {
             tier: Tier::Studio,
             role: "administrator".into(),
@@ -126,7 +130,7 @@ impl Invites {
         }
     }
 
-    pub(crate) async fn load(&self, code: &str) -> Result<SystemStream<Invite>, WriteError> {
+    pub(crate) async fn load(&self, code: &InviteCode) -> Result<SystemStream<Invite>, WriteError> {
         self.load_id(&self.log.hashes().invite(code)).await
     }
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use genie_events::{
-    Metadata, StreamId, StreamKind, UserId,
+    EmailAddress, InviteCode, Metadata, StreamId, StreamKind, UserId, UserName,
     account::{
         Account, AccountEvent, ExternalAccount, FIRST_PASSWORD, LifecycleCommand, Registration,
     },
-    email::{self, EmailCommand},
+    email::EmailCommand,
     invite::InviteCommand,
 };
 use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner, UserKeys};
@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     WriteError,
-    emails::{Emails, normalise},
+    emails::Emails,
     invites::Invites,
     race::Race,
     vault::{Vault, seal_password},
@@ -28,12 +28,11 @@ pub mod reservation;
 
 #[derive(Debug)]
 pub struct Applicant {
-    /// The address as given.
-    pub email: String,
+    pub email: EmailAddress,
     /// The password, already hashed (Argon2id, PHC string).
     pub password_hash: SecretString,
-    pub first_name: Option<String>,
-    pub invite_code: String,
+    pub first_name: Option<UserName>,
+    pub invite_code: InviteCode,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,13 +76,10 @@ impl Registrar {
         applicant: Applicant,
         metadata: Metadata,
     ) -> Result<RegisteredUser, WriteError> {
-        let normal = normalise(&applicant.email)?;
         let user = UserId(self.log.clock().new_uuid());
         let mut race = Race::new();
         loop {
-            let request = self
-                .decide(user, &normal, &applicant, metadata.clone())
-                .await?;
+            let request = self.decide(user, &applicant, metadata.clone()).await?;
             if let Some(at) = race.append(&self.append, request).await? {
                 return Ok(RegisteredUser {
                     user,
@@ -96,20 +92,19 @@ impl Registrar {
     async fn decide(
         &self,
         user: UserId,
-        normal: &str,
         applicant: &Applicant,
         metadata: Metadata,
     ) -> Result<AppendRequest, WriteError> {
-        let email = self.emails.load(normal).await?;
+        let email = self.emails.load(&applicant.email).await?;
         let invite = self.invites.load(&applicant.invite_code).await?;
         let now = self.log.clock().now();
         let grant = invite.state.grant(now)?.clone();
         let claimed = email.state.decide(EmailCommand::Claim(user))?;
         let spent = invite.state.decide(InviteCommand::Spend { user, now })?;
         let registered = Account::Absent.decide(LifecycleCommand::Register(Registration {
-            email: applicant.email.trim().to_owned(),
-            email_id: self.log.hashes().email(normal),
-            first_name: applicant.first_name.clone(),
+            email: applicant.email.written().to_owned(),
+            email_id: self.log.hashes().email(&applicant.email),
+            first_name: applicant.first_name.clone().map(String::from),
             invite: self.log.hashes().invite(&applicant.invite_code),
             tier: grant.tier,
             role: grant.role,
@@ -171,10 +166,12 @@ impl Registrar {
     ) -> Result<AppendRequest, WriteError> {
         let mut address = None;
         external.email_id = None;
-        if let Some(normal) = external.email.as_deref().and_then(email::normalise) {
-            let email = self.emails.load(&normal).await?;
+        // Another identity provider may know an address that is none here. Nobody can take it then.
+        let known = external.email.as_deref().map(EmailAddress::read);
+        if let Some(Ok(known)) = known {
+            let email = self.emails.load(&known).await?;
             if let Ok(claimed) = email.state.decide(EmailCommand::Claim(user)) {
-                external.email_id = Some(self.log.hashes().email(&normal));
+                external.email_id = Some(self.log.hashes().email(&known));
                 address = (!claimed.is_empty()).then(|| email.group(claimed));
             }
         }

@@ -14,7 +14,8 @@ use genie_actors::{
     },
 };
 use genie_events::{
-    CredentialId, Metadata, UserId, credential::CredentialKind, user::reveal::RevealRight,
+    CredentialId, Metadata, PlatformName, UserId, credential::CredentialKind,
+    user::reveal::RevealRight,
 };
 use genie_log::{
     MasterKeys,
@@ -192,7 +193,7 @@ async fn store(vault: &Credentials, user: UserId) -> Measured<CredentialId> {
     let secret = Plaintext::of("credentials", &fields, MAX_SECRET_BYTES)
         .map_err(|refusal| format!("{refusal:?}"))?;
     let kind = CredentialKind::Profile;
-    let platform = "onlyfans".to_owned();
+    let platform = PlatformName::read("onlyfans")?;
     let target = StoreTarget::For(CredentialDetails {
         kind,
         platform,

@@ -4,7 +4,7 @@ use actix::ArbiterHandle;
 use futures_util::future::{join_all, try_join_all};
 use genie_actors::{credentials::Credentials, users::Users, vault::Vault};
 use genie_events::{
-    CredentialId, Limits, Metadata, UserCommand, UserId,
+    CredentialId, Limits, Metadata, PlatformName, UserCommand, UserId,
     credential::{CredentialKind, SealedSecret},
 };
 use genie_log::{
@@ -151,7 +151,7 @@ impl Creator {
         let store = UserCommand::StoreCredential {
             credential: creator.credential,
             kind: CredentialKind::Profile,
-            platform: "onlyfans".into(),
+            platform: PlatformName::read("onlyfans")?,
             platform_username: None,
             expires_at: None,
             sealed: SealedSecret {

@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
+use crate::{
+    aggregate, domain_event, platform_name::PlatformName, refusal::Refusal, timestamp::Timestamp,
+    user_name::UserName,
+};
 
 /// The kind of a credential. A user holds any number of profiles, distinguished by platform and
 /// name. Of each other kind a user holds one per platform.
@@ -113,9 +116,9 @@ pub enum Credential {
     Absent,
     Held {
         kind: CredentialKind,
-        platform: String,
+        platform: PlatformName,
         /// The name on the platform.
-        platform_username: Option<String>,
+        platform_username: Option<UserName>,
         /// How many times it was stored.
         version: u32,
         /// The expiry of a session.
@@ -138,9 +141,9 @@ pub enum CredentialCommand {
     /// Stores this secret and replaces the one held, if any.
     Store {
         kind: CredentialKind,
-        platform: String,
+        platform: PlatformName,
         /// The name on the platform; personal.
-        platform_username: Option<String>,
+        platform_username: Option<UserName>,
         /// The expiry of a session.
         expires_at: Option<Timestamp>,
         sealed: SealedSecret,
@@ -155,7 +158,7 @@ pub enum CredentialCommand {
     Refuse {
         reason: RefusedFor,
         /// The platform, if the request named one.
-        platform: Option<String>,
+        platform: Option<PlatformName>,
         /// The purpose in the caller's words.
         purpose: Option<String>,
     },
@@ -169,10 +172,10 @@ pub enum CredentialEvent {
         /// A fact without a kind is of a profile.
         #[serde(default, skip_serializing_if = "CredentialKind::is_profile")]
         kind: CredentialKind,
-        platform: String,
+        platform: PlatformName,
         /// The name on the platform; personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        platform_username: Option<String>,
+        platform_username: Option<UserName>,
         /// The expiry of a session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
@@ -181,7 +184,7 @@ pub enum CredentialEvent {
     Changed {
         /// The name on the platform; personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        platform_username: Option<String>,
+        platform_username: Option<UserName>,
         /// The expiry of a session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
@@ -199,7 +202,7 @@ pub enum CredentialEvent {
         reason: RefusedFor,
         /// The platform, if the request named one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        platform: Option<String>,
+        platform: Option<PlatformName>,
         /// The purpose in the caller's words; may be personal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         purpose: Option<String>,
@@ -287,8 +290,8 @@ impl Credential {
     fn store(
         &self,
         kind: CredentialKind,
-        platform: String,
-        platform_username: Option<String>,
+        platform: PlatformName,
+        platform_username: Option<UserName>,
         expires_at: Option<Timestamp>,
         sealed: SealedSecret,
     ) -> Result<Vec<CredentialEvent>, Refusal> {
@@ -387,7 +390,7 @@ mod tests {
     }
     fn stored() -> CredentialEvent {
         let kind = CredentialKind::Profile;
-        let platform = "x".into();
+        let platform = PlatformName::read("x").unwrap();
         CredentialEvent::Stored {
             kind,
             platform,
@@ -398,7 +401,7 @@ mod tests {
     }
     fn store(version: u32) -> CredentialCommand {
         let kind = CredentialKind::Profile;
-        let platform = "x".into();
+        let platform = PlatformName::read("x").unwrap();
         CredentialCommand::Store {
             kind,
             platform,
@@ -443,7 +446,7 @@ mod tests {
             let sealed = sealed.clone();
             let command = CredentialCommand::Store {
                 kind,
-                platform: platform.into(),
+                platform: PlatformName::read(platform).unwrap(),
                 platform_username,
                 expires_at,
                 sealed,

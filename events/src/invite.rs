@@ -9,6 +9,9 @@ use crate::{
     timestamp::Timestamp,
 };
 
+mod code;
+pub use code::InviteCode;
+
 /// The column of the read table for which codes are sealed.
 pub const CODE_COLUMN: &str = "invites.code";
 

@@ -9,6 +9,8 @@ pub mod ids;
 pub mod job_operation;
 /// The caller and the reason of each event.
 pub mod metadata;
+/// The name of a platform.
+pub mod platform_name;
 /// Positions in the shards of the log.
 pub mod positions;
 /// Refusals, in kinds that the HTTP layer maps to statuses.
@@ -21,6 +23,10 @@ pub mod tier;
 pub mod tier_limits;
 /// Moments, as integer microseconds.
 pub mod timestamp;
+/// Text that people type, or paste from pages and other screens.
+pub mod typed_text;
+/// The names of users.
+pub mod user_name;
 
 /// `access`: reads of personal data and refused secrets.
 pub mod access;
@@ -52,18 +58,22 @@ pub mod upcast;
 /// A user: one state folded from all of that user's streams, and the commands to it.
 pub mod user;
 
+pub use email::EmailAddress;
 pub use event::{Change, Event};
 pub use ids::{
     BlobId, CaptionId, CredentialId, EventId, JobId, JobName, ServiceKeyId, SessionId, StreamId,
     StreamKind, TurnId, UserId,
 };
+pub use invite::InviteCode;
 pub use metadata::{CallerKind, Metadata};
+pub use platform_name::PlatformName;
 pub use positions::{Positions, Shard};
 pub use refusal::{Refusal, RefusalKind};
 pub use secret_text::SecretText;
 pub use tier_limits::{Limits, Now};
 pub use timestamp::Timestamp;
 pub use user::{User, UserCommand};
+pub use user_name::UserName;
 
 /// Wires an aggregate with pure `decide` and `evolve` to cqrs-es. `handle` only passes the decided events to the sink.
 macro_rules! aggregate {

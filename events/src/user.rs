@@ -18,8 +18,10 @@ use crate::{
     event::{Change, Event},
     ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
     job::Job,
+    platform_name::PlatformName,
     refusal::Refusal,
     usage::Usage,
+    user_name::UserName,
 };
 
 /// Decisions about captions that need more than the caption's own state.
@@ -119,8 +121,8 @@ impl User {
     pub fn credential_for(
         &self,
         kind: CredentialKind,
-        platform: &str,
-        username: Option<&str>,
+        platform: &PlatformName,
+        username: Option<&UserName>,
     ) -> Option<CredentialId> {
         let is_it = |held: &Credential| match held {
             Credential::Held {
@@ -131,7 +133,7 @@ impl User {
             } => {
                 *k == kind
                     && p == platform
-                    && (kind != CredentialKind::Profile || u.as_deref() == username)
+                    && (kind != CredentialKind::Profile || u.as_ref() == username)
             }
             _ => false,
         };

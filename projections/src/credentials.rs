@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    CredentialId, Event, StreamKind, Timestamp, UserId,
+    CredentialId, Event, StreamKind, Timestamp, UserId, UserName,
     credential::{CredentialEvent, CredentialKind},
     tier::Counter,
 };
@@ -164,14 +164,17 @@ impl CredentialChanges {
                 let stored = CredentialColumns {
                     user: seen.user(),
                     kind: kind.as_str().into(),
-                    platform: platform.clone(),
+                    platform: platform.as_str().to_owned(),
                     version: i64::from(sealed.version),
                     created_at: seen.at().0,
                     updated_at: seen.at().0,
                     expires_at: expires_at.map(|at| at.0),
                     last_revealed_at: None,
                     last_revealed_by: None,
-                    username_sealed: username(seen, platform_username.as_deref()),
+                    username_sealed: username(
+                        seen,
+                        platform_username.as_ref().map(UserName::as_str),
+                    ),
                 };
                 self.count(&stored.user, &stored.kind, 1);
                 self.credentials.insert(id, stored);
@@ -187,7 +190,8 @@ impl CredentialChanges {
                 credential.version = i64::from(sealed.version);
                 credential.updated_at = seen.at().0;
                 credential.expires_at = expires_at.map(|at| at.0);
-                credential.username_sealed = username(seen, platform_username.as_deref());
+                credential.username_sealed =
+                    username(seen, platform_username.as_ref().map(UserName::as_str));
             }
             (CredentialEvent::Revealed { .. }, Some(credential)) => {
                 credential.last_revealed_at = Some(seen.at().0);

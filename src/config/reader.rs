@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use genie_actors::outbound::ProxyUse;
+use genie_events::InviteCode;
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::settings::{self, Form, SETTINGS, Setting};
 use crate::{
@@ -59,9 +60,14 @@ impl Reader<'_> {
         self.secret(setting, is_postgres, "must begin with postgres://")
     }
 
-    pub(super) fn invite(&mut self, setting: Setting) -> Option<SecretString> {
-        let is_long = |code: &str| (4..=200).contains(&code.len());
-        self.secret(setting, is_long, "must have 4 to 200 characters")
+    pub(super) fn invite(&mut self, setting: Setting) -> Option<InviteCode> {
+        let code = |text: &str| {
+            let code = InviteCode::read(text).ok()?;
+            (4..=200).contains(&code.normal().len()).then_some(code)
+        };
+        let must = "must have 4 to 200 letters and digits";
+        let text = self.secret(setting, |text| code(text).is_some(), must)?;
+        code(text.expose_secret())
     }
 
     pub(super) fn original_key(&mut self, setting: Setting) -> Option<SecretString> {

@@ -7,7 +7,7 @@ use genie_actors::{
     credentials::{Credentials, Plaintext, StoreTarget, StoredCredential},
 };
 use genie_events::{
-    CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, job::job_exists,
+    CallerKind, CredentialId, Metadata, Refusal, StreamId, StreamKind, UserName, job::job_exists,
 };
 use genie_log::{Log, LogError, RequestKey};
 use serde::{Deserialize, Serialize};
@@ -147,7 +147,7 @@ impl Importer<'_> {
 
     /// The request key. Two lines with the same content are the same line.
     fn known_by(&self, line: &CredentialLine) -> RequestKey {
-        let name = line.platform_username.as_deref().unwrap_or_default();
+        let name = line.platform_username.as_ref().map_or("", UserName::as_str);
         let said =
             serde_json::json!([line.user, line.id, line.platform, name, line.sealed]).to_string();
         self.log

@@ -1,16 +1,15 @@
 //! One line of an import: the user, the credential's id, the platform, and the value that the
 //! original encrypted. No error sentence repeats a line's content.
 
-use genie_events::UserId;
+use genie_events::{PlatformName, UserId, UserName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The longest line, in bytes: the largest credential in hexadecimal, and room for the other
 /// fields.
 pub const MAX_LINE: usize = 2 * genie_actors::credentials::MAX_SECRET_BYTES + 16 * 1024;
-/// The most characters of a credential's id, and of a name on a platform.
-const MAX_NAME: usize = 200;
-const MAX_PLATFORM: usize = 64;
+/// The most characters of a credential's id.
+const MAX_ID: usize = 200;
 
 /// A line of the right form. Its value may still fail to open, and its user may be unknown.
 #[derive(Serialize, Deserialize)]
@@ -18,9 +17,9 @@ pub struct CredentialLine {
     pub user: UserId,
     /// The original's id (`creatorProfileId`).
     pub id: String,
-    pub platform: String,
+    pub platform: PlatformName,
     /// The user's name on the platform.
-    pub platform_username: Option<String>,
+    pub platform_username: Option<UserName>,
     /// The value as the original encrypted it.
     pub sealed: String,
 }
@@ -36,24 +35,13 @@ impl CredentialLine {
         let user = text(&fields, "userId")?
             .parse()
             .map_err(|_| "`userId` is not a user's id; it must be a UUID".to_owned())?;
-        let id = name(
-            text(&fields, "creatorProfileId")?,
-            "creatorProfileId",
-            MAX_NAME,
-        )?;
-        let platform = name(
-            &text(&fields, "platform")?.trim().to_lowercase(),
-            "platform",
-            MAX_PLATFORM,
-        )?;
+        let id = id(text(&fields, "creatorProfileId")?)?;
+        let platform =
+            PlatformName::read(text(&fields, "platform")?).map_err(|refusal| refusal.sentence)?;
         let platform_username = match fields.get("platform_username") {
             None | Some(Value::Null) => None,
-            Some(Value::String(empty)) if empty.is_empty() => None,
-            Some(_) => Some(name(
-                text(&fields, "platform_username")?,
-                "platform_username",
-                MAX_NAME,
-            )?),
+            Some(_) => UserName::read("platform_username", text(&fields, "platform_username")?)
+                .map_err(|refusal| refusal.sentence)?,
         };
         Ok(Self {
             user,
@@ -74,10 +62,10 @@ fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, Stri
     }
 }
 
-fn name(text: &str, field: &str, most: usize) -> Result<String, String> {
-    if text.is_empty() || text.chars().count() > most || text.chars().any(char::is_control) {
+fn id(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().count() > MAX_ID || text.chars().any(char::is_control) {
         Err(format!(
-            "`{field}` must have 1 to {most} characters, none of them control characters"
+            "`creatorProfileId` must have 1 to {MAX_ID} characters, none of them control characters"
         ))
     } else {
         Ok(text.to_owned())
@@ -133,7 +121,7 @@ mod tests {
                 (
                     line.id.as_str(),
                     line.platform.as_str(),
-                    line.platform_username
+                    line.platform_username.as_ref().map(UserName::as_str)
                 ),
                 ("7", "onlyfans", None)
             );

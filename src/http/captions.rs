@@ -1,7 +1,10 @@
 //! Captions (docs/api.md, Captions).
 
 use actix_web::web::Data;
-use genie_events::caption::{Brief, Length, Platform};
+use genie_events::{
+    caption::{Brief, Length, Platform},
+    typed_text,
+};
 use genie_projections::captions::CaptionRow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -91,7 +94,7 @@ impl CaptionRequest {
     fn brief(self) -> Result<Brief, ApiError> {
         let platform = match &self.platform {
             None => Platform::default(),
-            Some(word) => Platform::parse(&word.to_lowercase()).ok_or_else(|| {
+            Some(word) => Platform::parse(&typed_text::cleaned_lower_case(word)).ok_or_else(|| {
                 ApiError::field("`platform` must be one of: onlyfans, fansly, x, reddit, tiktok, instagram, youtube, snapchat")
             })?,
         };

@@ -14,6 +14,7 @@ use genie_events::{
     SessionId, TurnId, UserId,
     account::Onboarding,
     chat::{Failure, TurnMetrics},
+    typed_text,
 };
 use genie_log::pages::Paged;
 use genie_projections::{
@@ -160,6 +161,7 @@ pub async fn ask(
     let id = user.account.user;
     let session = body
         .session
+        .map(|name| typed_text::cleaned(&name))
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("genie-{id}"));
     if session.chars().count() > MAX_SESSION_NAME {
@@ -378,7 +380,7 @@ pub async fn messages(
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
-    let session: SessionId = app.log.hashes().session(id, &session);
+    let session: SessionId = app.log.hashes().session(id, &typed_text::cleaned(&session));
     let rows = app
         .reads
         .chats

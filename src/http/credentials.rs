@@ -3,7 +3,7 @@
 
 use actix_web::web::{Data, Path};
 use genie_actors::credentials::{CredentialDetails, StoreTarget};
-use genie_events::{CredentialId, credential::CredentialKind};
+use genie_events::{CredentialId, PlatformName, UserName, credential::CredentialKind};
 use genie_log::pages::Paged;
 use genie_projections::credentials::CredentialRow;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,8 @@ use secret::SecretFields;
 
 #[derive(Deserialize, ToSchema)]
 pub struct NewProfile {
-    /// 1 to 64 characters, none of them control characters. Stored in lower case.
+    /// 1 to 64 characters, none of them control characters. Stored in lower case and in Unicode's form NFC, without
+    /// characters that nobody sees.
     #[schema(min_length = 1, max_length = 64)]
     platform: String,
     #[schema(value_type = words::Secret)]
@@ -60,8 +61,8 @@ pub async fn create_profile(
     Body(body): Body<NewProfile>,
 ) -> Result<Written<StoredCredentialAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let platform = checked_platform(&body.platform)?;
-    let platform_username = checked_username("platform_username", body.platform_username)?;
+    let platform = PlatformName::read(&body.platform)?;
+    let platform_username = user_name("platform_username", body.platform_username.as_deref())?;
     let target = StoreTarget::For(CredentialDetails {
         kind: CredentialKind::Profile,
         platform,
@@ -81,25 +82,9 @@ pub async fn create_profile(
     Ok(Written(credential, stored.position))
 }
 
-/// Upper and lower case and outer spaces make no difference: a platform is one platform.
-fn checked_platform(platform: &str) -> Result<String, ApiError> {
-    let platform = platform.trim().to_lowercase();
-    let has_length = (1..=64).contains(&platform.chars().count());
-    if !has_length || platform.chars().any(char::is_control) {
-        return Err(ApiError::field("`platform` must have 1 to 64 characters"));
-    }
-    Ok(platform)
-}
-
-fn checked_username(field: &str, username: Option<String>) -> Result<Option<String>, ApiError> {
-    match username {
-        Some(name) if name.chars().count() > 200 || name.chars().any(char::is_control) => {
-            Err(ApiError::field(format!(
-                "`{field}` must have at most 200 characters, none of them control characters"
-            )))
-        }
-        name => Ok(name.filter(|name| !name.is_empty())),
-    }
+/// The name in a field that may be absent.
+fn user_name(field: &'static str, given: Option<&str>) -> Result<Option<UserName>, ApiError> {
+    Ok(UserName::read(field, given.unwrap_or_default())?)
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -126,7 +111,7 @@ pub async fn update_profile(
     let id = credential_id(&body.id)?;
     let target = StoreTarget::Existing {
         id,
-        platform_username: checked_username("platform_username", body.platform_username)?,
+        platform_username: user_name("platform_username", body.platform_username.as_deref())?,
     };
     let secret = body.credentials.plaintext()?;
     let stored = app

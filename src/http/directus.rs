@@ -12,7 +12,7 @@ use actix_web::{
     http::StatusCode,
     web::{self, Data},
 };
-use genie_events::{Metadata, email::normalise};
+use genie_events::{EmailAddress, Metadata, typed_text};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -28,7 +28,7 @@ use crate::{
         error::{ApiError, DirectusError},
         identity::{
             self, FieldsQuery, Login, RefreshRequest, RegisteredUserAnswer, RegistrationRequest,
-            check_guesser, check_mode, check_registration,
+            check_guesser, check_mode, login_guesser,
         },
         read_your_writes::MinPosition,
         request,
@@ -127,16 +127,14 @@ pub async fn log_in(
 ) -> Result<HttpResponse, DirectusError> {
     let Body(login) = body?;
     check_mode(login.mode.as_deref())?;
-    let account = normalise(&login.email).unwrap_or_else(|| login.email.clone());
-    let guesser = Guesser::new(
-        request::client_address(&request),
-        app.log.hashes().email(&account).0,
-    );
+    let known = EmailAddress::read(&login.email).ok();
+    let guesser = login_guesser(&app, &request, known.as_ref());
     check_guesser(&app, &guesser)?;
+    let email = spelling_of_directus(&app, &login.email, known).await?;
     let mut body =
-        json!({"email": login.email, "password": login.password.expose_secret(), "mode": "json"});
+        json!({"email": email, "password": login.password.expose_secret(), "mode": "json"});
     if let Some(otp) = &login.otp {
-        body["otp"] = otp.expose_secret().into();
+        body["otp"] = typed_text::code(otp.expose_secret()).into();
     }
     let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(&request))
@@ -149,6 +147,27 @@ pub async fn log_in(
         app.login_limiter.count(&guesser, Instant::now());
     }
     passed_on(reply)
+}
+
+/// An address as Directus compares it, which is by its letters. A login in plain letters is passed on as it is. For any
+/// other the account tells the spelling that Directus has.
+async fn spelling_of_directus(
+    app: &App,
+    typed: &str,
+    address: Option<EmailAddress>,
+) -> Result<String, DirectusError> {
+    let Some(address) = address else {
+        return Ok(typed.to_owned());
+    };
+    if typed.eq_ignore_ascii_case(address.normal()) && !address.has_international_domain() {
+        return Ok(typed.to_owned());
+    }
+    let account = match app.write.emails.holder(&address).await? {
+        Some(holder) => app.reads.accounts.get(holder).await?,
+        None => None,
+    };
+    let spelling = account.and_then(|account| account.email);
+    Ok(spelling.unwrap_or_else(|| address.written().to_owned()))
 }
 
 /// `POST /auth/refresh`: one request to Directus for all who send the same token.
@@ -287,7 +306,7 @@ pub async fn prove_again(
     })?;
     let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
     if let Some(otp) = otp {
-        body["otp"] = otp.expose_secret().into();
+        body["otp"] = typed_text::code(otp.expose_secret()).into();
     }
     let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(request))
@@ -330,12 +349,12 @@ pub async fn register(
     request: HttpRequest,
     Body(body): Body<RegistrationRequest>,
 ) -> Result<Written<RegisteredUserAnswer>, ApiError> {
-    check_registration(&body)?;
+    let checked = body.checked()?;
     let applicant = DirectusApplicant {
-        email: body.email,
-        password: body.password,
-        first_name: body.first_name,
-        invite_code: body.invite_code,
+        email: checked.email,
+        password: checked.password,
+        first_name: checked.first_name,
+        invite_code: checked.invite_code,
     };
     let metadata = Metadata {
         request_id: Some(request::current_id()),

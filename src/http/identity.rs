@@ -17,7 +17,7 @@ use genie_actors::{
     accounts::{LoginProof, NewFamily, change_login::LoginChange},
     registration::Applicant,
 };
-use genie_events::{Metadata, UserId, account::OneTimeCode, email};
+use genie_events::{EmailAddress, InviteCode, Metadata, UserId, UserName, account::OneTimeCode};
 use genie_log::sessions::{Refresh, Refreshed};
 use genie_projections::accounts::AccountRow;
 use secrecy::{ExposeSecret, SecretString};
@@ -59,7 +59,8 @@ const MAX_PASSWORD: usize = 1024;
 #[derive(Deserialize, ToSchema)]
 #[schema(as = Registration)]
 pub struct RegistrationRequest {
-    /// At most 254 bytes. Upper and lower case make no difference.
+    /// At most 254 bytes. Upper and lower case make no difference, nor do characters that nobody sees and the two
+    /// spellings of an international domain.
     pub email: String,
     /// 8 to 1024 bytes.
     #[schema(value_type = String, format = Password)]
@@ -69,8 +70,32 @@ pub struct RegistrationRequest {
     #[serde(rename = "firstName")]
     #[schema(max_length = 200)]
     pub first_name: Option<String>,
+    /// White space, hyphens, and upper and lower case make no difference.
     #[serde(rename = "inviteCode")]
     pub invite_code: String,
+}
+
+/// A registration that was read. It needed neither the store nor Directus.
+pub struct CheckedRegistration {
+    pub email: EmailAddress,
+    pub password: SecretString,
+    pub first_name: Option<UserName>,
+    pub invite_code: InviteCode,
+}
+
+impl RegistrationRequest {
+    pub fn checked(self) -> Result<CheckedRegistration, ApiError> {
+        check_password(&self.password)?;
+        Ok(CheckedRegistration {
+            email: EmailAddress::read(&self.email)?,
+            password: self.password,
+            first_name: UserName::read(
+                "firstName",
+                self.first_name.as_deref().unwrap_or_default(),
+            )?,
+            invite_code: InviteCode::read(&self.invite_code)?,
+        })
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -87,13 +112,13 @@ pub async fn register(
     request: HttpRequest,
     Body(body): Body<RegistrationRequest>,
 ) -> Result<Written<RegisteredUserAnswer>, ApiError> {
-    check_registration(&body)?;
-    check_invite(&app, &request, &body.invite_code).await?;
+    let checked = body.checked()?;
+    check_invite(&app, &request, &checked.invite_code).await?;
     let applicant = Applicant {
-        email: body.email,
-        password_hash: app.passwords.hash(body.password).await?,
-        first_name: body.first_name,
-        invite_code: body.invite_code,
+        email: checked.email,
+        password_hash: app.passwords.hash(checked.password).await?,
+        first_name: checked.first_name,
+        invite_code: checked.invite_code,
     };
     let metadata = Metadata {
         request_id: Some(request::current_id()),
@@ -108,10 +133,12 @@ pub async fn register(
 
 /// All invites together, as the account that a guesser of codes tries.
 const INVITES: &str = "invites";
+/// Everything that is no e-mail address, as the account that a guesser of passwords tries.
+const NO_ADDRESS: &str = "no address";
 
 /// Refuses an invite that is not good before the password is hashed, which costs far more. Codes that are not good
 /// are counted as guesses.
-async fn check_invite(app: &App, request: &HttpRequest, code: &str) -> Result<(), ApiError> {
+async fn check_invite(app: &App, request: &HttpRequest, code: &InviteCode) -> Result<(), ApiError> {
     let guesser = Guesser::new(request::client_address(request), INVITES);
     check_guesser(app, &guesser).map_err(|DirectusError(error)| error)?;
     let granted = app.write.invites.grant(code).await;
@@ -120,17 +147,6 @@ async fn check_invite(app: &App, request: &HttpRequest, code: &str) -> Result<()
     }
     granted?;
     Ok(())
-}
-
-/// Checks that need neither the store nor Directus.
-pub fn check_registration(body: &RegistrationRequest) -> Result<(), ApiError> {
-    check_password(&body.password)?;
-    match &body.first_name {
-        Some(name) if name.chars().count() > 200 => Err(ApiError::field(
-            "`firstName` must be at most 200 characters",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Checks a new password.
@@ -149,7 +165,7 @@ pub struct Login {
     #[schema(value_type = String, format = Password)]
     #[serde(deserialize_with = "input::whole")]
     pub password: SecretString,
-    /// The one-time code, for an account that asks for it.
+    /// The one-time code, for an account that asks for it. Spaces and hyphens in it make no difference.
     #[schema(value_type = Option<String>)]
     #[serde(default, deserialize_with = "input::whole")]
     pub otp: Option<SecretString>,
@@ -178,23 +194,29 @@ pub async fn log_in(
     let Body(body) = body.map_err(DirectusError)?;
     check_mode(body.mode.as_deref())?;
     let began = Instant::now();
-    let account = email::normalise(&body.email).unwrap_or_else(|| body.email.clone());
-    let guesser = Guesser::new(
-        request::client_address(&request),
-        app.log.hashes().email(&account).0,
-    );
+    let address = EmailAddress::read(&body.email).ok();
+    let guesser = login_guesser(&app, &request, address.as_ref());
     check_guesser(&app, &guesser)?;
     let agent = request
         .headers()
         .get(USER_AGENT)
         .and_then(|agent| agent.to_str().ok())
         .map(str::to_owned);
-    let answered = prove_and_open(&app, body, agent).await;
+    let answered = prove_and_open(&app, address, body, agent).await;
     if matches!(answered, Err(DirectusError(ApiError::NoCaller))) {
         app.login_limiter.count(&guesser, Instant::now());
     }
     tokio::time::sleep_until(began + app.config.login_stall).await;
     answered
+}
+
+/// A caller who tries to log in with this address. All text that is no address counts as one.
+pub fn login_guesser(app: &App, request: &HttpRequest, address: Option<&EmailAddress>) -> Guesser {
+    let account = address.map(|address| app.log.hashes().email(address).to_string());
+    Guesser::new(
+        request::client_address(request),
+        account.unwrap_or_else(|| NO_ADDRESS.to_owned()),
+    )
 }
 
 /// A caller who was wrong too often has to wait.
@@ -207,10 +229,14 @@ pub fn check_guesser(app: &App, guesser: &Guesser) -> Result<(), DirectusError> 
 
 async fn prove_and_open(
     app: &App,
+    address: Option<EmailAddress>,
     login: Login,
     agent: Option<String>,
 ) -> Result<DirectusData<IssuedTokens>, DirectusError> {
-    let user = app.write.emails.holder(&login.email).await?;
+    let user = match &address {
+        Some(address) => app.write.emails.holder(address).await?,
+        None => None,
+    };
     let password = right_password(app, user, login.password).await?;
     let (Some(user), Some(password)) = (user, password) else {
         return Err(DirectusError(ApiError::NoCaller));
@@ -479,20 +505,16 @@ pub struct AccountChanges {
 }
 
 impl AccountChanges {
-    fn check(&self) -> Result<(), ApiError> {
+    /// Checks the changes. Returns the new address.
+    fn check(&self) -> Result<Option<EmailAddress>, ApiError> {
         if self.email.is_none() && self.password.is_none() {
             return Err(ApiError::field(
                 "`email` or `password` must be given; nothing else can be changed here",
             ));
         }
-        if self
-            .email
-            .as_deref()
-            .is_some_and(|email| email::normalise(email).is_none())
-        {
-            return Err(ApiError::field("`email` must be an e-mail address"));
-        }
-        self.password.as_ref().map_or(Ok(()), check_password)
+        self.password.as_ref().map_or(Ok(()), check_password)?;
+        let email = self.email.as_deref().map(EmailAddress::read);
+        Ok(email.transpose()?)
     }
 }
 
@@ -547,11 +569,11 @@ pub async fn change_me(
     body: Result<Body<AccountChanges>, ApiError>,
 ) -> Result<DirectusData<AccountFields>, DirectusError> {
     let Body(changes) = body.map_err(DirectusError)?;
-    changes.check().map_err(DirectusError)?;
+    let email = changes.check().map_err(DirectusError)?;
     let AccountChanges {
-        email,
         password,
         old_password,
+        ..
     } = changes;
     let old =
         old_password.ok_or_else(|| DirectusError(ApiError::field("`old_password` is missing")))?;

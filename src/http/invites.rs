@@ -1,7 +1,7 @@
 //! Invites (docs/api.md, Identity): administrators make them, and each lets one user register.
 
 use actix_web::web::{Data, Path};
-use genie_events::{Metadata, Timestamp};
+use genie_events::{InviteCode, Metadata, Timestamp};
 use genie_log::pages::Paged;
 use genie_projections::invites::InviteRow;
 use serde::Serialize;
@@ -114,8 +114,8 @@ async fn make(
         .invites
         .make(count, grant.clone(), metadata)
         .await?;
-    let row = |code: &String| InviteRow {
-        code: Some(code.clone()),
+    let row = |code: &InviteCode| InviteRow {
+        code: Some(code.written().to_owned()),
         tier: grant.tier.as_str().to_owned(),
         role: grant.role.clone(),
         expires_at: grant.expires_at,
@@ -161,7 +161,8 @@ pub async fn revoke(
     code: Path<String>,
 ) -> Result<Written<RevokedInvite>, ApiError> {
     let asking = idempotency_key.asking(&app, &caller)?;
-    let position = app.write.invites.revoke(&code, asking).await?;
+    let read = InviteCode::read(&code).map_err(|_| ApiError::NotFound("invite"))?;
+    let position = app.write.invites.revoke(&read, asking).await?;
     let invite = RevokedInvite {
         code: code.into_inner(),
         revoked: true,

@@ -7,7 +7,7 @@
 //! user, against the password, can be enabled. A stolen access token alone cannot lock the owner
 //! out with a secret of the thief's.
 
-use genie_events::{Timestamp, UserId};
+use genie_events::{Timestamp, UserId, typed_text};
 use genie_log::clock::random_bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -30,10 +30,13 @@ impl OtpSecret {
         Self::from_bytes([drawn.as_slice(), &tag(key, user, &drawn)].concat())
     }
 
-    /// Reads the Base32 text of [`OtpSecret::text`]; `None` when genie did not issue it to this
-    /// user.
+    /// Reads the Base32 text of [`OtpSecret::text`], in the groups and the case in which apps show it; `None` when genie
+    /// did not issue it to this user.
     pub fn from_text(text: &SecretString, key: &[u8; 32], user: UserId) -> Option<Self> {
-        let text = Some(text.expose_secret()).filter(|text| text.len() == TEXT_LENGTH)?;
+        let mut text = Zeroizing::new(typed_text::code(text.expose_secret()));
+        text.make_ascii_uppercase();
+        let text = text.trim_end_matches('='); // some apps fill it up (RFC 4648)
+        let text = Some(text).filter(|text| text.len() == TEXT_LENGTH)?;
         let read = Self::from_bytes(Secret::try_from_base32(text).ok()?.as_bytes().to_vec())?;
         let bytes = read.bytes();
         let (drawn, given) = bytes.split_at_checked(12)?;
@@ -69,12 +72,11 @@ impl OtpSecret {
         named.build().ok()?.to_url().ok()
     }
 
-    /// The time step of a right code, now or one step away. Compares in constant time.
+    /// The time step of a right code, now or one step away. Compares in constant time. The code may have the spaces and
+    /// hyphens with which apps show it, and the digits of any keyboard.
     pub fn step_of(&self, code: &SecretString, now: Timestamp) -> Option<u64> {
-        self.0.check(
-            code.expose_secret(),
-            u64::try_from(now.unix_seconds()).ok()?,
-        )
+        let code = Zeroizing::new(typed_text::code(code.expose_secret()));
+        self.0.check(&code, u64::try_from(now.unix_seconds()).ok()?)
     }
 }
 
@@ -114,7 +116,25 @@ mod tests {
             );
             assert_eq!(two_factor.step_of(&code.into(), at(seconds + 60)), None);
         }
-        for wrong in ["", "28708", "2870822", "28708a", "２８７０８２"] {
+        for right in [
+            "287 082",
+            "287-082",
+            " 287082\n",
+            "287\u{a0}082",
+            "287\u{2009}082",
+            "287\u{2013}082",
+            "\u{200b}287082\u{feff}",
+            "２８７０８２",
+            "\u{662}\u{668}\u{667}\u{660}\u{668}\u{662}",
+            "\u{6f2}\u{6f8}\u{6f7} \u{6f0}\u{6f8}\u{6f2}",
+        ] {
+            assert_eq!(
+                two_factor.step_of(&right.into(), Timestamp(0).plus_seconds(59)),
+                Some(1),
+                "{right}"
+            );
+        }
+        for wrong in ["", "28708", "2870822", "28708a", "287.082", "+287082"] {
             assert_eq!(
                 two_factor.step_of(&wrong.into(), Timestamp(0).plus_seconds(59)),
                 None,
@@ -134,6 +154,23 @@ mod tests {
             OtpSecret::from_text(&text, &key, ada).unwrap().bytes(),
             two_factor.bytes()
         );
+        let shown = two_factor.text().to_lowercase();
+        for typed in [
+            format!("{} {}", &shown[..16], &shown[16..]),
+            format!(
+                "{}-{}\u{a0}{}====",
+                &shown[..4],
+                &shown[4..20],
+                &shown[20..]
+            ),
+            format!("\u{feff}{}\n", two_factor.text()),
+        ] {
+            let read = OtpSecret::from_text(&typed.clone().into(), &key, ada);
+            assert!(
+                read.is_some_and(|read| read.bytes() == two_factor.bytes()),
+                "{typed}"
+            );
+        }
         assert!(OtpSecret::from_text(&text, &key, bob).is_none());
         assert!(OtpSecret::from_text(&text, &[2; 32], ada).is_none());
         let url = two_factor.url("ada+work@example.com").unwrap();

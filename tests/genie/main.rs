@@ -55,4 +55,5 @@ mod several_servers;
 mod store_away;
 mod story;
 mod streams;
+mod typed_text;
 mod usage;

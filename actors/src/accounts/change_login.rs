@@ -5,7 +5,7 @@
 //! the actor load again, as when another node wrote.
 
 use genie_events::{
-    Change, Metadata, Refusal, User, UserId,
+    Change, EmailAddress, Metadata, Refusal, User, UserId,
     account::{AccountCommand, Profile, ProfileCommand},
     email::EmailCommand,
     ids::EmailId,
@@ -18,7 +18,7 @@ use genie_log::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Accounts;
-use crate::{WriteError, emails::normalise, race::Race, vault::seal_password};
+use crate::{WriteError, race::Race, vault::seal_password};
 
 /// The wanted change. Its user gave the right password.
 #[derive(Debug, Default)]
@@ -27,8 +27,7 @@ pub struct LoginChange {
     pub from: u32,
     /// The new password, already hashed (Argon2id, PHC string).
     pub password_hash: Option<SecretString>,
-    /// The new address as given.
-    pub email: Option<String>,
+    pub email: Option<EmailAddress>,
     /// The login that goes on; all others end.
     pub keep: Option<String>,
 }
@@ -82,10 +81,10 @@ impl Accounts {
             work.push(seal_password(&key, user, profile.password + 1, hash));
         }
         if let Some(address) = &change.email {
-            let email_id = self.log.hashes().email(&normalise(address)?);
+            let email_id = self.log.hashes().email(address);
             groups = self.decide_address(user, profile, &email_id).await?;
             let command = ProfileCommand::ChangeEmail {
-                email: address.trim().to_owned(),
+                email: address.written().to_owned(),
                 email_id,
             };
             changes.extend(decided(state, command)?);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use genie_events::{
-    CredentialId, Now, Refusal, Timestamp, User, UserCommand, UserId,
+    CredentialId, Now, PlatformName, Refusal, Timestamp, User, UserCommand, UserId, UserName,
     access::{AccessCommand, MissingOwner},
     credential::{Credential, CredentialKind, RefusedFor},
     user::{
@@ -35,7 +35,7 @@ pub enum CredentialRef {
     /// By its owner and its platform.
     For {
         user: UserId,
-        platform: String,
+        platform: PlatformName,
     },
 }
 
@@ -56,9 +56,9 @@ pub struct Revealed {
     pub id: CredentialId,
     pub kind: CredentialKind,
     pub plaintext: Plaintext,
-    pub platform: String,
+    pub platform: PlatformName,
     /// The name on the platform.
-    pub platform_username: Option<String>,
+    pub platform_username: Option<UserName>,
     /// When a session is over.
     pub expires_at: Option<Timestamp>,
     /// The position of the fact.
@@ -74,7 +74,7 @@ pub(super) struct DenialKey {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum DenialSubject {
-    Of(UserId, RevealDenial, Option<String>),
+    Of(UserId, RevealDenial, Option<PlatformName>),
     MissingOwner(Option<CredentialId>, Option<UserId>),
 }
 

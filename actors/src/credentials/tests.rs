@@ -18,7 +18,7 @@ both_stores!(
             let expires_at = Some(Timestamp(1));
             let holding = CredentialDetails {
                 kind,
-                platform: "x".into(),
+                platform: PlatformName::read("x").unwrap(),
                 platform_username: None,
                 expires_at,
             };

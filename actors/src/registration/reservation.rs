@@ -4,16 +4,16 @@
 //! registration is completed or given back.
 
 use genie_events::{
-    Metadata, Refusal, UserId,
+    EmailAddress, InviteCode, Metadata, Refusal, UserId,
     account::{Account, LifecycleCommand, Registration},
-    email::{self, Email, EmailCommand, Reservation},
+    email::{Email, EmailCommand, Reservation},
     ids::EmailId,
     invite::{Grant, Invite, InviteCommand},
 };
 use genie_log::{AppendRequest, Appended, Group, Work, reservations::ReservationRow};
 
 use super::{RegisteredUser, Registrar, first_facts};
-use crate::{WriteError, emails::normalise, race::Race, system_stream::SystemStream};
+use crate::{WriteError, race::Race, system_stream::SystemStream};
 
 /// An address and an invite that are reserved for a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,16 +39,15 @@ impl Registrar {
     /// Reserves an address and an invite for a future user, both or none.
     pub async fn reserve(
         &self,
-        address: &str,
-        code: &str,
+        address: &EmailAddress,
+        code: &InviteCode,
         seconds: i64,
         metadata: Metadata,
     ) -> Result<ReservedRegistration, WriteError> {
-        let normal = normalise(address)?;
         let user = UserId(self.log.clock().new_uuid());
         let mut race = Race::new();
         loop {
-            let email = self.emails.load(&normal).await?;
+            let email = self.emails.load(address).await?;
             let invite = self.invites.load(code).await?;
             let now = self.log.clock().now();
             let reservation = Reservation {
@@ -68,7 +67,7 @@ impl Registrar {
             if let Some(at) = appended {
                 return Ok(ReservedRegistration {
                     reservation,
-                    email: self.log.hashes().email(&normal),
+                    email: self.log.hashes().email(address),
                     position: at.first,
                 });
             }
@@ -189,12 +188,9 @@ impl Registrar {
     pub async fn reserved_for(
         &self,
         user: UserId,
-        address: &str,
+        address: &EmailAddress,
     ) -> Result<Option<ReservedRegistration>, WriteError> {
-        let Some(normal) = email::normalise(address) else {
-            return Ok(None);
-        };
-        let email = self.emails.load(&normal).await?;
+        let email = self.emails.load(address).await?;
         Ok(match email.state {
             Email::Reserved(reservation) if reservation.user == user => {
                 Some(ReservedRegistration {

@@ -1,5 +1,5 @@
 use genie_events::{
-    CaptionId, Change, Event, Metadata, RefusalKind, TurnId,
+    CaptionId, Change, Event, Metadata, PlatformName, RefusalKind, TurnId,
     account::AccountEvent,
     caption::{Brief, Length, Platform},
     chat::{ChatCommand, TurnAnswer, TurnMetrics, TurnOutcome},
@@ -299,7 +299,7 @@ both_stores!(
                 let stored = UserCommand::StoreCredential {
                     credential,
                     kind: genie_events::credential::CredentialKind::Profile,
-                    platform: "x".into(),
+                    platform: PlatformName::read("x").unwrap(),
                     platform_username: None,
                     expires_at: None,
                     sealed: genie_events::credential::SealedSecret {

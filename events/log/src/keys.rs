@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use genie_events::{
-    UserId,
+    EmailAddress, InviteCode, UserId,
     ids::{EmailId, InviteId, JobId, JobName, NetworkId, ServiceKeyId, SessionId},
 };
 use hmac::{Hmac, KeyInit, Mac};
@@ -140,14 +140,14 @@ impl SystemHashes {
         &self.log_name
     }
 
-    /// The stream of a normalised e-mail address.
-    pub fn email(&self, normalised: &str) -> EmailId {
-        EmailId(keyed_id(&self.email, &[normalised]))
+    /// The stream of an e-mail address.
+    pub fn email(&self, address: &EmailAddress) -> EmailId {
+        EmailId(keyed_id(&self.email, &[address.normal()]))
     }
 
     /// The stream of an invite, from its code.
-    pub fn invite(&self, code: &str) -> InviteId {
-        InviteId(keyed_id(&self.invite, &[code]))
+    pub fn invite(&self, code: &InviteCode) -> InviteId {
+        InviteId(keyed_id(&self.invite, &[code.normal()]))
     }
 
     /// The stream of the user's chat session with that name.
@@ -172,8 +172,8 @@ impl SystemHashes {
 
     /// The code of the first invite. It is the same at each start, so that a crash before it was
     /// printed loses nothing.
-    pub fn first_invite_code(&self) -> String {
-        keyed_hash(&self.invite, &["the first invite"])[..20].to_owned()
+    pub fn first_invite_code(&self) -> InviteCode {
+        InviteCode::made(keyed_hash(&self.invite, &["the first invite"])[..20].to_owned())
     }
 
     pub fn service_key(&self, key: &str) -> ServiceKeyId {

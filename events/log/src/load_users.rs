@@ -327,7 +327,7 @@ fn stored_user(row: &AnyRow) -> Result<Option<(UserId, StoredUser)>, sqlx::Error
 #[cfg(test)]
 mod tests {
     use genie_events::{
-        Change, Event, Limits, Metadata, Now, StreamId, StreamKind,
+        Change, Event, Limits, Metadata, Now, PlatformName, StreamId, StreamKind, UserName,
         account::AccountEvent,
         credential::{CredentialEvent, CredentialKind, SealedSecret},
     };
@@ -485,8 +485,8 @@ mod tests {
                     sequence: 1,
                     event: CredentialEvent::Stored {
                         kind: CredentialKind::Profile,
-                        platform: "x".repeat(300),
-                        platform_username: None,
+                        platform: PlatformName::read("x").unwrap(),
+                        platform_username: UserName::read("", &"\u{1f4f7}".repeat(100)).unwrap(),
                         expires_at: None,
                         sealed: SealedSecret {
                             version: 1,

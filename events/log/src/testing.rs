@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use genie_events::{
-    Event, Metadata, Timestamp, UserId,
+    EmailAddress, Event, InviteCode, Metadata, Timestamp, UserId,
     account::{AccountEvent, Registration},
     tier::Tier,
 };
@@ -127,12 +127,13 @@ impl TestStore {
     /// The same in a tier.
     pub async fn register_with(&self, log: &Log, name: &str, tier: Tier) -> UserId {
         let user = UserId(self.clock.new_uuid());
+        let email = EmailAddress::read(&format!("{name}@example.com")).unwrap();
         let (keys, work) = log.keys().new_for(user);
         let event = Event::Account(AccountEvent::Registered(Registration {
-            email: format!("{name}@example.com"),
-            email_id: log.hashes().email(name),
+            email: email.written().to_owned(),
+            email_id: log.hashes().email(&email),
             first_name: Some(name.into()),
-            invite: log.hashes().invite("i"),
+            invite: log.hashes().invite(&InviteCode::made("i".into())),
             tier,
             role: "creator".into(),
             admin: false,

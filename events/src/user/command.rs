@@ -5,9 +5,11 @@ use crate::{
     credential::{CredentialKind, RefusedFor, SealedSecret},
     ids::{BlobId, CaptionId, CredentialId, JobId, SessionId},
     job::{JobCommand, JobSpec},
+    platform_name::PlatformName,
     tier::Counter,
     timestamp::Timestamp,
     user::Recall,
+    user_name::UserName,
 };
 
 /// The commands of a user.
@@ -28,8 +30,8 @@ pub enum UserCommand {
         /// See [`super::User::credential_for`].
         credential: CredentialId,
         kind: CredentialKind,
-        platform: String,
-        platform_username: Option<String>,
+        platform: PlatformName,
+        platform_username: Option<UserName>,
         /// The expiry of a session.
         expires_at: Option<Timestamp>,
         sealed: SealedSecret,
@@ -40,8 +42,8 @@ pub enum UserCommand {
     ImportCredential {
         /// The other system's id.
         credential: CredentialId,
-        platform: String,
-        platform_username: Option<String>,
+        platform: PlatformName,
+        platform_username: Option<UserName>,
         /// The version that was imported earlier. It may be replaced as long as it is the present
         /// one.
         over: Option<u32>,
@@ -58,7 +60,7 @@ pub enum UserCommand {
         credential: CredentialId,
         reason: RefusedFor,
         /// The platform, if the request named one.
-        platform: Option<String>,
+        platform: Option<PlatformName>,
         /// The caller's words.
         purpose: Option<String>,
     },

@@ -6,8 +6,10 @@ use crate::{
     credential::{Credential, CredentialCommand, CredentialKind, RefusedFor, SealedSecret},
     event::Change,
     ids::CredentialId,
+    platform_name::PlatformName,
     refusal::Refusal,
     tier::Counter,
+    user_name::UserName,
 };
 
 /// The most credentials that a user holds beside profiles, which the tier limits: each platform's login, cookies and session.
@@ -51,7 +53,7 @@ impl User {
         &self,
         id: CredentialId,
         reason: RefusedFor,
-        platform: Option<String>,
+        platform: Option<PlatformName>,
         purpose: Option<String>,
     ) -> Result<Vec<Change>, Refusal> {
         let command = CredentialCommand::Refuse {
@@ -76,8 +78,8 @@ impl User {
         &self,
         id: CredentialId,
         over: Option<u32>,
-        platform: String,
-        platform_username: Option<String>,
+        platform: PlatformName,
+        platform_username: Option<UserName>,
         sealed: SealedSecret,
     ) -> Result<Vec<Change>, Refusal> {
         self.account
@@ -86,7 +88,7 @@ impl User {
         let refused = |sentence: String| Err(Refusal::conflict("not_imported", sentence));
         let kind = CredentialKind::Profile;
         if let Some(other) = self
-            .credential_for(kind, &platform, platform_username.as_deref())
+            .credential_for(kind, &platform, platform_username.as_ref())
             .filter(|other| *other != id)
         {
             return refused(format!(

@@ -5,15 +5,17 @@ use crate::{
     credential::{Credential, CredentialKind, RefusedFor},
     ids::{CredentialId, JobId},
     job::Job,
+    platform_name::PlatformName,
     timestamp::Timestamp,
     user::User,
+    user_name::UserName,
 };
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum CredentialSelector {
     Id(CredentialId),
     /// The credential for a platform: of the first of the requested kinds that the user holds.
-    For(String),
+    For(PlatformName),
 }
 
 /// The right by which a caller asks.
@@ -45,8 +47,8 @@ pub struct RevealCriteria {
 pub struct RevealableCredential {
     pub id: CredentialId,
     pub kind: CredentialKind,
-    pub platform: String,
-    pub platform_username: Option<String>,
+    pub platform: PlatformName,
+    pub platform_username: Option<UserName>,
     /// The version that is held.
     pub version: u32,
     /// The expiry of a session.
@@ -163,7 +165,7 @@ mod tests {
             (4, CredentialKind::Cookies, None),
             (5, CredentialKind::Session, Some(Timestamp(NOW.0 + 1))),
         ] {
-            let platform = "x".to_owned();
+            let platform = PlatformName::read("x").unwrap();
             let sealed = SealedSecret {
                 version: 1,
                 hash: "00".into(),
@@ -202,13 +204,19 @@ mod tests {
     fn the_first_held_kind_of_several_is_shown() {
         let mut ada = ada();
         let both = [CredentialKind::Cookies, CredentialKind::Password];
-        let download = wanted(CredentialSelector::For("x".into()), &both);
+        let download = wanted(
+            CredentialSelector::For(PlatformName::read("x").unwrap()),
+            &both,
+        );
         assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(4));
         happen(&mut ada, credential(4), CredentialEvent::Removed);
         assert_eq!(ada.check_reveal(NOW, &download).unwrap().id, credential(3));
         let elsewhere = ada.check_reveal(
             NOW,
-            &wanted(CredentialSelector::For("reddit".into()), &both),
+            &wanted(
+                CredentialSelector::For(PlatformName::read("reddit").unwrap()),
+                &both,
+            ),
         );
         assert_eq!(
             elsewhere,

@@ -24,6 +24,14 @@ fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
 }
 
+fn platform(name: &str) -> PlatformName {
+    PlatformName::read(name).unwrap()
+}
+
+fn name(name: &str) -> UserName {
+    UserName::read("name", name).unwrap().unwrap()
+}
+
 fn apply(user: &mut User, changes: Vec<Change>) {
     for change in changes {
         let sequence = user.sequence(&change.stream) + 1;
@@ -275,7 +283,7 @@ fn a_removed_credential_leaves_the_state_and_is_known_again_when_recalled() {
     let store = UserCommand::StoreCredential {
         credential,
         kind: CredentialKind::Profile,
-        platform: "x".into(),
+        platform: platform("x"),
         platform_username: None,
         expires_at: None,
         sealed: SealedSecret {
@@ -314,8 +322,8 @@ fn one_credential_for_a_platform_and_name_and_the_tier_limits_their_number() {
     let store = |n: u128, platform: &str, version| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
         kind: CredentialKind::Profile,
-        platform: platform.into(),
-        platform_username: Some("ada".into()),
+        platform: self::platform(platform),
+        platform_username: Some(name("ada")),
         expires_at: None,
         sealed: SealedSecret {
             version,
@@ -324,10 +332,13 @@ fn one_credential_for_a_platform_and_name_and_the_tier_limits_their_number() {
     };
     ask(&mut ada, store(1, "x", 1)).unwrap();
     assert_eq!(
-        ada.credential_for(CredentialKind::Profile, "x", Some("ada")),
+        ada.credential_for(CredentialKind::Profile, &platform("x"), Some(&name("ada"))),
         Some(CredentialId(id(1)))
     );
-    assert_eq!(ada.credential_for(CredentialKind::Profile, "x", None), None);
+    assert_eq!(
+        ada.credential_for(CredentialKind::Profile, &platform("x"), None),
+        None
+    );
     assert_eq!(
         ask(&mut ada, store(1, "x", 2)),
         Ok(1),
@@ -349,8 +360,8 @@ fn other_kinds_than_profiles_are_one_per_platform_and_count_as_no_connection() {
     let store = |n: u128, kind, username: &str| UserCommand::StoreCredential {
         credential: CredentialId(id(n)),
         kind,
-        platform: "x".into(),
-        platform_username: Some(username.into()),
+        platform: platform("x"),
+        platform_username: Some(name(username)),
         expires_at: None,
         sealed: SealedSecret {
             version: 1,
@@ -364,10 +375,10 @@ fn other_kinds_than_profiles_are_one_per_platform_and_count_as_no_connection() {
     ] {
         ask(&mut ada, store(n, kind, "ada")).unwrap();
         assert_eq!(
-            ada.credential_for(kind, "x", Some("another")),
+            ada.credential_for(kind, &platform("x"), Some(&name("another"))),
             Some(CredentialId(id(n)))
         );
-        assert_eq!(ada.credential_for(kind, "reddit", None), None);
+        assert_eq!(ada.credential_for(kind, &platform("reddit"), None), None);
     }
     assert_eq!(ada.used(Counter::PlatformsConnected, NOW), 0);
     ask(&mut ada, store(4, CredentialKind::Profile, "ada")).unwrap();
@@ -386,7 +397,7 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     let mut ada = ada();
     let import_over = |n: u128, platform: &str, over: Option<u32>| UserCommand::ImportCredential {
         credential: CredentialId(id(n)),
-        platform: platform.into(),
+        platform: self::platform(platform),
         platform_username: None,
         over,
         sealed: SealedSecret {
@@ -406,7 +417,7 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(9)),
         kind: CredentialKind::Profile,
-        platform: "x".into(),
+        platform: platform("x"),
         platform_username: None,
         expires_at: None,
         sealed: SealedSecret {
@@ -528,8 +539,8 @@ fn busy_ada() -> User {
     let store = UserCommand::StoreCredential {
         credential: CredentialId(id(2)),
         kind: CredentialKind::Session,
-        platform: "x".into(),
-        platform_username: Some("ada".into()),
+        platform: platform("x"),
+        platform_username: Some(name("ada")),
         expires_at: Some(Timestamp(7)),
         sealed,
     };

@@ -4,11 +4,11 @@ use actix_web::web::Data;
 use genie_actors::credentials::{
     CredentialDetails, MAX_COOKIE_BYTES, MAX_SECRET_BYTES, Plaintext, StoreTarget,
 };
-use genie_events::{SecretText, cookies, credential::CredentialKind};
+use genie_events::{PlatformName, SecretText, UserName, cookies, credential::CredentialKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{StoredCredentialAnswer, checked_platform, checked_username};
+use super::{StoredCredentialAnswer, user_name};
 use crate::{
     app::App,
     http::{
@@ -39,7 +39,7 @@ pub struct NewDownloadCredential {
 #[serde(untagged)]
 enum SealedDownload<'a> {
     Password {
-        username: &'a str,
+        username: &'a UserName,
         password: &'a SecretText,
     },
     Cookies {
@@ -47,40 +47,58 @@ enum SealedDownload<'a> {
     },
 }
 
+/// A login or a cookie file that was checked.
+struct CheckedDownload {
+    kind: CredentialKind,
+    /// The name that a login has.
+    username: Option<UserName>,
+    secret: Plaintext,
+}
+
 impl NewDownloadCredential {
-    fn secret(&self) -> Result<(CredentialKind, Plaintext), ApiError> {
-        let missing = |field: &str| ApiError::field(format!("`{field}` is missing"));
+    fn checked(&self) -> Result<CheckedDownload, ApiError> {
         match self.kind.as_str() {
-            "password" => {
-                let username = self
-                    .username
-                    .as_deref()
-                    .ok_or_else(|| missing("username"))?;
-                let password = self.password.as_ref().ok_or_else(|| missing("password"))?;
-                if username.is_empty() || password.expose().is_empty() {
-                    return Err(ApiError::field(
-                        "`username` and `password` must not be empty",
-                    ));
-                }
-                let sealed = SealedDownload::Password { username, password };
-                Ok((
-                    CredentialKind::Password,
-                    Plaintext::of("password", &sealed, MAX_SECRET_BYTES)?,
-                ))
-            }
-            "cookies" => {
-                let cookies = self.cookies.as_ref().ok_or_else(|| missing("cookies"))?;
-                let sealed = SealedDownload::Cookies {
-                    cookies: cookies::checked_file(cookies)?,
-                };
-                Ok((
-                    CredentialKind::Cookies,
-                    Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?,
-                ))
-            }
+            "password" => self.login(),
+            "cookies" => self.cookie_file(),
             _ => Err(ApiError::field("`kind` must be `password` or `cookies`")),
         }
     }
+
+    fn login(&self) -> Result<CheckedDownload, ApiError> {
+        let username = self
+            .username
+            .as_deref()
+            .ok_or_else(|| missing("username"))?;
+        let password = self.password.as_ref().ok_or_else(|| missing("password"))?;
+        let username = user_name("username", Some(username))?
+            .filter(|_| !password.expose().is_empty())
+            .ok_or_else(|| ApiError::field("`username` and `password` must not be empty"))?;
+        let sealed = SealedDownload::Password {
+            username: &username,
+            password,
+        };
+        Ok(CheckedDownload {
+            kind: CredentialKind::Password,
+            secret: Plaintext::of("password", &sealed, MAX_SECRET_BYTES)?,
+            username: Some(username),
+        })
+    }
+
+    fn cookie_file(&self) -> Result<CheckedDownload, ApiError> {
+        let cookies = self.cookies.as_ref().ok_or_else(|| missing("cookies"))?;
+        let sealed = SealedDownload::Cookies {
+            cookies: cookies::checked_file(cookies)?,
+        };
+        Ok(CheckedDownload {
+            kind: CredentialKind::Cookies,
+            username: None,
+            secret: Plaintext::of("cookies", &sealed, MAX_COOKIE_BYTES)?,
+        })
+    }
+}
+
+fn missing(field: &str) -> ApiError {
+    ApiError::field(format!("`{field}` is missing"))
 }
 
 /// `POST /api/credentials/download-cred`
@@ -91,23 +109,18 @@ pub async fn store(
     Body(body): Body<NewDownloadCredential>,
 ) -> Result<Written<StoredCredentialAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let platform = checked_platform(&body.platform)?;
-    let (kind, secret) = body.secret()?;
-    let name = body
-        .username
-        .clone()
-        .filter(|_| kind == CredentialKind::Password);
-    let platform_username = checked_username("username", name)?;
+    let platform = PlatformName::read(&body.platform)?;
+    let checked = body.checked()?;
     let target = StoreTarget::For(CredentialDetails {
-        kind,
+        kind: checked.kind,
         platform,
-        platform_username,
+        platform_username: checked.username,
         expires_at: None,
     });
     let stored = app
         .write
         .credentials
-        .store(user.account.user, asking, target, secret)
+        .store(user.account.user, asking, target, checked.secret)
         .await?;
     let credential = StoredCredentialAnswer {
         id: stored.id,

@@ -185,7 +185,7 @@ impl CredentialFact {
             CredentialEvent::Stored {
                 platform, sealed, ..
             } => {
-                told.platform = Some(platform.clone());
+                told.platform = Some(platform.as_str().to_owned());
                 told.version = Some(sealed.version);
             }
             CredentialEvent::Changed { sealed, .. } => told.version = Some(sealed.version),
@@ -199,7 +199,7 @@ impl CredentialFact {
                 purpose,
             } => {
                 told.reason = Some(reason.as_str());
-                told.platform = platform.clone();
+                told.platform = platform.as_ref().map(|name| name.as_str().to_owned());
                 told.purpose = purpose.clone();
             }
             CredentialEvent::Removed => {}

@@ -7,13 +7,14 @@ use genie_actors::{
     credentials::{CredentialRef, Revealed, SecretRequest},
 };
 use genie_events::{
-    CredentialId, credential::CredentialKind, service_key::Scope, user::reveal::RevealRight,
+    CredentialId, PlatformName, UserName, credential::CredentialKind, service_key::Scope,
+    user::reveal::RevealRight,
 };
 use genie_log::keys::sha256_hex;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{checked_platform, credential_id, secret::OpenedSecret};
+use super::{credential_id, secret::OpenedSecret};
 use crate::{
     app::App,
     http::{
@@ -64,9 +65,10 @@ pub struct RevealedProfile {
     #[serde(rename = "creatorProfileId")]
     #[schema(value_type = Uuid)]
     profile: CredentialId,
-    platform: String,
-    #[schema(required)]
-    platform_username: Option<String>,
+    #[schema(value_type = String)]
+    platform: PlatformName,
+    #[schema(required, value_type = Option<String>)]
+    platform_username: Option<UserName>,
     #[schema(value_type = words::Secret)]
     credentials: OpenedSecret,
 }
@@ -78,7 +80,8 @@ pub struct RevealedDownload {
     id: CredentialId,
     #[schema(value_type = words::DownloadKind)]
     kind: CredentialKind,
-    platform: String,
+    #[schema(value_type = String)]
+    platform: PlatformName,
     #[serde(flatten)]
     #[schema(value_type = words::DownloadSecret)]
     secret: OpenedSecret,
@@ -89,7 +92,8 @@ pub struct RevealedDownload {
 pub struct RevealedSession {
     #[schema(value_type = Uuid)]
     id: CredentialId,
-    platform: String,
+    #[schema(value_type = String)]
+    platform: PlatformName,
     #[schema(required)]
     expires_at: Option<Time>,
     #[serde(flatten)]
@@ -118,7 +122,9 @@ impl RevealRequest {
         let user = user.parse().map_err(|_| ApiError::NotFound("credential"))?;
         Ok(CredentialRef::For {
             user,
-            platform: checked_platform(self.platform.as_ref().ok_or_else(|| missing("platform"))?)?,
+            platform: PlatformName::read(
+                self.platform.as_ref().ok_or_else(|| missing("platform"))?,
+            )?,
         })
     }
 }

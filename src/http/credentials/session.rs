@@ -3,14 +3,13 @@
 use actix_web::web::Data;
 use genie_actors::credentials::{CredentialDetails, MAX_COOKIE_BYTES, Plaintext, StoreTarget};
 use genie_events::{
-    CredentialId,
+    CredentialId, PlatformName,
     cookies::{SessionCookie, checked_session},
     credential::CredentialKind,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::checked_platform;
 use crate::{
     app::App,
     http::{
@@ -65,7 +64,7 @@ pub async fn store(
     Body(body): Body<NewSessionCredential>,
 ) -> Result<Written<StoredSession>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let platform = checked_platform(&body.platform)?;
+    let platform = PlatformName::read(&body.platform)?;
     let user_agent = body.user_agent.as_deref();
     if user_agent.is_some_and(|name| {
         name.chars().count() > MAX_USER_AGENT || name.chars().any(char::is_control)

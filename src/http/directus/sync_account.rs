@@ -4,9 +4,8 @@
 use actix_web::HttpRequest;
 use genie_actors::{WriteError, registration::reservation::ProvidedUser};
 use genie_events::{
-    CallerKind, Metadata, StreamId, StreamKind, UserId,
+    CallerKind, EmailAddress, Metadata, StreamId, StreamKind, UserId,
     account::{AccountSync, ExternalAccount},
-    email::normalise,
     tier::Tier,
 };
 use genie_projections::accounts::AccountRow;
@@ -122,17 +121,22 @@ async fn meet(
     if app.log.reader().user_seq(person.user).await? > 0 {
         return Ok(()); // Another request began the account meanwhile.
     }
-    if let Some(email) = &person.email {
+    if let Some((email, address)) = address_of(person) {
         let made = ProvidedUser {
-            email: email.clone(),
+            email: email.to_owned(),
             first_name: person.first_name.clone(),
             role: person.role_word(),
         };
         directus
             .registrations()
-            .complete_for(person.user, email, &made)
+            .complete_for(person.user, &address, &made)
             .await?;
-        or_stays(directus.registrations().free_for(email, person.user).await);
+        or_stays(
+            directus
+                .registrations()
+                .free_for(&address, person.user)
+                .await,
+        );
     }
     let who = ExternalAccount {
         email: person.email.clone(),
@@ -199,24 +203,34 @@ async fn sync(
 /// Takes over a changed e-mail address. While another user has the address here, nothing changes:
 /// that user's own change is taken over at the user's next request.
 async fn follow_address(app: &App, account: &mut AccountRow, person: &Person) {
-    let Some(email) = &person.email else { return };
-    if normalise(email) == account.email.as_deref().and_then(normalise) {
+    let Some((email, address)) = address_of(person) else {
+        return;
+    };
+    let known = account.email.as_deref().map(EmailAddress::read);
+    if matches!(known, Some(Ok(known)) if known.is_same(&address)) {
         return;
     }
     if let Some(directus) = &app.directus {
-        or_stays(directus.registrations().free_of_the_gone(email).await);
+        or_stays(directus.registrations().free_of_the_gone(&address).await);
     }
     match app
         .write
         .emails
-        .change(person.user, email, Metadata::system())
+        .change(person.user, &address, Metadata::system())
         .await
     {
-        Ok(()) => account.email = Some(email.clone()),
+        Ok(()) => account.email = Some(email.to_owned()),
         Err(error) => {
             warn!(user.id = %person.user, %error, "Directus: taking over a changed address failed; trying again with the user's next request")
         }
     }
+}
+
+/// The user's address, as Directus has it and as genie reads it. `None` when Directus has none, or text that is no
+/// address: nobody can log in here with it.
+fn address_of(person: &Person) -> Option<(&str, EmailAddress)> {
+    let email = person.email.as_deref()?;
+    Some((email, EmailAddress::read(email).ok()?))
 }
 
 /// The address of a user who was deleted in Directus is free again.

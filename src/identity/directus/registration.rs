@@ -21,7 +21,7 @@ use genie_actors::{
         reservation::{ProvidedUser, ReservedRegistration},
     },
 };
-use genie_events::{Metadata, Refusal, UserId};
+use genie_events::{EmailAddress, InviteCode, Metadata, Refusal, UserId, UserName};
 use genie_log::{Election, Log};
 use parking_lot::{Mutex, MutexGuard};
 use reqwest::Method;
@@ -44,11 +44,11 @@ const QUIET: Duration = Duration::from_secs(WHOLE.as_secs() + 5);
 const SWEEP: Duration = Duration::from_secs(5);
 
 pub struct DirectusApplicant {
-    pub email: String,
+    pub email: EmailAddress,
     /// Directus keeps it, genie does not.
     pub password: SecretString,
-    pub first_name: Option<String>,
-    pub invite_code: String,
+    pub first_name: Option<UserName>,
+    pub invite_code: InviteCode,
 }
 
 /// Why nobody was registered, or why that is not known.
@@ -160,8 +160,8 @@ impl Registrations {
         let reserved = self.reserve(&applicant, &metadata, address).await?;
         let user = reserved.reservation.user;
         let made = ProvidedUser {
-            email: applicant.email.trim().to_owned(),
-            first_name: applicant.first_name.clone(),
+            email: applicant.email.written().to_owned(),
+            first_name: applicant.first_name.clone().map(String::from),
             role,
         };
         let outcome = match self.make(user, &applicant, &role_id, address).await {
@@ -214,7 +214,7 @@ impl Registrations {
 
     /// Frees an address of a user who was deleted in Directus, by an answer that may be some
     /// seconds old. So it may be called at each request.
-    pub async fn free_of_the_gone(&self, email: &str) -> Result<(), NotRegistered> {
+    pub async fn free_of_the_gone(&self, email: &EmailAddress) -> Result<(), NotRegistered> {
         let Some(holder) = self.0.register.emails().holder(email).await? else {
             return Ok(());
         };
@@ -231,7 +231,7 @@ impl Registrations {
     }
 
     /// Frees an address for this user, if its holder was deleted in Directus.
-    pub async fn free_for(&self, email: &str, user: UserId) -> Result<(), NotRegistered> {
+    pub async fn free_for(&self, email: &EmailAddress, user: UserId) -> Result<(), NotRegistered> {
         match self.0.register.emails().holder(email).await? {
             Some(holder) if holder != user => {
                 self.free_if_gone_now(email, holder, None).await.map(drop)
@@ -245,7 +245,7 @@ impl Registrations {
     /// the address is free.
     async fn free_if_gone_now(
         &self,
-        email: &str,
+        email: &EmailAddress,
         holder: UserId,
         address: Option<IpAddr>,
     ) -> Result<bool, NotRegistered> {
@@ -269,7 +269,7 @@ impl Registrations {
 
     async fn free(
         &self,
-        email: &str,
+        email: &EmailAddress,
         holder: UserId,
         metadata: Metadata,
     ) -> Result<(), NotRegistered> {
@@ -323,7 +323,7 @@ impl Registrations {
         address: Option<IpAddr>,
     ) -> Result<(), Unmade> {
         let body = json!({
-            "id": user, "email": who.email.trim(), "password": who.password.expose_secret(),
+            "id": user, "email": who.email.written(), "password": who.password.expose_secret(),
             "first_name": who.first_name, "role": role, "status": "active",
         });
         let body = Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value serializes"));
@@ -402,7 +402,7 @@ impl Registrations {
     pub async fn complete_for(
         &self,
         user: UserId,
-        address: &str,
+        address: &EmailAddress,
         made: &ProvidedUser,
     ) -> Result<(), WriteError> {
         match self.0.register.reserved_for(user, address).await? {

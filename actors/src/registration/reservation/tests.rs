@@ -9,7 +9,11 @@ use crate::vault::Vault;
 
 const ADDRESS: &str = "Ada@Example.com";
 
-async fn register(store: &TestStore) -> (Log, Registrar, String) {
+fn address(text: &str) -> EmailAddress {
+    EmailAddress::read(text).unwrap()
+}
+
+async fn register(store: &TestStore) -> (Log, Registrar, InviteCode) {
     let opened = store.open().await;
     let register = Registrar::new(opened.append, Vault::new(opened.vault));
     let grant = Grant {
@@ -48,11 +52,11 @@ both_stores!(
     async |store: TestStore| {
         let (log, register, code) = register(&store).await;
         let reserved = register
-            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .reserve(&address(ADDRESS), &code, 600, Metadata::system())
             .await
             .unwrap();
         let again = register
-            .reserve("ada@example.com ", &code, 600, Metadata::system())
+            .reserve(&address("ada@example.com "), &code, 600, Metadata::system())
             .await;
         assert_eq!(code_of(again).await, "registration_under_way");
         assert_eq!(
@@ -67,7 +71,7 @@ both_stores!(
         let user = reserved.reservation.user;
         assert!(
             register
-                .reserved_for(user, ADDRESS)
+                .reserved_for(user, &address(ADDRESS))
                 .await
                 .unwrap()
                 .is_some()
@@ -95,7 +99,10 @@ both_stores!(
             facts,
             "what is spent is not given back"
         );
-        assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), Some(user));
+        assert_eq!(
+            register.emails().holder(&address(ADDRESS)).await.unwrap(),
+            Some(user)
+        );
         assert_eq!(register.reserved(0).await.unwrap(), []);
     }
 );
@@ -105,14 +112,14 @@ both_stores!(
     async |store: TestStore| {
         let (_, register, code) = register(&store).await;
         let first = register
-            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .reserve(&address(ADDRESS), &code, 600, Metadata::system())
             .await
             .unwrap();
         register.release(&first, Metadata::system()).await.unwrap();
         let late = register.spend(&first, &ada(), Metadata::system()).await;
         assert_eq!(code_of(late).await, "reservation_gone");
         let second = register
-            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .reserve(&address(ADDRESS), &code, 600, Metadata::system())
             .await
             .unwrap();
         register.release(&first, Metadata::system()).await.unwrap();
@@ -133,7 +140,7 @@ both_stores!(
     async |store: TestStore| {
         let (log, register, code) = register(&store).await;
         let reserved = register
-            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .reserve(&address(ADDRESS), &code, 600, Metadata::system())
             .await
             .unwrap();
         let user = reserved.reservation.user;
@@ -156,7 +163,10 @@ both_stores!(
             .await
             .unwrap();
         assert_eq!(log.reader().user_seq(user).await.unwrap(), 1);
-        assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), Some(user));
+        assert_eq!(
+            register.emails().holder(&address(ADDRESS)).await.unwrap(),
+            Some(user)
+        );
     }
 );
 
@@ -198,7 +208,7 @@ both_stores!(
     async |store: TestStore| {
         let (log, register, code) = register(&store).await;
         let reserved = register
-            .reserve(ADDRESS, &code, 600, Metadata::system())
+            .reserve(&address(ADDRESS), &code, 600, Metadata::system())
             .await
             .unwrap();
         let user = reserved.reservation.user;
@@ -209,16 +219,19 @@ both_stores!(
         for _ in 0..2 {
             register
                 .emails()
-                .change(user, "ada@elsewhere.example", Metadata::system())
+                .change(user, &address("ada@elsewhere.example"), Metadata::system())
                 .await
                 .unwrap();
             assert_eq!(log.reader().user_seq(user).await.unwrap(), 2);
         }
-        assert_eq!(register.emails().holder(ADDRESS).await.unwrap(), None);
+        assert_eq!(
+            register.emails().holder(&address(ADDRESS)).await.unwrap(),
+            None
+        );
         assert_eq!(
             register
                 .emails()
-                .holder("ADA@elsewhere.example")
+                .holder(&address("ADA@elsewhere.example"))
                 .await
                 .unwrap(),
             Some(user)
@@ -226,27 +239,31 @@ both_stores!(
         let other = store.register(&log, "bob").await;
         let taken = register
             .emails()
-            .change(other, "ada@elsewhere.example", Metadata::system())
+            .change(other, &address("ada@elsewhere.example"), Metadata::system())
             .await;
         assert_eq!(code_of(taken).await, "email_taken");
         // The address is freed by its holder only, and once.
         for (holder, left) in [(other, Some(user)), (user, None), (user, None)] {
             register
                 .emails()
-                .release("Ada@elsewhere.example", holder, Metadata::system())
+                .release(
+                    &address("Ada@elsewhere.example"),
+                    holder,
+                    Metadata::system(),
+                )
                 .await
                 .unwrap();
             assert_eq!(
                 register
                     .emails()
-                    .holder("ada@elsewhere.example")
+                    .holder(&address("ada@elsewhere.example"))
                     .await
                     .unwrap(),
                 left
             );
         }
         assert!(
-            matches!(register.reserve("ada@elsewhere.example", &code, 600, Metadata::system()).await,
+            matches!(register.reserve(&address("ada@elsewhere.example"), &code, 600, Metadata::system()).await,
         Err(WriteError::Refused(refusal)) if refusal.code != "email_taken"),
             "the invite is spent, the address free"
         );

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use genie_events::{
-    Change, CredentialId, Event, Metadata, StreamId, StreamKind,
+    Change, CredentialId, Event, Metadata, PlatformName, StreamId, StreamKind,
     account::AccountEvent,
     credential::{CredentialEvent, CredentialKind, SealedSecret},
 };
@@ -163,7 +163,7 @@ async fn store_version(opened: &Opened, user: UserId, version: u32) -> Vec<u8> {
     let event = match version {
         1 => {
             let kind = CredentialKind::Profile;
-            let platform = "x".to_owned();
+            let platform = PlatformName::read("x").unwrap();
             CredentialEvent::Stored {
                 kind,
                 platform,

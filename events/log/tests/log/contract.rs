@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use genie_events::{
-    Event, JobId, Metadata, StreamId, StreamKind, Timestamp, UserId,
+    EmailAddress, Event, JobId, Metadata, StreamId, StreamKind, Timestamp, UserId,
     account::{Account, AccountEvent, ForgottenBy},
     email::{Email, EmailEvent},
     job::{Job, JobEvent, JobSpec},
@@ -618,7 +618,8 @@ both_stores!(
         assert!(account.active().is_ok());
         assert_eq!(events, 1);
 
-        let stream = StreamId::new(StreamKind::Email, opened.log.hashes().email("ada"));
+        let address = EmailAddress::read("ada@example.com").unwrap();
+        let stream = StreamId::new(StreamKind::Email, opened.log.hashes().email(&address));
         let claimed = Event::Email(EmailEvent::Claimed { user: ada });
         let group = Group::of_system(&stream, 0, vec![claimed]);
         genie_log::testing::append(&opened.log, append(vec![group], vec![]))
@@ -984,7 +985,8 @@ async fn many_appends_go_in_few_commits_and_a_full_queue_refuses() {
         .await
         .unwrap();
     let append_of = |n: usize| {
-        let stream = StreamId::new(StreamKind::Email, opened.log.hashes().email(&n.to_string()));
+        let address = EmailAddress::read(&format!("{n}@example.com")).unwrap();
+        let stream = StreamId::new(StreamKind::Email, opened.log.hashes().email(&address));
         let claimed = Event::Email(EmailEvent::Claimed {
             user: UserId(opened.log.clock().new_uuid()),
         });
