@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     blobs::BlobLocation, credential_import::original::OriginalKey, identity::directus,
-    rate_limiter::Rate,
+    origins::AllowedOrigins, rate_limiter::Rate,
 };
 
 /// `docs/operating/configuration.md`, as `genie config --markdown` prints it.
@@ -56,7 +56,7 @@ pub struct Config {
     pub onboarding_gate: bool,
     pub tiers_file: Option<PathBuf>,
     pub queue_stats_public: bool,
-    pub cors_origins: Vec<String>,
+    pub cors_origins: AllowedOrigins,
     pub rate_limit_user: Option<Rate>,
     pub rate_limit_address: Option<Rate>,
     /// The most facts that a user's own commands may add in a day.
@@ -343,13 +343,13 @@ mod tests {
 
     #[test]
     fn origins_are_what_browsers_send() {
-        let good = read(&[("CORS_ORIGINS", "https://a.example, http://localhost:3000,")])
+        let good = read(&[("CORS_ORIGINS", "https://a.example, tauri://localhost,")])
             .ok()
             .unwrap();
-        assert_eq!(
-            good.cors_origins,
-            ["https://a.example", "http://localhost:3000"]
-        );
+        for origin in ["https://a.example", "tauri://localhost"] {
+            assert!(good.cors_origins.allows(origin.as_bytes()), "{origin}");
+        }
+        assert!(!good.cors_origins.allows(b"https://b.example"));
         for bad in [
             "a.example",
             "*,https://a.example",

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use actix_cors::Cors;
 use actix_web::{
     App as ActixApp, Error,
     body::MessageBody,
@@ -23,6 +22,8 @@ mod answer_body;
 mod body;
 /// Who is calling.
 mod caller;
+/// Which pages in browsers may call.
+mod cors;
 /// All status codes.
 mod error;
 /// Commands that may be sent again.
@@ -129,7 +130,7 @@ pub fn service(
         InitError = (),
     >,
 > {
-    let cors = cors(&app.config.cors_origins);
+    let cors = cors::cors(app.config.cors_origins.clone());
     let has_directus = app.directus.is_some();
     ActixApp::new()
         .app_data(app)
@@ -140,6 +141,7 @@ pub fn service(
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(admission::admit))
         .wrap(cors)
+        .wrap(from_fn(cors::tell_refusals))
         .wrap(from_fn(request::pass))
 }
 
@@ -167,26 +169,4 @@ pub fn operator_service(
         .service(web::resource("/restore-check").route(post().to(forgetting::check_restored)))
         .default_service(web::to(error::no_such_route))
         .wrap(from_fn(request::pass))
-}
-
-fn cors(origins: &[String]) -> Cors {
-    let exposed = [
-        "Genie-Position",
-        "Genie-Turn",
-        "X-Request-Id",
-        "Retry-After",
-        "RateLimit",
-        "RateLimit-Policy",
-    ];
-    let cors = Cors::default()
-        .allow_any_method()
-        .allow_any_header()
-        .expose_headers(exposed)
-        .max_age(3600);
-    match origins {
-        [any] if any == "*" => cors.allow_any_origin(),
-        some => some
-            .iter()
-            .fold(cors, |cors, origin| cors.allowed_origin(origin)),
-    }
 }

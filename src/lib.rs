@@ -45,6 +45,8 @@ mod logging;
 mod network;
 /// Checks an upload, and queues the job that imports it.
 mod onboarding;
+/// The origins that browsers may call from.
+mod origins;
 /// Counts answers with status 503 for the log.
 mod outages;
 /// Accepts connections, and serves HTTP on them.

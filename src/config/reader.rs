@@ -10,7 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::settings::{self, Form, SETTINGS, Setting};
 use crate::{
-    credential_import::original::OriginalKey, identity::directus, rate_limiter::Rate, roles,
+    credential_import::original::OriginalKey, identity::directus, origins::AllowedOrigins,
+    rate_limiter::Rate, roles,
 };
 
 pub(super) struct Reader<'a> {
@@ -147,33 +148,14 @@ impl Reader<'_> {
         value == word
     }
 
-    /// `*` alone, or origins as browsers send them: scheme and host, without a path.
-    pub(super) fn origins(&mut self, setting: Setting) -> Vec<String> {
-        let text = self.text(setting);
-        let origins: Vec<String> = text
-            .split(',')
-            .map(str::trim)
-            .filter(|one| !one.is_empty())
-            .map(str::to_owned)
-            .collect();
-        let is_origin = |origin: &String| {
-            let rest = origin
-                .strip_prefix("https://")
-                .or_else(|| origin.strip_prefix("http://"));
-            rest.is_some_and(|host| {
-                !host.is_empty()
-                    && host
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
-            })
-        };
-        if origins.is_empty() || !(origins == ["*"] || origins.iter().all(is_origin)) {
-            self.wrong(
-                setting,
-                "must be * or a list of origins such as https://app.example.com",
-            );
+    pub(super) fn origins(&mut self, setting: Setting) -> AllowedOrigins {
+        match AllowedOrigins::read(&self.text(setting)) {
+            Ok(origins) => origins,
+            Err(must) => {
+                self.wrong(setting, &must);
+                AllowedOrigins::Listed(vec![])
+            }
         }
-        origins
     }
 
     pub(super) fn roles(&mut self, setting: Setting) -> Vec<String> {

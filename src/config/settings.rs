@@ -121,7 +121,7 @@ settings! {
     ONBOARDING_GATE = words("on", &["on", "off"], "`off` lets users chat before they are onboarded");
     GENIE_TIERS_FILE = text("", "file of the form of `events/tiers.toml`", "the limits of all tiers; without it, the built-in ones");
     QUEUE_STATS_PUBLIC = words("true", &["true", "false"], "`false` asks for a token on /api/queue/stats");
-    CORS_ORIGINS = text("*", "`*`, or origins separated by commas", "the origins that browsers may call from");
+    CORS_ORIGINS = text("*", "`*`, or origins separated by commas; `moz-extension://*` is every extension of Firefox", "the origins that browsers may call from");
     RATE_LIMIT_USER = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one user");
     RATE_LIMIT_ADDRESS = text("3000/1m", "rate such as `300/1m`, or `off`", "requests of one address without a proven caller");
     FACTS_PER_USER_DAY = number("100000", (1, 1 << 40), "facts", "the most facts that a user's own commands add in a day (UTC); one more is 429");

@@ -61,6 +61,10 @@ pub enum ApiError {
     ExportRunning(#[from] ExportRunning),
     #[error("{0}")]
     Forbidden(&'static str),
+    #[error(
+        "Pages of this origin may not call genie; its operator can add the origin to CORS_ORIGINS"
+    )]
+    OriginRefused,
     #[error("This needs a service key with the scope `{0}`")]
     ScopeNeeded(Scope),
     #[error("A request may carry one token: one `Authorization` header, and none in the address")]
@@ -227,6 +231,7 @@ impl ApiError {
             },
             Self::WrongPassword => Wire::new(S::FORBIDDEN, "wrong_password"),
             Self::ExportRunning(_) => Wire::later(S::CONFLICT, "export_running"),
+            Self::OriginRefused => Wire::new(S::FORBIDDEN, "origin_not_allowed"),
             Self::Forbidden(_) => Wire::new(S::FORBIDDEN, "forbidden"),
             Self::ScopeNeeded(_) => Wire::new(S::FORBIDDEN, "scope_needed"),
             Self::TwoTokens => Wire::new(S::BAD_REQUEST, "two_tokens"),

@@ -43,6 +43,7 @@ mod log_transfer;
 mod logs;
 mod names;
 mod onboarding;
+mod origins;
 mod probes;
 mod proxies;
 mod registration;

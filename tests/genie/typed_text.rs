@@ -180,7 +180,7 @@ both_stores!(a_password_stays_byte_for_byte, async |store: TestStore| {
 both_stores!(
     codes_are_taken_as_screens_show_them_and_keyboards_type_them,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let genie = TestGenie::start(store).await;
         let typed = FIRST_INVITE.to_uppercase().replace('-', "\u{2011} ");
         let ada = genie.register("ada", &format!("\u{feff}{typed}\n")).await;
         let invites = ada
