@@ -178,7 +178,7 @@ pub struct Login {
 pub struct IssuedTokens {
     /// A JWT, good for 15 minutes.
     access_token: String,
-    /// Good once, for 7 days. For 10 seconds it gives the same successor again.
+    /// Good once, for 7 days. For 10 seconds more it gives the newest token of its login.
     refresh_token: String,
     /// The lifetime of the access token, in milliseconds.
     expires: i64,
@@ -389,7 +389,7 @@ pub struct RefreshRequest {
     pub mode: Option<String>,
 }
 
-/// `POST /auth/refresh`. Several tabs with one token all get the same successor. A token that was replaced long ago
+/// `POST /auth/refresh`. Several tabs with one token all get the newest of its login. A token that was replaced long ago
 /// ends its login: either a thief sent it, or the owner did and a thief has its successor.
 pub async fn refresh(
     app: Data<App>,
@@ -414,6 +414,14 @@ pub async fn refresh(
             data: tokens(&app, user, &successor).await?,
             position: None,
         }),
+        Refreshed::InGrace { user, newest } => {
+            let newest = app.refresh_tokens.newest(&old, &newest);
+            let newest = newest.ok_or(DirectusError(ApiError::NoCaller))?;
+            Ok(DirectusData {
+                data: tokens(&app, user, &newest).await?,
+                position: None,
+            })
+        }
         Refreshed::Over => Err(DirectusError(ApiError::NoCaller)),
         Refreshed::Reused(user) => {
             let metadata = Metadata {

@@ -202,12 +202,12 @@ pub struct SessionCookieForm {
     value: String,
     domain: String,
     path: Option<String>,
-    /// Seconds since 1970. Absent or not above 0, the cookie ends with the browser session. `expirationDate` is
-    /// another name.
+    /// Seconds since 1970. Absent or not above 0, the cookie ends with the browser session. `expirationDate` and `expiry`
+    /// are other names; milliseconds, and times as text, are read as seconds.
     expires: Option<f64>,
     http_only: Option<bool>,
     secure: Option<bool>,
-    /// `Strict`, `Lax`, `None`, `no_restriction` or `unspecified`, in any case.
+    /// `Strict`, `Lax`, `None`, `no_restriction` or `unspecified`, in any case. Any other counts as absent.
     same_site: Option<String>,
 }
 

@@ -5,7 +5,7 @@
 //! the same token.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use genie_log::{clock::random_bytes, keys::sha256_hex};
+use genie_log::{clock::random_bytes, keys::sha256_hex, sessions::MOST_ROTATED};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
@@ -54,6 +54,18 @@ impl RefreshTokens {
             token.family,
             &self.mac(b"successor", token.text.expose_secret().as_bytes()),
         )
+    }
+
+    /// The token of this hash that follows from a replaced one. `None` when none of the next does.
+    pub fn newest(&self, replaced: &RefreshToken, hash: &str) -> Option<RefreshToken> {
+        let mut token = self.successor(replaced);
+        for _ in 0..MOST_ROTATED {
+            if token.hash() == hash {
+                return Some(token);
+            }
+            token = self.successor(&token);
+        }
+        None
     }
 
     /// Reads a token that a client presents; `None` when genie did not issue it.
@@ -110,6 +122,14 @@ mod tests {
         assert_eq!(ours.read(&one.text).unwrap().family, first.family);
         assert_ne!(ours.successor(&one).hash(), one.hash());
         assert_ne!(ours.first(Uuid::from_u128(7)).hash(), first.hash());
+        let mut last = ours.successor(&first);
+        for _ in 1..MOST_ROTATED {
+            last = ours.successor(&last);
+        }
+        let newest = |hash: &str| ours.newest(&first, hash).map(|token| token.hash());
+        assert_eq!(newest(&one.hash()), Some(one.hash()));
+        assert_eq!(newest(&last.hash()), Some(last.hash()));
+        assert_eq!(newest(&first.hash()), None);
     }
 
     #[test]

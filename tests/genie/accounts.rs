@@ -113,6 +113,53 @@ both_stores!(
 );
 
 both_stores!(
+    tabs_that_refresh_one_after_the_other_all_get_the_newest_token,
+    async |store: TestStore| {
+        let has_nodes = store.kind == Kind::Postgres;
+        let mut genie = TestGenie::start(store).await;
+        if has_nodes {
+            genie.launch_beside().await;
+        }
+        let mut tabs = [
+            genie.user("ada").await.refresh,
+            String::new(),
+            String::new(),
+        ];
+        let id = genie.user_again("ada", "").await.id;
+        let refreshed = async |token: &str| TestUser::of(&id, genie.refresh(token).await);
+        for round in 0..3 {
+            // One tab refreshes twice, while the others hold its former tokens.
+            let old = tabs[0].clone();
+            let between = refreshed(&old).await.refresh;
+            let newest = refreshed(&between).await.refresh;
+            for (token, held) in [(&old, "first"), (&between, "second"), (&old, "first again")] {
+                assert_eq!(
+                    refreshed(token).await.refresh,
+                    newest,
+                    "round {round}, {held}"
+                );
+            }
+            let_the_grace_pass(&genie).await;
+            // Any of them goes on with what it was given, and the next in the grace follows.
+            tabs[1] = refreshed(&newest).await.refresh;
+            tabs[2] = refreshed(&newest).await.refresh;
+            assert_eq!(tabs[1], tabs[2]);
+            let_the_grace_pass(&genie).await;
+            tabs[0] = tabs[2].clone();
+        }
+        // More refreshes within the grace than are remembered: the token is old then, not a riddle.
+        let first = tabs[0].clone();
+        for _ in 0..33 {
+            tabs[0] = refreshed(&tabs[0]).await.refresh;
+        }
+        genie
+            .refresh(&first)
+            .await
+            .refused_by_identity(401, "INVALID_CREDENTIALS");
+    }
+);
+
+both_stores!(
     a_refresh_token_that_is_used_twice_ends_its_login_and_no_other,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;

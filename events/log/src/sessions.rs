@@ -1,6 +1,6 @@
 //! A working table: sessions, which are logins. Each is a family of refresh tokens, stored as
 //! hashes, and one of them is good at a time. A token is replaced by its successor whenever it is
-//! used. A token that was replaced a moment ago still leads to the same successor, so that several
+//! used. A token that was replaced a moment ago leads to the newest of its family, so that several
 //! tabs may refresh at once, on any node. An older token was used twice.
 
 use std::time::Duration;
@@ -15,11 +15,12 @@ use crate::{Log, LogError, append_sqlite::SqliteTx, keys::KeyState, store::Store
 
 /// The most sessions of one user. The next login ends the longest unused one.
 pub const MAX_SESSIONS: i64 = 50;
-/// A replaced token still leads to its successor for this long (docs/api.md, Identity).
+/// A replaced token still leads to the newest of its family for this long (docs/api.md, Identity).
 pub const GRACE: Duration = Duration::from_secs(10);
-/// The most replaced tokens that are remembered within the grace. A client that refreshes more
+/// The most replaced tokens that are remembered within the grace, and so the most steps from one of
+/// them to the newest. A client that refreshes more
 /// often is broken.
-const MOST_ROTATED: usize = 32;
+pub const MOST_ROTATED: usize = 32;
 /// How often a race for one token is retried; the winner's successor is stored by then.
 const TRIES: u32 = 4;
 /// At most this many sessions are deleted in one transaction.
@@ -54,10 +55,16 @@ pub struct Refresh {
 }
 
 /// The outcome of a refresh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refreshed {
     /// The successor is good, and belongs to this user.
     Good(UserId),
+    /// The token was replaced a moment ago. The good one follows from it, in one step or in several.
+    InGrace {
+        user: UserId,
+        /// SHA-256 of the good token.
+        newest: String,
+    },
     /// The token was replaced long ago: a thief or a broken client has it. Nothing was changed.
     Reused(UserId),
     /// The session is over.
@@ -151,8 +158,7 @@ impl Log {
 }
 
 impl Sessions {
-    /// Replaces a refresh token by its successor. Requests with the same token within the grace get
-    /// the same answer.
+    /// Replaces a refresh token by its successor. A token within the grace replaces nothing.
     pub async fn refresh(&self, refresh: Refresh) -> Result<Refreshed, LogError> {
         self.0.store()
             .run(async move |store: Store| {
@@ -162,7 +168,9 @@ impl Sessions {
                     let row = sqlx::query(sql).bind(&refresh.family).fetch_optional(store.reads()).await?;
                     let Some(family) = row.as_ref().map(Family::of).transpose()? else { return Ok(Refreshed::Over) };
                     match family.judge(&refresh.old_hash, refresh.now) {
-                        Presented::InGrace => return Ok(Refreshed::Good(family.user)),
+                        Presented::InGrace => {
+                            return Ok(Refreshed::InGrace { user: family.user, newest: family.token_hash });
+                        }
                         Presented::Reused => return Ok(Refreshed::Reused(family.user)),
                         Presented::Expired => return Ok(Refreshed::Over),
                         Presented::Good => match rotate(&store, &family, &refresh).await {
