@@ -45,7 +45,7 @@ pub async fn tell_refusals<B: MessageBody + 'static>(
         .map(|error| match error {
             CorsError::OriginNotAllowed => ApiError::OriginRefused,
             _ => ApiError::field(
-                "A preflight must have `Origin`, and a method as `Access-Control-Request-Method`",
+                "A preflight must name a usual method as `Access-Control-Request-Method`",
             ),
         });
     Ok(match refused {

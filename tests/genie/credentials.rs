@@ -301,12 +301,17 @@ both_stores!(
             (
                 "download-cred",
                 file(".x.com\tcanary\t/\tFALSE\t0\ta\tb"),
-                "line 6 must have TRUE or FALSE as its second",
+                "line 6 must have TRUE as its second field",
             ),
             (
                 "download-cred",
                 file("#HttpOnly_canary"),
                 "line 6 must have seven fields",
+            ),
+            (
+                "download-cred",
+                with(cookies("x"), "cookies", json!("[{\"name\": \"canary\"}]")),
+                "`cookies` is JSON",
             ),
             (
                 "download-cred",
@@ -367,13 +372,8 @@ both_stores!(
             ),
             (
                 "platform-session",
-                cookie(json!({"expires": "canary"})),
-                "`cookies[0].expires`",
-            ),
-            (
-                "platform-session",
-                cookie(json!({"sameSite": "canary"})),
-                "`cookies[0].sameSite`",
+                cookie(json!({"path": "canary\n"})),
+                "`cookies[0].path`",
             ),
             (
                 "platform-session",

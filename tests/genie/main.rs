@@ -22,6 +22,7 @@ mod accounts;
 mod arrows;
 mod audit;
 mod bad_input;
+mod browser_files;
 mod callers;
 mod chats;
 mod connections;
