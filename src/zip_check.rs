@@ -5,7 +5,8 @@
 //! - The file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3).
 //! - The number of entries and the sum of their stated sizes are within bounds. The sum is also
 //!   within a bound that depends on the file's size.
-//! - Names are harmless, and no two are equal.
+//! - Names are harmless, and no two are equal. Old Windows tools separate folders by `\`, as unzip
+//!   reads it, too.
 //! - Entries are plain files or folders, stored or deflated, not encrypted, and not archives
 //!   themselves.
 //! - Entries do not overlap: many entries could point at one compressed heap.
@@ -48,24 +49,39 @@ pub enum BadZip {
     TooMany,
     #[error("The ZIP archive would unpack to more than {} GiB, or to more than {MAX_RATIO} times its size", MAX_UNPACKED >> 30)]
     Bomb,
-    #[error("A name in the ZIP archive {0}")]
+    /// Entries are counted from 1, in the order of the directory.
+    #[error("Entry {entry} of the ZIP archive {why}")]
+    Entry { entry: usize, why: BadEntry },
+}
+
+/// Why an entry of an archive is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadEntry {
+    #[error("has a name that {0}")]
     Name(&'static str),
-    #[error("The ZIP archive has two entries of one name")]
+    #[error("has the name of another entry; leave one out")]
     Twice,
-    #[error(
-        "The ZIP archive holds something that is neither a file nor a folder, such as a link; leave it out"
-    )]
+    #[error("is neither a file nor a folder, such as a link; leave it out")]
     Special,
-    #[error("The ZIP archive is encrypted; make it anew without a password")]
+    #[error("is encrypted; make the archive anew without a password")]
     Encrypted,
-    #[error(
-        "The ZIP archive is packed in an uncommon way; make it anew with the usual one (deflate)"
-    )]
+    #[error("is packed in an uncommon way; make the archive anew with the usual one (deflate)")]
     Method,
-    #[error("The ZIP archive holds another ZIP archive; unpack that first")]
+    #[error("is another ZIP archive; unpack that first")]
     Nested,
-    #[error("The ZIP archive contradicts itself; make it anew")]
+    #[error("contradicts the archive's directory; make the archive anew")]
     Contradiction,
+    #[error("is damaged, or was cut short; make the archive anew")]
+    Damaged,
+}
+
+impl BadEntry {
+    fn at(self, number: usize) -> BadZip {
+        BadZip::Entry {
+            entry: number,
+            why: self,
+        }
+    }
 }
 
 impl From<Error> for BadZip {
@@ -78,9 +94,14 @@ impl From<Error> for BadZip {
 }
 
 struct Entry {
+    /// From 1, in the order of the directory.
+    number: usize,
     place: ZipArchiveEntryWayfinder,
     at: u64,
+    /// As the archive has it.
     name: Vec<u8>,
+    /// The name with `/` between folders.
+    path: Vec<u8>,
     method: CompressionMethod,
 }
 
@@ -100,9 +121,9 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
         .locate_in_reader(reader, &mut buffer, size)
         .map_err(|(_, error)| error)?;
     let mut entries = entries(&archive, &mut buffer, size)?;
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    if entries.windows(2).any(|two| two[0].name == two[1].name) {
-        return Err(BadZip::Twice);
+    entries.sort_unstable_by(|a, b| (&a.path, a.number).cmp(&(&b.path, b.number)));
+    if let Some(two) = entries.windows(2).find(|two| two[0].path == two[1].path) {
+        return Err(BadEntry::Twice.at(two[1].number));
     }
     // In the order of the file, so that it is read once from beginning to end.
     entries.sort_unstable_by_key(|entry| entry.at);
@@ -110,10 +131,10 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     for entry in &entries {
         let (begin, end) = archive.get_entry(entry.place)?.compressed_data_range();
         if entry.at < end_before || begin > end || end > archive.directory_offset() {
-            return Err(BadZip::Contradiction);
+            return Err(BadEntry::Contradiction.at(entry.number));
         }
         end_before = end;
-        unpack(&archive, entry, &mut buffer)?;
+        unpack(&archive, entry, &mut buffer)?.map_err(|why| why.at(entry.number))?;
     }
     Ok(())
 }
@@ -132,17 +153,22 @@ fn entries(
         if entries.len() == MAX_ENTRIES {
             return Err(BadZip::TooMany);
         }
-        judge(&record)?;
-        has_files |= !record.is_dir();
+        let number = entries.len() + 1;
+        let name = record.file_path().as_bytes().to_vec();
+        let path = slashed(&name);
+        judge(&record, &path).map_err(|why| why.at(number))?;
+        has_files |= !path.ends_with(b"/");
         unpacked = unpacked.saturating_add(record.uncompressed_size_hint());
         if unpacked > MAX_UNPACKED || unpacked > size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED)
         {
             return Err(BadZip::Bomb);
         }
         entries.push(Entry {
+            number,
             place: record.wayfinder(),
             at: record.local_header_offset(),
-            name: record.file_path().as_bytes().to_vec(),
+            name,
+            path,
             method: record.compression_method(),
         });
     }
@@ -153,80 +179,76 @@ fn entries(
     }
 }
 
-fn judge(record: &ZipFileHeaderRecord<'_>) -> Result<(), BadZip> {
-    let path = record.file_path();
-    let name = path.as_bytes();
-    if let Some(wrong) = wrong_with(name) {
-        return Err(BadZip::Name(wrong));
+/// A name with `/` between folders. Some tools of Windows write `\`.
+fn slashed(name: &[u8]) -> Vec<u8> {
+    let slash = |byte: &u8| if *byte == b'\\' { b'/' } else { *byte };
+    name.iter().map(slash).collect()
+}
+
+fn judge(record: &ZipFileHeaderRecord<'_>, path: &[u8]) -> Result<(), BadEntry> {
+    if let Some(wrong) = wrong_with(path) {
+        return Err(BadEntry::Name(wrong));
     }
     let made_on_unix = [CreatorSystem::UNIX, CreatorSystem::MACOS]
         .contains(&record.version_made_by().creator_system());
-    // The file type of the Unix mode. Many tools leave it out.
+    // The file type of the Unix mode. Many tools leave it out, and some give a folder that of a file.
     let kind = if made_on_unix {
         (record.external_attributes() >> 16) & 0o170_000
     } else {
         0
     };
-    if kind != 0
-        && kind
-            != if record.is_dir() {
-                0o040_000
-            } else {
-                0o100_000
-            }
-    {
-        return Err(BadZip::Special);
+    if ![0, 0o040_000, 0o100_000].contains(&kind) {
+        return Err(BadEntry::Special);
     }
     let flags = record.flags();
     if flags.is_encrypted() || flags.has_strong_encryption() || flags.is_masked() {
-        return Err(BadZip::Encrypted);
+        return Err(BadEntry::Encrypted);
     }
     if ![CompressionMethod::STORE, CompressionMethod::DEFLATE]
         .contains(&record.compression_method())
     {
-        return Err(BadZip::Method);
+        return Err(BadEntry::Method);
     }
-    if record.is_dir() && record.uncompressed_size_hint() > 0 {
-        return Err(BadZip::Contradiction);
+    if path.ends_with(b"/") && record.uncompressed_size_hint() > 0 {
+        return Err(BadEntry::Contradiction);
     }
-    if name.to_ascii_lowercase().ends_with(b".zip") {
-        return Err(BadZip::Nested);
+    if path.to_ascii_lowercase().ends_with(b".zip") {
+        return Err(BadEntry::Nested);
     }
     Ok(())
 }
 
-/// The fault of a name, if it has one. On every system an unpacked file must stay in its folder.
-fn wrong_with(name: &[u8]) -> Option<&'static str> {
-    let is_drive = matches!(name, [letter, b':', ..] if letter.is_ascii_alphabetic());
-    if name.is_empty() {
+/// The fault of a path, if it has one. On every system an unpacked file must stay in its folder. A Mac's icon of a
+/// folder is a file whose name ends with a carriage return.
+fn wrong_with(path: &[u8]) -> Option<&'static str> {
+    let is_drive = matches!(path, [letter, b':', ..] if letter.is_ascii_alphabetic());
+    if path.is_empty() {
         Some("is empty")
-    } else if name.len() > MAX_NAME {
+    } else if path.len() > MAX_NAME {
         Some("is too long")
-    } else if name.iter().any(u8::is_ascii_control) {
-        Some("has a control character in it")
-    } else if name.contains(&b'\\') {
-        Some("has a backslash in it; folders are separated by `/`")
-    } else if name.starts_with(b"/") || is_drive {
+    } else if path.contains(&0) {
+        Some("has a character of code 0 in it")
+    } else if path.starts_with(b"/") || is_drive {
         Some("is absolute; it must be relative to the archive")
-    } else if name.split(|byte| *byte == b'/').any(|part| part == b"..") {
+    } else if path.split(|byte| *byte == b'/').any(|part| part == b"..") {
         Some("leads out of the archive by `..`")
     } else {
         None
     }
 }
 
-/// Unpacks an entry to nowhere, and checks its length and checksum.
+/// Unpacks an entry to nowhere, and checks its length and checksum. The outer failure is one of the archive.
 fn unpack(
     archive: &ZipArchive<impl ReaderAt>,
     entry: &Entry,
     buffer: &mut [u8],
-) -> Result<(), BadZip> {
+) -> Result<Result<(), BadEntry>, BadZip> {
     let found = archive.get_entry(entry.place)?;
     let local = found.local_header(buffer)?;
     let agrees =
         local.file_path().as_bytes() == entry.name && local.compression_method() == entry.method;
     if !agrees || local.flags().is_encrypted() {
-        return Err(BadZip::Contradiction);
+        return Ok(Err(BadEntry::Contradiction));
     }
     // The reader stops with an error at most one buffer past the stated length.
     let unpacked = match entry.method {
@@ -239,7 +261,7 @@ fn unpack(
             &mut std::io::sink(),
         ),
     };
-    unpacked.map(drop).map_err(|_| BadZip::Damaged)
+    Ok(unpacked.map(drop).map_err(|_| BadEntry::Damaged))
 }
 
 #[cfg(test)]

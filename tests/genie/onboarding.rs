@@ -384,6 +384,12 @@ both_stores!(
                 !told["error"].as_str().unwrap().contains("passwd"),
                 "{told}"
             );
+            let names_an_entry = [4, 5, 6, 8].contains(&n);
+            assert_eq!(
+                told["error"].as_str().unwrap().starts_with("Entry 1 of "),
+                names_an_entry,
+                "{told}"
+            );
             nothing_left(&genie, &ada, &facts).await;
         }
         ada.post(&genie, "/api/onboarding/zip-upload", json!({}))
