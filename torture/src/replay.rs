@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use genie_events::{
-    Event, StreamId, account::AccountEvent, caption::CaptionEvent, chat::ChatEvent,
-    credential::CredentialEvent, job::JobEvent, tier::Counter, timestamp::Month, usage::UsageEvent,
+    Event, PlatformName, StreamId, UserName, account::AccountEvent, caption::CaptionEvent,
+    chat::ChatEvent, credential::CredentialEvent, job::JobEvent, tier::Counter, timestamp::Month,
+    usage::UsageEvent,
 };
 
 /// By name of a thing: what is shown of it.
@@ -26,7 +27,7 @@ pub fn job_line(status: &str, attempt: u64) -> String {
 pub struct Replay {
     onboarding: Option<&'static str>,
     jobs: HashMap<String, (&'static str, u64)>,
-    credentials: HashMap<String, (String, Option<String>)>,
+    credentials: HashMap<String, (PlatformName, Option<UserName>)>,
     usage: HashMap<(Counter, Month), i64>,
     captions: HashMap<String, &'static str>,
     /// For each session: its name, and its messages in order.
@@ -141,7 +142,7 @@ impl Replay {
         for (id, (platform, name)) in self.credentials {
             lines.insert(
                 format!("credential {id}"),
-                credential_line(&platform, name.as_deref()),
+                credential_line(platform.as_str(), name.as_ref().map(UserName::as_str)),
             );
         }
         for counter in Counter::ALL
