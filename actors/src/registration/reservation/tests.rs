@@ -181,7 +181,7 @@ both_stores!(
             tries.spawn(async move {
                 let reserved = register
                     .reserve(
-                        &format!("user{n}@example.com"),
+                        &address(&format!("user{n}@example.com")),
                         &code,
                         600,
                         Metadata::system(),
