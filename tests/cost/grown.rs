@@ -119,9 +119,13 @@ fn login(log: &Log, user: UserId) -> NewSession {
 fn registered(log: &Log, user: UserId, keys: Arc<UserKeys>, n: usize) -> Group {
     let event = Event::Account(AccountEvent::Registered(Registration {
         email: format!("user{n}@example.com"),
-        email_id: log.hashes().email(&format!("user{n}@example.com")),
+        email_id: log
+            .hashes()
+            .email(&genie_events::EmailAddress::read(&format!("user{n}@example.com")).unwrap()),
         first_name: None,
-        invite: log.hashes().invite("bulk"),
+        invite: log
+            .hashes()
+            .invite(&genie_events::InviteCode::made("bulk".into())),
         tier: Tier::Pro,
         role: "creator".into(),
         admin: false,
