@@ -2,7 +2,7 @@
 //!
 //! What looks the same must be the same. Pages, messengers and keyboards add characters that nobody
 //! sees, several kinds of space, and accents in two forms. So text that is compared is read by
-//! [`cleaned`] first. Passwords and other secrets are not: they stay byte for byte.
+//! `cleaned` first. Passwords and other secrets are not: they stay byte for byte.
 
 use icu_properties::{
     CodePointMapData, CodePointSetData,

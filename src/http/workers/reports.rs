@@ -58,9 +58,10 @@ fn without_middle(text: String) -> String {
         return text;
     }
     let half = (MAX_ERROR - CUT.len()) / 2;
-    let head = text.floor_char_boundary(half);
-    let tail = text.ceil_char_boundary(text.len() - half);
-    [&text[..head], CUT, &text[tail..]].concat()
+    let is_between = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=half).rev().find(is_between).unwrap_or(0);
+    let tail = (text.len() - half..text.len()).find(is_between);
+    [&text[..head], CUT, &text[tail.unwrap_or(text.len())..]].concat()
 }
 
 #[cfg(test)]
