@@ -140,7 +140,7 @@ both_stores!(
         };
         for (name, users) in [("few", 10), ("many", 20)] {
             for n in 0..users {
-                store.register(&log, &format!("{name} {n}")).await;
+                store.register(&log, &format!("{name}-{n}")).await;
             }
             meter.all_done().await;
             meter.count(name, count).await;

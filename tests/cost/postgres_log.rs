@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
-use crate::{background::is_background, operation_cost::OperationCost};
+use crate::{background::is_background, operation_cost::OperationCost, until::until};
 
 /// The file in the data folder; `scripts/postgres` names it.
 const FILE: &str = "server.log";
+/// How a message with a plan begins.
+const PLAN: &str = "duration: ";
 /// Settings of the measured database. Plans inside functions count too.
 const SETTINGS: [&str; 8] = [
     "session_preload_libraries = 'auto_explain'",
@@ -62,16 +64,24 @@ impl PostgresLog {
 
     /// What was done since the last call, without what the server does by itself.
     pub async fn take(&mut self) -> Vec<LoggedTransaction> {
-        let bytes: Vec<u8> = sqlx::query_scalar("SELECT pg_read_binary_file($1, $2, 1 << 29)")
-            .bind(FILE)
-            .bind(self.read)
-            .fetch_one(&mut self.outside)
-            .await
-            .unwrap();
+        let bytes = until("a whole message at the end of the log", async || {
+            let bytes = self.unread().await;
+            ends_whole(&String::from_utf8_lossy(&bytes)).then_some(bytes)
+        })
+        .await;
         self.read += bytes.len() as i64;
         let mut transactions = transactions(&String::from_utf8_lossy(&bytes), &self.database);
         transactions.retain(|transaction| !transaction.is_background());
         transactions
+    }
+
+    async fn unread(&mut self) -> Vec<u8> {
+        sqlx::query_scalar("SELECT pg_read_binary_file($1, $2, 1 << 29)")
+            .bind(FILE)
+            .bind(self.read)
+            .fetch_one(&mut self.outside)
+            .await
+            .unwrap()
     }
 }
 
@@ -105,6 +115,20 @@ pub fn counted(transactions: &[LoggedTransaction]) -> OperationCost {
     }
 }
 
+/// False when the last message is still being written.
+fn ends_whole(text: &str) -> bool {
+    let begin = text
+        .rmatch_indices('\n')
+        .map(|(end, _)| end + 1)
+        .find(|begin| !text[*begin..].is_empty() && !text[*begin..].starts_with('\t'));
+    let last = &text[begin.unwrap_or(0)..];
+    let plan = match last.split_once(PLAN) {
+        Some((_, plan)) => plan.split_once('\n').map_or("", |(_, plan)| plan),
+        None => return last.is_empty() || last.ends_with('\n'),
+    };
+    last.ends_with('\n') && serde_json::from_str::<Value>(&plan.replace('\t', " ")).is_ok()
+}
+
 /// Reads lines of the log. A message's further lines begin with a tabulator.
 fn transactions(text: &str, database: &str) -> Vec<LoggedTransaction> {
     let mut found: Vec<LoggedTransaction> = Vec::new();
@@ -134,7 +158,7 @@ fn transactions(text: &str, database: &str) -> Vec<LoggedTransaction> {
 
 impl LoggedTransaction {
     fn note(&mut self, message: &str, further: &str) {
-        if message.starts_with("duration: ") {
+        if message.starts_with(PLAN) {
             let explained: Value = serde_json::from_str(further).unwrap();
             let sql = explained["Query Text"].as_str().unwrap_or_default();
             self.plans.push((sql.to_owned(), rows(&explained["Plan"])));
@@ -190,4 +214,16 @@ fn a_log_is_read_by_database_and_transaction() {
         transactions: 2,
     };
     assert_eq!(counted(&found), counts);
+}
+
+#[test]
+fn a_message_is_read_when_it_is_whole() {
+    let statement = "2026 [7] <one 3/4> LOG:  statement: SELECT 1\n";
+    let plan = "2026 [7] <one 3/4> LOG:  duration: 0.1 ms  plan:\n\t{\"Query Text\": \"SELECT 1\",\n\t \"Plan\": {}}\n";
+    let text = [statement, plan].concat();
+    for end in 0..=text.len() {
+        let is_whole = [0, statement.len(), text.len()].contains(&end);
+        assert_eq!(ends_whole(&text[..end]), is_whole, "{:?}", &text[..end]);
+    }
+    assert!(ends_whole(&[plan, statement].concat()));
 }
