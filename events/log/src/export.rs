@@ -40,7 +40,7 @@ mod tables;
 mod write;
 
 pub use read::{Export, Rows};
-pub(crate) use tables::{CARRIED, Row, Table};
+pub(crate) use tables::{CARRIED, Chunk, Row, Table};
 pub use write::{Exported, export};
 
 /// Why an export cannot be written, read or imported. Each variant says what is wrong, and where.
@@ -163,4 +163,86 @@ impl LogLine {
         row.digest = row.computed_digest().to_vec();
         (hex::encode(&row.digest) == self.digest).then_some(row)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs};
+
+    use secrecy::SecretString;
+    use serde_json::json;
+
+    use super::{
+        folder::{segment_name, tables_name},
+        sealed::{ExportKey, SealedWriter},
+        *,
+    };
+    use crate::testing::{TestStore, both_stores};
+
+    fn passphrase() -> SecretString {
+        SecretString::from("correct horse battery")
+    }
+
+    /// An export of one row, with these formats in its files.
+    fn export_of(dir: &Path, log_format: &str, tables_format: &str) {
+        fs::create_dir(dir).unwrap();
+        let key = ExportKey::make(dir, &passphrase()).unwrap();
+        let mut log = SealedWriter::create(dir, &key, "log-1").unwrap();
+        let header = LogHeader {
+            format: log_format.into(),
+            after: 0,
+            digest_before: String::new(),
+        };
+        log.line(&header).unwrap();
+        let row =
+            json!({"position": 1, "aggregate_type": "account", "aggregate_id": "a", "sequence": 1});
+        log.line(&row).unwrap();
+        log.finish(&dir.join(segment_name(1, 1))).unwrap();
+        let mut tables = SealedWriter::create(dir, &key, "tables-1").unwrap();
+        let header = TablesHeader {
+            format: tables_format.into(),
+            head: 1,
+        };
+        tables.line(&header).unwrap();
+        tables.finish(&dir.join(tables_name(1))).unwrap();
+    }
+
+    /// The folder's files but the lock, with their content.
+    fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("export.lock"))
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    }
+
+    both_stores!(
+        an_export_of_the_former_format_is_refused_and_nothing_is_written,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let formats = [
+                ("genie log v1", "genie tables v1", "genie tables"),
+                ("genie log v1", TABLES_FORMAT, "genie log"),
+            ];
+            for (n, (of_log, of_tables, named)) in formats.into_iter().enumerate() {
+                let dir = store.folder().join(format!("former-{n}"));
+                export_of(&dir, of_log, of_tables);
+                let before = files(&dir);
+                let refused = Export::open(&dir, &passphrase()).unwrap_err().to_string();
+                let sentence = format!(
+                    "its format is `{named} v1`, and this release reads `{named} v2`; import it with the release that exported it"
+                );
+                assert!(refused.ends_with(&sentence), "{refused}");
+                // Nor is an export of that format continued.
+                let refused = export(&log, &dir, &passphrase()).await.unwrap_err();
+                let refused = refused.to_string();
+                assert!(
+                    refused.contains("`genie log v1`") && refused.contains("`genie log v2`"),
+                    "{refused}"
+                );
+                assert_eq!(files(&dir), before);
+            }
+        }
+    );
 }

@@ -15,7 +15,7 @@ use crate::{
     LogError, MasterKeys, StoreTransaction, StoredRow,
     append_postgres::bind_rows,
     append_sqlite::insert,
-    export::{CARRIED, Export, Row, Table, TransferError},
+    export::{CARRIED, Chunk, Export, Row, Table, TransferError},
     log::stored_head,
     read::read_rows,
     store::{Store, Target, Writing, in_time},
@@ -23,7 +23,7 @@ use crate::{
 
 /// The limits of a batch, which holds at least one row.
 const BATCH_ROWS: usize = 1000;
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 /// The lock that `append()` holds until its commit (`0001_log.sql`).
 const APPEND_LOCK: i64 = 7_340_991;
 /// How long to wait for another genie on the same Postgres: the connection of a killed one lingers
@@ -84,13 +84,15 @@ async fn into_store(
     let mut bytes = 0;
     for row in export.rows(had) {
         let row = row?;
-        bytes += row.payload.len() + row.metadata.len();
-        batch.push(row);
-        if batch.len() == BATCH_ROWS || bytes >= BATCH_BYTES {
+        let size = row.payload.len() + row.metadata.len();
+        let is_full = batch.len() == BATCH_ROWS || bytes + size > BATCH_BYTES;
+        if is_full && !batch.is_empty() {
             head = in_time(write_batch(store, head, &batch)).await?;
             batch.clear();
             bytes = 0;
         }
+        bytes += size;
+        batch.push(row);
     }
     if !batch.is_empty() {
         head = in_time(write_batch(store, head, &batch)).await?;
@@ -280,17 +282,19 @@ async fn finish(store: &Store, export: &Export, head: u64) -> Result<(), Transfe
         table.empty(&mut tx).await?;
     }
     let mut current: &Table = &CARRIED[0];
-    let mut chunk: Vec<Row> = Vec::new();
+    let mut chunk = Chunk::default();
     for row in export.tables()? {
         let (table, row) = row?;
-        if table.name != current.name || Table::is_full(&chunk) {
-            in_time(current.write(&mut tx, &chunk)).await?;
-            chunk.clear();
+        if table.name != current.name {
+            in_time(current.write(&mut tx, &chunk.take())).await?;
             current = table;
         }
-        chunk.push(row);
+        if let Some(row) = chunk.add(row) {
+            in_time(current.write(&mut tx, &chunk.take())).await?;
+            chunk.add(row); // the first of its chunk
+        }
     }
-    in_time(current.write(&mut tx, &chunk)).await?;
+    in_time(current.write(&mut tx, &chunk.take())).await?;
     sqlx::query("DELETE FROM checkpoints WHERE name = $1")
         .bind(MARK)
         .execute(&mut *tx)

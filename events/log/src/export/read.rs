@@ -47,12 +47,23 @@ impl Export {
                 format!("the file with position {} is missing", end + 1),
             ));
         }
-        Ok(Self {
+        let export = Self {
             key,
             segments: listing.segments,
             tables,
             head,
-        })
+        };
+        export.check_formats()?;
+        Ok(export)
+    }
+
+    /// Refuses an export of another format before anything is done with it.
+    fn check_formats(&self) -> Result<(), TransferError> {
+        self.tables().map(drop)?;
+        match self.segments.first() {
+            Some(first) => SegmentRows::open(&self.key, first).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// True when the folder holds the beginning of an export: then its passphrase is needed, not a

@@ -6,11 +6,15 @@ use serde_json::{Map, Value};
 use sqlx::{Any, Row as _, any::AnyArguments, any::AnyRow, query::Query};
 
 use super::TransferError;
-use crate::StoreTransaction;
+use crate::{
+    StoreTransaction,
+    pages::{PAGE_BYTES, Paged},
+};
 
-/// The number of rows that one statement reads.
+/// The most rows that one statement reads. Of a page's bytes there are at most [`PAGE_BYTES`], or one
+/// row.
 const PAGE: usize = 500;
-/// The number of rows that one statement writes: every store takes 32,766 values.
+/// The most rows that one statement writes: every store takes 32,766 values.
 const CHUNK: usize = 200;
 
 /// A row by its columns; bytes in base64.
@@ -196,12 +200,13 @@ impl Table {
             .join(", ")
     }
 
-    /// The rows after one, in the order of the key. The last page has fewer than [`PAGE`] rows.
+    /// The rows after one, in the order of the key, and whether more follow. The transaction shows one
+    /// moment: the sizes are looked at first, so that no row is read that is not on the page.
     pub(super) async fn page(
         &self,
         tx: &mut StoreTransaction,
         after: Option<&Row>,
-    ) -> Result<Vec<Row>, TransferError> {
+    ) -> Result<Paged<Row>, TransferError> {
         let key: Vec<&str> = self.columns[..self.key]
             .iter()
             .map(|(name, _)| *name)
@@ -216,26 +221,54 @@ impl Table {
         } else {
             format!("WHERE {}", conditions.join(" AND "))
         };
+        let sizes = format!(
+            "SELECT count(*) AS found, count(CASE WHEN nth = 1 OR upto <= {PAGE_BYTES} THEN 1 END) AS fit FROM ( \
+                 SELECT row_number() OVER (ORDER BY {key}) AS nth, \
+                     sum(bytes) OVER (ORDER BY {key} ROWS UNBOUNDED PRECEDING) AS upto \
+                 FROM (SELECT {key}, {} AS bytes FROM {} {filter} ORDER BY {key} LIMIT {}) AS sizes) AS sums",
+            self.bytes(),
+            self.name,
+            PAGE + 1
+        );
+        let sizes = self.after(&sizes, after).fetch_one(&mut **tx).await?;
+        let found: i64 = sizes.try_get("found")?;
+        let fit = sizes.try_get::<i64, _>("fit")?.min(PAGE as i64);
         let sql = format!(
-            "SELECT {} FROM {} {filter} ORDER BY {key} LIMIT {PAGE}",
+            "SELECT {} FROM {} {filter} ORDER BY {key} LIMIT {fit}",
             self.names(),
             self.name
         );
-        let mut query = sqlx::query(&sql);
-        if let Some(after) = after {
-            for (column, holds) in &self.columns[..self.key] {
-                query = bind(query, after, column, *holds);
-            }
-        }
-        let rows = query.fetch_all(&mut **tx).await?;
-        Ok(rows
-            .iter()
-            .map(|row| self.read(row))
-            .collect::<Result<Vec<_>, _>>()?)
+        let rows = self.after(&sql, after).fetch_all(&mut **tx).await?;
+        Ok(Paged {
+            rows: rows
+                .iter()
+                .map(|row| self.read(row))
+                .collect::<Result<Vec<_>, _>>()?,
+            has_more: found > fit,
+        })
     }
 
-    pub(super) fn is_last(page: &[Row]) -> bool {
-        page.len() < PAGE
+    /// The size of a row, as an expression that needs no column's content.
+    fn bytes(&self) -> String {
+        let sizes: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|(_, holds)| !matches!(holds, Number))
+            .map(|(column, _)| format!("coalesce(octet_length({column}), 0)"))
+            .collect();
+        sizes.join(" + ")
+    }
+
+    /// The statement about the rows after one.
+    fn after<'q>(&self, sql: &'q str, after: Option<&Row>) -> Asked<'q> {
+        let query = sqlx::query(sql);
+        let Some(after) = after else {
+            return query;
+        };
+        let key = &self.columns[..self.key];
+        key.iter().fold(query, |query, (column, holds)| {
+            bind(query, after, column, *holds)
+        })
     }
 
     fn read(&self, row: &AnyRow) -> Result<Row, sqlx::Error> {
@@ -251,11 +284,6 @@ impl Table {
             read.insert((*column).to_owned(), value.unwrap_or(Value::Null));
         }
         Ok(read)
-    }
-
-    /// True when these rows should be written now.
-    pub(crate) fn is_full(rows: &[Row]) -> bool {
-        rows.len() >= CHUNK
     }
 
     pub(crate) async fn write(
@@ -302,6 +330,32 @@ impl Table {
     }
 }
 
+/// Rows of one table that one statement writes.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    rows: Vec<Row>,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// Adds a row. A row beyond the bound comes back; the first row always has room.
+    pub(crate) fn add(&mut self, row: Row) -> Option<Row> {
+        let texts = row.values().filter_map(Value::as_str);
+        let bytes = self.bytes + texts.map(str::len).sum::<usize>();
+        let is_full = self.rows.len() == CHUNK || bytes > PAGE_BYTES as usize;
+        if is_full && !self.rows.is_empty() {
+            return Some(row);
+        }
+        self.bytes = bytes;
+        self.rows.push(row);
+        None
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Row> {
+        std::mem::take(self).rows
+    }
+}
+
 /// A column that an older export lacks is bound as NULL. The store refuses it where NULL is not
 /// allowed.
 fn bind<'q>(query: Asked<'q>, row: &Row, column: &str, holds: Holds) -> Asked<'q> {
@@ -315,7 +369,58 @@ fn bind<'q>(query: Asked<'q>, row: &Row, column: &str, holds: Holds) -> Asked<'q
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TestStore, both_stores};
+    use crate::testing::{Kind, TestStore, both_stores};
+
+    both_stores!(
+        a_page_of_a_table_ends_at_a_mebibyte_or_its_number_of_rows,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let sizes = [400_000, 400_000, 400_000, 1_200_000, 10, 1_000_000];
+            let small = vec![10; 1200];
+            let sizes: Vec<usize> = sizes.into_iter().chain(small).collect();
+            for (n, size) in sizes.iter().enumerate() {
+                let sealed = match store.kind {
+                    Kind::Sqlite => format!("zeroblob({size})"),
+                    Kind::Postgres => format!("decode(repeat('00', {size}), 'hex')"),
+                };
+                let sql = format!("INSERT INTO secrets VALUES ('{n:05}', 1, 'u', {sealed})");
+                store.try_sql(&sql).await.unwrap();
+            }
+            let table = CARRIED.iter().find(|table| table.name == "secrets");
+            let table = table.unwrap();
+            let mut tx = log.store().reads().begin_with("BEGIN").await.unwrap();
+            let mut after = None;
+            let mut pages = Vec::new();
+            let mut ids = Vec::new();
+            loop {
+                let page = table.page(&mut tx, after.as_ref()).await.unwrap();
+                pages.push(page.rows.len());
+                ids.extend(page.rows.iter().map(|row| row["secret_id"].to_string()));
+                after = page.rows.last().cloned();
+                if !page.has_more {
+                    break;
+                }
+            }
+            assert_eq!(pages, [2, 1, 1, 500, 500, 202]);
+            ids.dedup();
+            assert_eq!(ids.len(), sizes.len());
+        }
+    );
+
+    #[test]
+    fn a_chunk_ends_at_a_mebibyte_or_its_number_of_rows() {
+        let row = |bytes: usize| Row::from_iter([("sealed".to_owned(), "x".repeat(bytes).into())]);
+        let mut chunk = Chunk::default();
+        assert!(chunk.add(row(2 << 20)).is_none(), "the first row has room");
+        assert!(chunk.add(row(1)).is_some());
+        assert_eq!(chunk.take().len(), 1);
+        assert!(chunk.add(row(600_000)).is_none());
+        assert!(chunk.add(row(600_000)).is_some());
+        assert!(chunk.add(row(400_000)).is_none());
+        assert_eq!(chunk.take().len(), 2);
+        let fit = (0..).take_while(|_| chunk.add(row(1)).is_none());
+        assert_eq!(fit.count(), CHUNK);
+    }
 
     /// Filled from the log again, or bound to the machines on which the store runs.
     const LEFT_OUT: &[&str] = &[

@@ -10,8 +10,7 @@ use secrecy::SecretString;
 use sqlx::Row as _;
 
 use super::{
-    CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, Table, TableLine, TablesHeader,
-    TransferError,
+    CARRIED, LOG_FORMAT, LogHeader, LogLine, TABLES_FORMAT, TableLine, TablesHeader, TransferError,
     folder::{Listing, segment_name, tables_name},
     read::SegmentRows,
     sealed::{ExportKey, SealedWriter},
@@ -162,15 +161,14 @@ async fn write_tables<'a>(
         let mut after = None;
         loop {
             let page = in_time(table.page(&mut snapshot, after.as_ref())).await?;
-            after = page.last().cloned();
-            let is_last = Table::is_last(&page);
-            for row in page {
+            after = page.rows.last().cloned();
+            for row in page.rows {
                 out.line(&TableLine {
                     table: table.name.to_owned(),
                     row,
                 })?;
             }
-            if is_last {
+            if !page.has_more {
                 break;
             }
         }
