@@ -517,12 +517,23 @@ pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
 mod tests {
     use actix_web::body::to_bytes;
     use genie_events::tier::Counter;
+    use genie_log::AppendError;
 
     use super::*;
 
     async fn bytes(error: impl ResponseError) -> String {
         let bytes = to_bytes(error.error_response().into_body()).await.unwrap();
         String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_full_queue_of_the_log_is_503_with_a_time_to_come_again() {
+        let full = WriteError::from(AppendError::Overloaded);
+        let answer = ApiError::from(full).error_response();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let wait = answer.headers().get("Retry-After").unwrap();
+        let wait = wait.to_str().unwrap();
+        assert!(wait.parse::<u32>().unwrap() > 0, "{wait}");
     }
 
     #[tokio::test]

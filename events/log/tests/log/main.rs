@@ -11,3 +11,4 @@ mod property;
 mod rotation;
 mod transfer;
 mod tree;
+mod writer_queue;
