@@ -3,7 +3,7 @@
 //!
 //! Fairness: the users of a queue take turns. Within a user the lower priority number goes first, then the older job.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use genie_events::{JobId, Timestamp, UserId, job_operation};
 use genie_log::{read::JobStep, unfinished::UnfinishedJob};
@@ -35,6 +35,9 @@ struct JobEntry {
 #[derive(Debug, Default)]
 pub struct JobQueues {
     jobs: HashMap<JobId, JobEntry>,
+    /// The same by their users.
+    /// Invariant: a user has an entry exactly while `jobs` has one of the user's.
+    of_user: HashMap<UserId, HashSet<JobId>>,
     queues: HashMap<&'static str, Queue>,
 }
 
@@ -66,7 +69,7 @@ impl JobQueues {
             sequence: row.state.sequence,
             on_board: false,
         };
-        self.jobs.insert(row.job, known);
+        self.enter(row.job, known);
         if !row.state.is_running {
             self.put(&row.job);
         }
@@ -103,7 +106,7 @@ impl JobQueues {
                     sequence: step.sequence,
                     on_board: false,
                 };
-                self.jobs.insert(step.job, known);
+                self.enter(step.job, known);
                 self.put(&step.job)
             }
             "job.claimed" => {
@@ -170,19 +173,27 @@ impl JobQueues {
         }
     }
 
+    fn enter(&mut self, job: JobId, entry: JobEntry) {
+        self.of_user.entry(entry.user).or_default().insert(job);
+        self.jobs.insert(job, entry);
+    }
+
     fn forget(&mut self, job: &JobId) {
         self.remove(job);
-        self.jobs.remove(job);
+        let Some(known) = self.jobs.remove(job) else {
+            return;
+        };
+        if let Some(theirs) = self.of_user.get_mut(&known.user) {
+            theirs.remove(job);
+            if theirs.is_empty() {
+                self.of_user.remove(&known.user);
+            }
+        }
     }
 
     /// Drops all jobs of a user who was forgotten.
     pub fn drop_user(&mut self, user: UserId) {
-        let theirs: Vec<JobId> = self
-            .jobs
-            .iter()
-            .filter(|(_, known)| known.user == user)
-            .map(|(job, _)| *job)
-            .collect();
+        let theirs = self.of_user.get(&user).cloned().unwrap_or_default();
         theirs.iter().for_each(|job| self.forget(job));
     }
 
@@ -412,6 +423,8 @@ mod tests {
             None,
             "nor when its time has come"
         );
+        let left: Vec<&UserId> = board.0.of_user.keys().collect();
+        assert_eq!(left, [&UserId(Uuid::from_u128(2))]);
     }
 
     #[test]
@@ -449,8 +462,8 @@ mod tests {
         ));
         board.see(1, 1, 6, "job.cancelled", json!({}));
         assert_eq!(
-            (board.take(), board.0.jobs.len()),
-            (None, 0),
+            (board.take(), board.0.jobs.len(), board.0.of_user.len()),
+            (None, 0, 0),
             "what has ended is forgotten"
         );
     }
