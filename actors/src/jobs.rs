@@ -40,6 +40,7 @@ use crate::{
 
 mod expired_leases;
 mod queues;
+pub(crate) mod stream;
 use queues::{JobOffer, JobQueues};
 
 /// A claim hands out no further job once the `params` of its jobs have so many bytes.

@@ -21,8 +21,7 @@ use genie_events::{
     },
 };
 use genie_log::{
-    Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, Remember, UserKeys, Work,
-    clock,
+    Append, AppendError, AppendRequest, Group, Log, NewFact, Remember, UserKeys, Work, clock,
     idempotency::Remembered,
     load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
@@ -32,7 +31,7 @@ use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{Instrument, Span, error};
 
-use crate::{WriteError, caller::CommandContext};
+use crate::{WriteError, caller::CommandContext, jobs};
 
 /// The longest pause before deciding again after another writer came first; chance decides how much of it.
 const STALE_PAUSE: Duration = Duration::from_millis(15);
@@ -425,8 +424,7 @@ impl CommandRun {
         }
         let reader = self.log.reader();
         if let Recall::Job(job) = recall {
-            let owner = Owner::User(self.id);
-            if let Some((found, sequence)) = reader.stream::<Job>(&owner, job).await? {
+            if let Some((found, sequence)) = jobs::stream::load(&reader, self.id, *job).await? {
                 state.user.recall_job(*job, found, sequence);
             }
             return Ok(());
