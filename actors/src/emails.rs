@@ -1,14 +1,19 @@
 //! E-mail addresses. Each is a stream of the system, so that of two users who want one address only one gets it.
 
 use genie_events::{
-    EmailAddress, Metadata, Refusal, StreamId, StreamKind, UserId,
-    account::{Account, ProfileCommand},
+    EmailAddress, Event, Metadata, Refusal, StreamId, StreamKind, UserId,
+    account::ProfileCommand,
     email::{Email, EmailCommand},
     ids::EmailId,
 };
-use genie_log::{Append, AppendRequest, Group, Log, NewFact, Owner};
+use genie_log::{Append, AppendRequest, FactBody, Group, Log, load_users::Waking};
 
-use crate::{WriteError, race::Race, system_stream::SystemStream};
+use crate::{
+    WriteError,
+    accounts::change_login::{decided, group},
+    race::Race,
+    system_stream::SystemStream,
+};
 
 #[derive(Debug, Clone)]
 pub struct Emails {
@@ -52,16 +57,11 @@ impl Emails {
         address: &EmailAddress,
     ) -> Result<Vec<Group>, WriteError> {
         let email_id = self.log.hashes().email(address);
-        let stream = StreamId::new(StreamKind::Account, user);
-        // Counted first, so that anything written after the count makes the append stale.
-        let after = self.log.reader().user_seq(user).await?;
-        let (account, count) = self
-            .log
-            .reader()
-            .stream::<Account>(&Owner::User(user), stream.id)
-            .await?
-            .ok_or_else(|| Refusal::not_found("user"))?;
-        let former = account.active()?.email;
+        let Waking::Awake(awake) = self.log.users().wake(user).await? else {
+            return Err(Refusal::not_found("user").into());
+        };
+        let state = &awake.user;
+        let former = state.account().active()?.email;
         if former.as_ref() == Some(&email_id) {
             return Ok(vec![]);
         }
@@ -69,13 +69,7 @@ impl Emails {
             email: address.written().to_owned(),
             email_id,
         };
-        let numbered = (count + 1..).zip(account.decide(change)?);
-        let facts = numbered.map(|(sequence, event)| NewFact {
-            stream,
-            sequence,
-            event: event.into(),
-        });
-        let mut groups = vec![Group::of_user(user, after, facts.collect())];
+        let mut groups = vec![group(state, decided(state, change)?)];
         groups.extend(self.ask(&email_id, EmailCommand::Claim(user)).await?);
         if let Some(former) = former {
             groups.extend(self.ask(&former, EmailCommand::Release(user)).await?);
@@ -126,8 +120,23 @@ impl Emails {
         self.load_id(&self.log.hashes().email(address)).await
     }
 
+    /// Each event of an address replaces its state, so the newest one is enough, however often the address changed
+    /// hands.
     pub(crate) async fn load_id(&self, id: &EmailId) -> Result<SystemStream<Email>, WriteError> {
-        SystemStream::load(&self.log, StreamKind::Email, id).await
+        let stream = StreamId::new(StreamKind::Email, *id);
+        let mut state = Email::default();
+        let newest = self.log.reader().newest_of_system(&stream).await?;
+        let count = newest.as_ref().map_or(0, |fact| fact.sequence);
+        if let Some(fact) = newest
+            && let FactBody::Open(Event::Email(event), _) = fact.body
+        {
+            state.evolve(event);
+        }
+        Ok(SystemStream {
+            state,
+            stream,
+            count,
+        })
     }
 
     /// The facts of an address from a command, if any.

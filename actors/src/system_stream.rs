@@ -1,4 +1,4 @@
-//! The system's own streams. They are folded from the log each time, because they are asked seldom and from every
+//! The system's own streams. They are read from the log each time, because they are asked seldom and from every
 //! node.
 
 use cqrs_es::Aggregate;

@@ -1,10 +1,11 @@
 //! Reads a stream of a user backwards, from its newest event.
 
 use genie_events::{Event, StreamId, UserId};
+use uuid::Uuid;
 
 use super::below;
 use crate::{
-    LogError, LogReader, StoredRow,
+    Fact, LogError, LogReader, Owner, StoredRow,
     pages::{PageSql, paged},
     store::Store,
     stored_row::{BYTES, stored_stream},
@@ -20,7 +21,7 @@ impl LogReader {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, Event)>, LogError> {
-        let rows = self.newest_rows(user, *stream, before, limit).await?;
+        let rows = self.newest_rows(user.0, *stream, before, limit).await?;
         if rows.is_empty() {
             return match before {
                 Some(before @ 2..) => {
@@ -51,11 +52,21 @@ impl LogReader {
         stream: StreamId,
         limit: usize,
     ) -> Result<Vec<String>, LogError> {
-        let rows = self.newest_rows(user, stream, None, limit).await?;
+        let rows = self.newest_rows(user.0, stream, None, limit).await?;
         Ok(rows
             .into_iter()
             .map(|row| row.event_type.into_owned())
             .collect())
+    }
+
+    /// The newest fact of a stream of the system.
+    pub async fn newest_of_system(&self, stream: &StreamId) -> Result<Option<Fact>, LogError> {
+        let owner = Owner::System(*stream).id();
+        let rows = self.newest_rows(owner, *stream, None, 1).await?;
+        match rows.first() {
+            Some(row) => self.open_row(row).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The number of events of a user's stream; 0 when the user has no such stream.
@@ -76,7 +87,7 @@ impl LogReader {
 
     async fn newest_rows(
         &self,
-        user: UserId,
+        owner: Uuid,
         stream: StreamId,
         before: Option<u64>,
         limit: usize,
@@ -103,7 +114,7 @@ impl LogReader {
         };
         let mut rows: Vec<StoredRow> = self.log().store().run(read).await?;
         // A stream belongs to one owner.
-        rows.retain(|row| row.user() == Some(user));
+        rows.retain(|row| row.owner == owner);
         Ok(rows)
     }
 }
@@ -111,7 +122,6 @@ impl LogReader {
 #[cfg(test)]
 mod tests {
     use genie_events::{Metadata, StreamKind, TurnId, chat::ChatEvent};
-    use uuid::Uuid;
 
     use super::*;
     use crate::{
