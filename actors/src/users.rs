@@ -109,6 +109,11 @@ impl Users {
         }))
     }
 
+    /// The limits that commands are decided by.
+    pub(crate) fn limits(&self) -> Limits {
+        self.0.limits.clone()
+    }
+
     /// Passivates idle actors for ever. Spawn it.
     pub async fn sweep(self) {
         loop {

@@ -5,7 +5,7 @@ use genie_log::testing::{TestStore, both_stores};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::test_genie::{Answer, SECRET, TestGenie};
+use crate::test_genie::{Answer, SECRET, TestGenie, password};
 
 const OPEN: &str = "/api/openapi.json";
 
@@ -367,6 +367,15 @@ both_stores!(
             .unwrap();
         assert!((1500..=1800).contains(&wait), "{wait}");
         refused.refused(429, "too_many_facts");
+
+        for change in [
+            json!({"old_password": password("ada"), "password": "another password"}),
+            json!({"old_password": password("ada"), "email": "other@example.com"}),
+        ] {
+            let refused = ada.patch(&genie, "/users/me", change).await;
+            assert_eq!(refused.status, 429, "{}", refused.json);
+            assert!(refused.headers.contains_key("Retry-After"));
+        }
 
         // The server that starts now counts the same.
         genie.restart().await;

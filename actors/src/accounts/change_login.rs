@@ -5,7 +5,7 @@
 //! the actor load again, as when another node wrote.
 
 use genie_events::{
-    Change, EmailAddress, Metadata, Refusal, User, UserId,
+    Change, EmailAddress, Metadata, Now, Refusal, User, UserId,
     account::{AccountCommand, Profile, ProfileCommand},
     email::EmailCommand,
     ids::EmailId,
@@ -13,7 +13,7 @@ use genie_events::{
 use genie_log::sessions::SessionRow;
 use genie_log::{
     AppendRequest, Group, NewFact, Work,
-    load_users::{Awake, Waking},
+    load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -46,6 +46,11 @@ impl Accounts {
                 Waking::Awake(awake) => awake,
                 Waking::Forgotten => return Err(Refusal::not_found("user").into()),
             };
+            if awake.user.seq() >= awake.snapshot_seq + SNAPSHOT_EVERY {
+                // No actor does it for somebody who changes nothing else.
+                let users = self.log.users();
+                users.keep_snapshot(&awake.user, awake.position).await;
+            }
             let Some(append) = self.decide_login(&awake, change, metadata.clone()).await? else {
                 return Ok(awake.position); // everything is so already
             };
@@ -92,6 +97,11 @@ impl Accounts {
         if changes.is_empty() {
             return Ok(None);
         }
+        let now = Now {
+            moment: self.log.clock().now(),
+            limits: self.users.limits(),
+        };
+        state.check_day(&now, &metadata, &changes)?;
         work.push(Work::Session(SessionRow::EndAll {
             user,
             but: change.keep.clone(),
