@@ -621,3 +621,6 @@ impl JobBoard {
         self.0.queues.lock()
     }
 }
+
+#[cfg(test)]
+mod tests;
