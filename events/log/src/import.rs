@@ -18,7 +18,7 @@ use crate::{
     export::{CARRIED, Chunk, Export, Row, Table, TransferError},
     log::stored_head,
     read::read_rows,
-    store::{Store, Target, Writing, in_time},
+    store::{POOL_NAME, Store, Target, Writing, in_time},
 };
 
 /// The limits of a batch, which holds at least one row.
@@ -102,13 +102,16 @@ async fn into_store(
 }
 
 /// A running server holds connections for notifications and the election all the time. The import's
-/// own connections are its pool's.
+/// own connections are those of its pools.
 async fn nobody_else(pool: &PgPool) -> Result<(), TransferError> {
     let mut waited = Duration::ZERO;
     loop {
         let sql = "SELECT count(*) FROM pg_stat_activity \
-             WHERE datname = current_database() AND starts_with(application_name, 'genie')";
-        let connections: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+             WHERE datname = current_database() AND starts_with(application_name, 'genie') AND application_name <> $1";
+        let connections: i64 = sqlx::query_scalar(sql)
+            .bind(POOL_NAME)
+            .fetch_one(pool)
+            .await?;
         let others = connections - i64::from(pool.size());
         if others <= 0 {
             return Ok(());

@@ -53,6 +53,9 @@ const ACQUIRE: Duration = Duration::from_secs(3);
 /// The longest time for any piece of work with the store: a store that vanished silently must not
 /// hold its callers.
 pub const LONGEST: Duration = Duration::from_secs(20);
+/// The name of the pools' connections on Postgres, by which an import knows its own. A server has
+/// connections of other names, too.
+pub(crate) const POOL_NAME: &str = "genie pool";
 /// The longest time that a transaction on Postgres may stay open while its process sends nothing. A
 /// process that was stopped within a transaction holds locks that others, even an append, may wait
 /// for.
@@ -157,9 +160,10 @@ impl Store {
                 .await
                 .map_err(migration)?;
         }
+        let of_pools = options.clone().application_name(POOL_NAME);
         let pool = |most, setting: &str| {
             Connections::new(ConnectionSettings {
-                options: ConnectionOptions::Postgres(options.clone()),
+                options: ConnectionOptions::Postgres(of_pools.clone()),
                 first: [setting, IDLE_IN_TRANSACTION].map(str::to_owned).into(),
                 most,
                 begin: "BEGIN",
