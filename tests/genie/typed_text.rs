@@ -245,7 +245,7 @@ both_stores!(
         for spelled in [
             (|code: &str| format!("{}-{}\n", &code[..3], &code[3..])) as fn(&str) -> String,
             |code| format!("{}\u{202f}{}", &code[..3], &code[3..]),
-            |code| code.chars().map(|c| arabic(c)).collect(),
+            |code| code.chars().map(arabic).collect(),
             |code| format!("\u{200e}{code}\u{200e}"),
         ] {
             genie.clock.advance_millis(30_000);

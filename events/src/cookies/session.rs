@@ -267,6 +267,8 @@ pub fn checked_session(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::too_many_lines)] // a table of spellings is read from its beginning to its end
+
     use serde_json::json;
 
     use super::*;
