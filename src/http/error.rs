@@ -508,7 +508,6 @@ impl ResponseError for ApiError {
     }
 }
 
-/// A query that cannot be read.
 pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
 }
