@@ -127,7 +127,8 @@ impl TestStore {
     /// The same in a tier.
     pub async fn register_with(&self, log: &Log, name: &str, tier: Tier) -> UserId {
         let user = UserId(self.clock.new_uuid());
-        let email = EmailAddress::read(&format!("{name}@example.com")).unwrap();
+        let mailbox = name.replace(' ', "-");
+        let email = EmailAddress::read(&format!("{mailbox}@example.com")).unwrap();
         let (keys, work) = log.keys().new_for(user);
         let event = Event::Account(AccountEvent::Registered(Registration {
             email: email.written().to_owned(),
