@@ -19,7 +19,7 @@ use genie_log::{
     read::Shown,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use tokio::{
     sync::Semaphore,
     time::{Duration, Instant, timeout_at},
@@ -317,7 +317,7 @@ async fn page(
     } else {
         SCANNED_AT_ONCE
     };
-    let mut data: Vec<CloudEvent> = Vec::new();
+    let mut data: Vec<Box<RawValue>> = Vec::new();
     let mut bytes = 0;
     let mut has_more = true;
     'reading: for _ in 0..PAGES {
@@ -327,8 +327,8 @@ async fn page(
                 if data.len() == limit {
                     break 'reading;
                 }
-                let event = cloud_event(log, row, shown).await?;
-                bytes += response::json_size(&event)?;
+                let event = response::json(&cloud_event(log, row, shown).await?)?;
+                bytes += event.get().len();
                 if bytes > PAGE_BYTES as usize && !data.is_empty() {
                     break 'reading;
                 }

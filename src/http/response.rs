@@ -11,7 +11,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{Positions, Shard};
 use genie_log::pages::{PAGE_BYTES, Paged};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::{error::ApiError, words::True};
@@ -76,11 +79,15 @@ impl<T: Serialize> ListPage<T> {
     }
 }
 
+/// A value as JSON.
+pub fn json(value: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
+    to_raw_value(value)
+        .map_err(|error| ApiError::Internal(format!("an answer is no JSON: {error}")))
+}
+
 /// The bytes of a value as JSON.
 pub fn json_size(value: &impl Serialize) -> Result<usize, ApiError> {
-    let json = serde_json::to_vec(value);
-    json.map(|json| json.len())
-        .map_err(|error| ApiError::Internal(format!("an answer is no JSON: {error}")))
+    json(value).map(|json| json.get().len())
 }
 
 /// An answer without fields of its own.

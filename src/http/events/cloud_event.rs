@@ -1,7 +1,7 @@
 //! A fact as clients see it.
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -84,7 +84,9 @@ impl Serialize for StreamNumber {
 /// A page of facts, in the order in which they happened.
 #[derive(Serialize, ToSchema)]
 pub struct FeedPage {
-    pub data: Vec<CloudEvent>,
+    // As JSON: parsed, the fields may take sixteen times the room.
+    #[schema(value_type = Vec<CloudEvent>)]
+    pub data: Vec<Box<RawValue>>,
     /// Whether there is anything behind the cursor.
     pub has_more: bool,
     /// The beginning of the next page.
