@@ -2,7 +2,7 @@
 //! non-personal fields, by the written list of `genie_events::Event::clear`. Callers with the right may ask for all
 //! fields; that they did is a fact. Facts hold no secrets.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use actix_web::{
     Either, FromRequest, HttpRequest,
@@ -53,8 +53,12 @@ const PAGES: usize = 10;
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// How often a live stream checks that its caller is still good.
 const RECHECK: Duration = Duration::from_secs(10);
-/// One live stream after the other opens what it read, so that the store's runtime has time for others.
-static OPENING: Semaphore = Semaphore::const_new(1);
+/// So many live streams open what they read at once: half as many as there are cores, so that the store's
+/// runtime has time for others.
+static OPENING: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Semaphore::new((cores / 2).max(1))
+});
 /// A live stream reads so much at once, and holds it while its client does not read.
 const LIVE: PageEnd = PageEnd {
     rows: 200,
