@@ -167,7 +167,7 @@ impl Subscriber {
         let Some(position) = position::parse(text("cursor")) else {
             return self.notes.saw(0, 1);
         };
-        let sequence = event["sequence"].as_u64().unwrap_or(0);
+        let sequence = text("sequence").parse().unwrap_or(0);
         self.notes.saw(
             position,
             event_hash(
