@@ -195,19 +195,6 @@ impl Accounts {
         }
     }
 
-    /// Whether a user administers now. The user's actor is asked, so nothing is folded while it lives.
-    pub async fn administers(&self, user: UserId) -> Result<bool, WriteError> {
-        let look = |state: &User| {
-            let profile = state.account().active();
-            json!(profile.is_ok_and(|profile| profile.admin))
-        };
-        match self.users.look(user, look).await {
-            Ok(administers) => Ok(administers == true),
-            Err(WriteError::Forgotten) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The hash of a user's password, with its version.
     pub async fn password_hash(
         &self,

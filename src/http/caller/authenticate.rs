@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix_web::{HttpRequest, http::header::AUTHORIZATION, web::Data};
 use genie_actors::{Caller, service_keys};
 use genie_events::UserId;
+use genie_log::load_users::Waking;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
@@ -172,9 +173,16 @@ async fn impersonator(
 }
 
 /// True when the user administers now. Other users' streams fence what an administrator does, not the administrator's
-/// own. So the user's actor is asked: the account's row may be some moments old.
+/// own. So the log is asked: the account's row may be some moments old.
 async fn administers(app: &App, user: UserId) -> Result<bool, ApiError> {
-    Ok(app.write.accounts.administers(user).await?)
+    match app.log.users().wake(user).await? {
+        Waking::Awake(awake) => Ok(awake
+            .user
+            .account()
+            .active()
+            .is_ok_and(|profile| profile.admin)),
+        Waking::Forgotten => Ok(false),
+    }
 }
 
 /// Refuses a user who no longer administers, whatever the account's row said.
