@@ -26,6 +26,8 @@ mod caller;
 mod cors;
 /// All status codes.
 mod error;
+/// The job that a worker says it holds.
+mod held_job;
 /// Commands that may be sent again.
 mod idempotency;
 /// What clients send, read by one reader.

@@ -10,8 +10,8 @@ use std::{
 use futures_util::future::select_all;
 
 use genie_events::{
-    Event, JobId, JobName, Metadata, Now, StreamId, StreamKind, Timestamp, User, UserCommand,
-    UserId,
+    Event, JobId, JobName, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User,
+    UserCommand, UserId,
     job::{Job, JobCommand, JobEvent, JobSpec, backoff_millis},
     job_operation::QUEUES,
 };
@@ -104,6 +104,13 @@ pub struct JobClaim {
     pub lease_expires_at: Timestamp,
     /// The position of the fact.
     pub position: u64,
+}
+
+/// A job that a worker holds.
+#[derive(Debug)]
+pub struct HeldJob {
+    pub owner: UserId,
+    pub spec: JobSpec,
 }
 
 /// A job that is queued, by this request or an earlier one for the same.
@@ -410,12 +417,14 @@ impl JobBoard {
     }
 
     /// Queues a job. The same again is the same job, whatever became of it meanwhile. The id of a job
-    /// without a name must be a fresh one.
+    /// without a name must be a fresh one. `foreign` refuses a job that is new: it names a file that is
+    /// not its user's.
     pub async fn submit(
         &self,
         user: UserId,
         job: JobId,
         spec: JobSpec,
+        foreign: Option<Refusal>,
         context: impl Into<CommandContext>,
     ) -> Result<SubmittedJob, WriteError> {
         // Only a named job may have been there before and have ended, which the log alone knows.
@@ -423,6 +432,9 @@ impl JobBoard {
         let planner = move |state: &User, now: Now| {
             let moment = now.moment;
             let changes = state.decide(now, UserCommand::SubmitJob(job, spec.clone()))?;
+            if let Some(foreign) = foreign.as_ref().filter(|_| !changes.is_empty()) {
+                return Err(foreign.clone());
+            }
             let status = match state.job(&job) {
                 None | Some(Job::Absent) if spec.run_at.is_some_and(|at| at > moment) => "delayed",
                 None => Job::Absent.status(moment),
@@ -506,6 +518,20 @@ impl JobBoard {
             .leases()
             .renew(LeaseKind::Job, &job.to_string(), &hash, until, progress)
             .await?)
+    }
+
+    /// The work of a running job, for the worker that holds it by this lease.
+    pub async fn held(&self, job: JobId, lease: &str) -> Result<Option<HeldJob>, WriteError> {
+        let leases = self.0.log.leases();
+        let found = leases.get(LeaseKind::Job, &job.to_string()).await?;
+        let hash = sha256_hex(lease.as_bytes());
+        match found.filter(|found| found.holder == hash && !found.cancelled) {
+            Some(lease) => Ok(Some(HeldJob {
+                owner: lease.user,
+                spec: self.spec(lease.user, job).await?,
+            })),
+            None => Ok(None),
+        }
     }
 
     /// The owner of a running job.

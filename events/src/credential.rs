@@ -55,6 +55,8 @@ pub enum RefusedFor {
     SessionExpired,
     /// The caller claims to work on a job of the owner but does not hold it.
     StaleLease,
+    /// The caller holds a job of the owner that does not name it.
+    NotNamed,
     /// The caller's key lacks the scope.
     ScopeNeeded,
     /// The owner is suspended.
@@ -72,6 +74,7 @@ impl RefusedFor {
             Self::OtherKind => "other_kind",
             Self::SessionExpired => "session_expired",
             Self::StaleLease => "stale_lease",
+            Self::NotNamed => "not_named",
             Self::ScopeNeeded => "scope_needed",
             Self::Suspended => "suspended",
             Self::Damaged => "damaged",
@@ -81,7 +84,9 @@ impl RefusedFor {
     /// The refusal that the caller gets.
     pub fn refusal(self) -> Refusal {
         match self {
-            Self::NotHeld | Self::Removed | Self::OtherKind => Refusal::not_found("credential"),
+            Self::NotHeld | Self::Removed | Self::OtherKind | Self::NotNamed => {
+                Refusal::not_found("credential")
+            }
             Self::SessionExpired => Refusal::gone(
                 "session_expired",
                 "The session is over; its user has to log in on the platform and capture it again",

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    aggregate, domain_event, ids::JobName, refusal::Refusal, timestamp::Timestamp, usage::Unit,
+    aggregate, domain_event, ids::JobName, job_operation, refusal::Refusal, timestamp::Timestamp,
+    usage::Unit,
 };
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -108,6 +109,22 @@ impl JobOutline {
 }
 
 impl JobSpec {
+    /// The files that the job names, each with its field.
+    pub fn named_files(&self) -> Vec<(&'static str, &str)> {
+        let input = self.input_file_id.as_deref();
+        let mut files: Vec<_> = input.map(|id| ("input_file_id", id)).into_iter().collect();
+        for &field in job_operation::file_params(&self.operation) {
+            match &self.params[field] {
+                Value::String(id) => files.push((field, id)),
+                Value::Array(ids) => {
+                    files.extend(ids.iter().filter_map(Value::as_str).map(|id| (field, id)));
+                }
+                _ => {}
+            }
+        }
+        files
+    }
+
     /// Tells a repeated submission from another one. The order of names in `params` does not matter.
     fn hash(&self) -> String {
         let mut sorted = self.clone();

@@ -21,9 +21,11 @@ const MEDIA: [&str; 17] = [
     "strip_metadata",
     "caption_generation",
     "apply_steganographic_watermark",
-    "download_video",
+    DOWNLOAD,
     "ytdlp_info",
 ];
+/// The operation that downloads with any login or cookie file of its user.
+pub const DOWNLOAD: &str = "download_video";
 const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
 
 /// The operations that clients may queue.
@@ -46,6 +48,15 @@ pub fn queue_of(operation: &str) -> Option<&'static str> {
 /// The queue with this name.
 pub fn queue(name: &str) -> Option<&'static str> {
     QUEUES.into_iter().find(|queue| *queue == name)
+}
+
+/// The fields of `params` in which an operation names files.
+pub fn file_params(operation: &str) -> &'static [&'static str] {
+    match operation {
+        "join_videos" => &["inputs"],
+        "apply_watermark" | "create_teaser" => &["watermark_file_id"],
+        _ => &[],
+    }
 }
 
 /// The counter of an operation; `None` if it is not counted.

@@ -96,6 +96,7 @@ const WORDS: &[(&str, &str, &[&str])] = &[
             "other_kind",
             "session_expired",
             "stale_lease",
+            "not_named",
             "scope_needed",
             "suspended",
             "damaged",

@@ -1,4 +1,4 @@
-//! Uploaded files, for their users and for workers whose jobs name them as `input_file_id`.
+//! Uploaded files, for their users and for workers whose jobs name them.
 
 use actix_web::{
     HttpResponse,
@@ -6,7 +6,8 @@ use actix_web::{
     web::{Data, Path},
 };
 use futures_util::StreamExt;
-use genie_events::BlobId;
+use genie_actors::Caller;
+use genie_events::{BlobId, Refusal, UserId};
 use genie_log::LogError;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     http::{
         caller::{AnyCaller, WorksOnJobs},
         error::ApiError,
+        held_job::LeaseHeaders,
         request::in_span,
         response::RawAnswer,
     },
@@ -27,14 +29,17 @@ pub enum Archive {}
 pub async fn download(
     app: Data<App>,
     caller: AnyCaller<WorksOnJobs>,
+    lease: LeaseHeaders,
     id: Path<String>,
 ) -> Result<RawAnswer<Archive>, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id: BlobId = id.parse().map_err(|_| nothing())?;
+    let readable = match caller {
+        AnyCaller::User(user) => Some(user.account.user),
+        AnyCaller::Server(server) => readable_by(&app, &server.caller, &lease, id).await?,
+    };
     let blob = app.log.blobs().get(id).await?.ok_or_else(nothing)?;
-    if let AnyCaller::User(user) = caller
-        && user.account.user != blob.user
-    {
+    if readable.is_some_and(|owner| owner != blob.user) {
         return Err(nothing());
     }
     let keys = app
@@ -65,4 +70,30 @@ pub async fn download(
         .no_chunking(blob.size)
         .streaming(in_span(body.map(|part| part.map_err(ApiError::from))));
     Ok(RawAnswer::new(response))
+}
+
+/// The user whose file a server or worker may read: the owner of the job that it holds, if the job names the file.
+/// `None` stands for every user: the shared secret without a job reads any file.
+async fn readable_by(
+    app: &App,
+    caller: &Caller,
+    lease: &LeaseHeaders,
+    file: BlobId,
+) -> Result<Option<UserId>, ApiError> {
+    let Some(shown) = lease.shown()? else {
+        if caller.is_service_key() {
+            return Err(Refusal::forbidden(
+                "lease_needed",
+                "A worker's key opens a file for a job that names it; send `Genie-Job` and `Genie-Lease`",
+            )
+            .into());
+        }
+        return Ok(None);
+    };
+    let held = shown.held(app).await?;
+    let files = held.spec.named_files();
+    let is_named = files.iter().any(|(_, id)| id.parse() == Ok(file));
+    is_named
+        .then_some(Some(held.owner))
+        .ok_or(ApiError::NotFound("file"))
 }

@@ -34,6 +34,8 @@ use crate::{
     },
 };
 
+mod named_files;
+
 /// Lower runs sooner.
 const DEFAULT_PRIORITY: i64 = 10;
 const DEFAULT_ATTEMPTS: u32 = 3;
@@ -52,7 +54,7 @@ pub struct NewJob {
     job: Option<AnnouncedName>,
     #[schema(value_type = words::Operation)]
     operation: String,
-    /// 1 to 2048 bytes.
+    /// A file of the caller: here, or in the Directus that keeps the users. Another's is 404.
     #[schema(min_length = 1, max_length = 2048)]
     input_file_id: Option<String>,
     /// Begins with http:// or https://.
@@ -61,7 +63,7 @@ pub struct NewJob {
     /// Handed to the worker unchanged. At most 65536 bytes as JSON.
     #[serde(default)]
     params: Map<String, Value>,
-    /// 1 to 2048 bytes.
+    /// A profile of the caller. Another's is 404.
     #[schema(min_length = 1, max_length = 2048)]
     creator_profile_id: Option<String>,
     /// Lower runs sooner. 10 by default.
@@ -353,6 +355,7 @@ fn unknown_operation() -> ApiError {
 /// `POST /api/queue/media`
 pub async fn submit(
     app: Data<App>,
+    request: HttpRequest,
     idempotency_key: IdempotencyKey,
     user: ActingUser,
     Body(body): Body<NewJob>,
@@ -366,7 +369,9 @@ pub async fn submit(
         Some(name) => app.log.hashes().job(id, name),
         None => JobId(app.log.clock().new_uuid()),
     };
-    let submitted = app.write.jobs.submit(id, job, spec, asking).await?;
+    let foreign = named_files::foreign(&app, &request, &user, &spec).await?;
+    let jobs = &app.write.jobs;
+    let submitted = jobs.submit(id, job, spec, foreign, asking).await?;
     let place = app.write.jobs.waiting(&queue).max(1);
     let job_id = name.map_or_else(|| submitted.job.to_string(), |name| name.to_string());
     let job = SubmittedJobAnswer {

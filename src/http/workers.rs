@@ -228,7 +228,7 @@ pub async fn heartbeat(
     }
 }
 
-fn stale_lease() -> ApiError {
+pub fn stale_lease() -> ApiError {
     Refusal::conflict(
         "stale_lease",
         "This lease is not the job's present one; claim the job again",
@@ -325,7 +325,7 @@ pub async fn fail(
 }
 
 /// A job's owner: from its lease while it runs, else from the read side.
-async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
+pub async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
     if let Some(owner) = app.write.jobs.owner_of_running(job).await? {
         return Ok(owner);
     }

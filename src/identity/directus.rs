@@ -4,14 +4,15 @@
 //! Directus alone says who may act. Each request proves it by an answer that is at most some
 //! seconds old (`user_cache.rs`).
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use genie_actors::{outbound::ProxyUse, registration::Registrar};
-use genie_events::{Timestamp, UserId};
+use genie_events::{BlobId, Timestamp, UserId};
 use genie_log::{Clock, Log};
 use parking_lot::Mutex;
 use reqwest::Method;
 use secrecy::SecretString;
+use serde_json::Value;
 use tokio::{runtime::Handle, time::Instant};
 use tracing::{Instrument, error, warn};
 
@@ -216,6 +217,34 @@ impl Directus {
         asked
             .await
             .unwrap_or(Err(DirectusTrouble::Failed("the request broke off")))
+    }
+
+    /// Which of these files the holder of a token may read in Directus.
+    pub async fn readable_files(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+        files: &BTreeSet<BlobId>,
+    ) -> Result<BTreeSet<BlobId>, DirectusTrouble> {
+        let ids: Vec<String> = files.iter().map(BlobId::to_string).collect();
+        // As a list: it holds what the token may read, and is refused when it may read no files.
+        let asking = UpstreamRequest::new(Method::GET, "/files")
+            .authorized(bearer(token))
+            .of(address)
+            .parameter("filter[id][_in]", ids.join(","))
+            .parameter("fields", "id")
+            .parameter("limit", ids.len().to_string());
+        let reply = self.ask(asking).await?;
+        if !reply.is_ok() {
+            return Ok(BTreeSet::new());
+        }
+        let Value::Array(found) = reply.data()? else {
+            return Err(DirectusTrouble::Failed("its answer is not a list of files"));
+        };
+        let readable = found
+            .iter()
+            .filter_map(|file| file["id"].as_str()?.parse().ok());
+        Ok(readable.collect())
     }
 
     pub fn registrations(&self) -> &Registrations {

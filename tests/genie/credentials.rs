@@ -650,10 +650,11 @@ both_stores!(
         );
         assert_eq!(page["data"][3]["by_id"], json!(worker.id));
 
-        // A worker's key reveals credentials of the user for whom it holds a job.
+        // A worker's key reveals what the job that it holds needs.
         store(&genie, &ada, session("x", 3600)).await;
         store(&genie, &ada, password("x", "canary-8")).await;
-        let job = ada.submit_job(&genie).await;
+        let job = json!({"operation": "resize_image", "creator_profile_id": id});
+        let job = ada.post(&genie, "/api/queue/media", job).await.ok()["jobId"].clone();
         let lease = genie.claim().await["lease"].clone();
         for (route, field) in [
             ("get-platform-session", "cookies"),

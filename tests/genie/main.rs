@@ -45,6 +45,7 @@ mod logs;
 mod names;
 mod onboarding;
 mod origins;
+mod ownership;
 mod probes;
 mod proxies;
 mod registration;

@@ -3,8 +3,9 @@
 use super::{User, changes, quota::counted_unit};
 use crate::{
     Now,
+    credential::{Credential, CredentialKind},
     event::Change,
-    ids::JobId,
+    ids::{CredentialId, JobId},
     job::{Job, JobCommand, JobSpec},
     job_operation,
     refusal::Refusal,
@@ -23,12 +24,45 @@ impl User {
         job: &JobId,
         spec: &JobSpec,
     ) -> Result<Vec<Change>, Refusal> {
-        self.queue_job(now, job, &spec.operation, spec.run_at, |counted| {
+        let changes = self.queue_job(now, job, &spec.operation, spec.run_at, |counted| {
             JobCommand::Submit {
                 spec: spec.clone(),
                 counted,
             }
-        })
+        })?;
+        // What a job named when it was first submitted may be gone by now.
+        if !changes.is_empty() {
+            self.check_profile(spec.creator_profile_id.as_deref())?;
+        }
+        Ok(changes)
+    }
+
+    /// Refuses a job that names anything but a profile of the user.
+    fn check_profile(&self, named: Option<&str>) -> Result<(), Refusal> {
+        let Some(named) = named else {
+            return Ok(());
+        };
+        let held = named
+            .parse()
+            .ok()
+            .and_then(|id: CredentialId| self.credentials.get(&id));
+        match held {
+            Some(Credential::Held {
+                kind: CredentialKind::Profile,
+                ..
+            }) => Ok(()),
+            Some(Credential::Held { kind, .. }) => {
+                let kind = kind.as_str();
+                let sentence = format!(
+                    "`creator_profile_id` must be the id of a profile; this credential is a `{kind}`"
+                );
+                Err(Refusal::invalid("creator_profile_id", sentence))
+            }
+            _ => Err(Refusal::gone(
+                "not_found",
+                "`creator_profile_id` names no profile of yours; GET /api/credentials lists them",
+            )),
+        }
     }
 
     pub(super) fn retry_job(&self, now: &Now, id: &JobId) -> Result<Vec<Change>, Refusal> {

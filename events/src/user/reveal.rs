@@ -5,6 +5,7 @@ use crate::{
     credential::{Credential, CredentialKind, RefusedFor},
     ids::{CredentialId, JobId},
     job::Job,
+    job_operation,
     platform_name::PlatformName,
     timestamp::Timestamp,
     user::User,
@@ -25,11 +26,13 @@ pub enum RevealRight {
     Own,
     /// The caller may see every credential.
     Every,
-    /// The caller may see credentials of the user for whom it holds a job.
+    /// The caller holds a job of the user and may see the credentials that the job needs.
     WorksOn {
         job: JobId,
         /// SHA-256 of the lease that the caller shows, as a running job stores it.
         lease: String,
+        /// The profile that the job names.
+        profile: Option<CredentialId>,
     },
     None,
 }
@@ -94,6 +97,11 @@ impl User {
             Some(Credential::Held { kind, .. }) if !wanted.kinds.contains(kind) => {
                 refused(RefusedFor::OtherKind)
             }
+            Some(Credential::Held { kind, platform, .. })
+                if !self.needs(&wanted.right, id, *kind, platform) =>
+            {
+                refused(RefusedFor::NotNamed)
+            }
             Some(Credential::Held {
                 expires_at: Some(end),
                 ..
@@ -122,11 +130,42 @@ impl User {
     fn has_right(&self, right: &RevealRight) -> bool {
         match right {
             RevealRight::Own | RevealRight::Every => true,
-            RevealRight::WorksOn { job, lease } => {
+            RevealRight::WorksOn { job, lease, .. } => {
                 matches!(self.job(job), Some(Job::Running { lease: held, .. }) if held == lease)
             }
             RevealRight::None => false,
         }
+    }
+
+    /// True when the work that gives the right needs the credential: the profile that the job names,
+    /// the login, cookies and session of that profile's platform, and for a download any login and
+    /// cookies. A right that no job gives needs no reason.
+    fn needs(
+        &self,
+        right: &RevealRight,
+        id: CredentialId,
+        kind: CredentialKind,
+        platform: &PlatformName,
+    ) -> bool {
+        let RevealRight::WorksOn { job, profile, .. } = right else {
+            return true;
+        };
+        let of_named_platform = || {
+            let named = profile.and_then(|profile| self.credentials.get(&profile));
+            matches!(named, Some(Credential::Held { kind: CredentialKind::Profile, platform: named, .. }) if named == platform)
+        };
+        match kind {
+            CredentialKind::Profile => *profile == Some(id),
+            CredentialKind::Session => of_named_platform(),
+            CredentialKind::Password | CredentialKind::Cookies => {
+                self.downloads(job) || of_named_platform()
+            }
+        }
+    }
+
+    fn downloads(&self, job: &JobId) -> bool {
+        let outline = self.job(job).and_then(Job::outline);
+        outline.is_some_and(|outline| outline.operation == job_operation::DOWNLOAD)
     }
 }
 
@@ -140,6 +179,7 @@ mod tests {
         credential::{CredentialEvent, SealedSecret},
         event::Change,
         ids::{EmailId, InviteId, UserId},
+        job::{JobEvent, JobSpec},
         tier::Tier,
         user::Recall,
     };
@@ -245,6 +285,7 @@ mod tests {
         let worker = || RevealRight::WorksOn {
             job: JobId(Uuid::from_u128(9)),
             lease: "l".into(),
+            profile: Some(credential(2)),
         };
         let session = CredentialKind::Session;
         let profile = CredentialKind::Profile;
@@ -286,5 +327,74 @@ mod tests {
             ask(&ada, NOW, 2, profile, RevealRight::Every),
             Err((credential(2), RefusedFor::Suspended))
         );
+    }
+
+    /// Ada with a running job.
+    fn at_work(operation: &str) -> User {
+        let mut ada = ada();
+        let spec = JobSpec {
+            name: None,
+            operation: operation.into(),
+            queue: "media-jobs".into(),
+            params: serde_json::Value::Null,
+            input_file_id: None,
+            input_url: None,
+            creator_profile_id: None,
+            priority: 10,
+            run_at: None,
+            max_attempts: 3,
+        };
+        let job = JobId(Uuid::from_u128(9));
+        let submitted = JobEvent::Submitted {
+            spec,
+            counted: None,
+        };
+        happen(&mut ada, job, submitted);
+        let claimed = JobEvent::Claimed {
+            attempt: 1,
+            worker: "w".into(),
+            lease: "l".into(),
+        };
+        happen(&mut ada, job, claimed);
+        ada
+    }
+
+    #[test]
+    fn a_worker_sees_what_its_job_needs() {
+        let [profile, password, cookies, session] = [2, 3, 4, 5].map(credential);
+        for (operation, named, seen) in [
+            (
+                "publish_post",
+                Some(profile),
+                vec![profile, password, cookies, session],
+            ),
+            ("publish_post", None, vec![]),
+            // A credential of another kind is no profile, and a stranger's names no platform here.
+            ("publish_post", Some(session), vec![]),
+            ("publish_post", Some(credential(8)), vec![]),
+            ("download_video", None, vec![password, cookies]),
+            ("ytdlp_info", None, vec![]),
+        ] {
+            let ada = at_work(operation);
+            for (id, kind) in [profile, password, cookies, session]
+                .into_iter()
+                .zip(CredentialKind::ALL)
+            {
+                let worker = RevealCriteria {
+                    right: RevealRight::WorksOn {
+                        job: JobId(Uuid::from_u128(9)),
+                        lease: "l".into(),
+                        profile: named,
+                    },
+                    ..wanted(CredentialSelector::Id(id), &[kind])
+                };
+                let reason = ada
+                    .check_reveal(NOW, &worker)
+                    .err()
+                    .map(|refused| refused.reason);
+                let expected = (!seen.contains(&id)).then_some(RefusedFor::NotNamed);
+                assert_eq!(reason, expected, "{operation}, {named:?}, {kind:?}");
+            }
+        }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         body::Body,
         caller::{RevealsCredentials, ServerCaller},
         error::ApiError,
+        held_job::{LeaseHeaders, ShownLease},
         jobs::job_id,
         read_your_writes::MinPosition,
         response::Written,
@@ -52,10 +53,10 @@ pub struct RevealRequest {
     /// The reason, kept with the fact. At most 500 characters.
     #[schema(max_length = 500)]
     purpose: Option<String>,
-    /// A job of the credential's owner.
+    /// A job of the credential's owner that needs the credential. The header `Genie-Job` says the same.
     #[serde(rename = "jobId")]
     job: Option<String>,
-    /// The lease under which the caller holds the job.
+    /// The lease under which the caller holds the job. The header `Genie-Lease` says the same.
     lease: Option<String>,
 }
 
@@ -102,18 +103,36 @@ pub struct RevealedSession {
 }
 
 impl RevealRequest {
-    /// A key with `jobs:work` alone sees the credentials of an owner only while it holds a job of that owner.
-    fn right(&self, caller: &Caller) -> Result<RevealRight, ApiError> {
-        if caller.has_scope(Scope::CredentialsReveal) {
-            return Ok(RevealRight::Every);
-        }
-        match (&self.job, &self.lease) {
-            (Some(job), Some(lease)) => Ok(RevealRight::WorksOn {
+    /// A caller that shows a job and its lease sees what that job needs. Without them a key with `jobs:work` alone sees
+    /// nothing.
+    async fn right(
+        &self,
+        app: &App,
+        caller: &Caller,
+        headers: &LeaseHeaders,
+    ) -> Result<RevealRight, ApiError> {
+        let shown = match (&self.job, &self.lease) {
+            (Some(job), Some(lease)) => Some(ShownLease {
                 job: job_id(job)?,
-                lease: sha256_hex(lease.as_bytes()),
+                lease: lease.clone(),
             }),
-            _ => Ok(RevealRight::None),
-        }
+            _ => headers.shown()?,
+        };
+        let Some(shown) = shown else {
+            let sees_all = caller.has_scope(Scope::CredentialsReveal);
+            return Ok(if sees_all {
+                RevealRight::Every
+            } else {
+                RevealRight::None
+            });
+        };
+        let held = app.write.jobs.held(shown.job, &shown.lease).await?;
+        let named = held.and_then(|held| held.spec.creator_profile_id);
+        Ok(RevealRight::WorksOn {
+            job: shown.job,
+            lease: sha256_hex(shown.lease.as_bytes()),
+            profile: named.and_then(|id| id.parse().ok()),
+        })
     }
 
     fn for_platform(&self) -> Result<CredentialRef, ApiError> {
@@ -131,7 +150,7 @@ impl RevealRequest {
 
 async fn shown(
     app: &App,
-    min_position: &MinPosition,
+    (min_position, lease): (&MinPosition, &LeaseHeaders),
     caller: &Caller,
     wanted: RevealRequest,
     named: CredentialRef,
@@ -146,7 +165,7 @@ async fn shown(
             "`purpose` must be at most {MAX_PURPOSE} characters"
         )));
     }
-    let right = wanted.right(caller)?;
+    let right = wanted.right(app, caller, lease).await?;
     min_position.wait_for_log(app).await?;
     let ask = SecretRequest {
         named,
@@ -163,6 +182,7 @@ async fn shown(
 pub async fn profile(
     app: Data<App>,
     min_position: MinPosition,
+    lease: LeaseHeaders,
     server: ServerCaller<RevealsCredentials>,
     Body(wanted): Body<RevealRequest>,
 ) -> Result<Written<RevealedProfile>, ApiError> {
@@ -173,7 +193,7 @@ pub async fn profile(
     let named = CredentialRef::Id(credential_id(id)?);
     let (revealed, opened) = shown(
         &app,
-        &min_position,
+        (&min_position, &lease),
         &server.caller,
         wanted,
         named,
@@ -193,6 +213,7 @@ pub async fn profile(
 pub async fn download(
     app: Data<App>,
     min_position: MinPosition,
+    lease: LeaseHeaders,
     server: ServerCaller<RevealsCredentials>,
     Body(wanted): Body<RevealRequest>,
 ) -> Result<Written<RevealedDownload>, ApiError> {
@@ -207,8 +228,15 @@ pub async fn download(
         Some(id) => CredentialRef::Id(credential_id(id)?),
         None => wanted.for_platform()?,
     };
-    let (revealed, opened) =
-        shown(&app, &min_position, &server.caller, wanted, named, kinds).await?;
+    let (revealed, opened) = shown(
+        &app,
+        (&min_position, &lease),
+        &server.caller,
+        wanted,
+        named,
+        kinds,
+    )
+    .await?;
     let download = RevealedDownload {
         id: revealed.id,
         kind: revealed.kind,
@@ -222,13 +250,14 @@ pub async fn download(
 pub async fn session(
     app: Data<App>,
     min_position: MinPosition,
+    lease: LeaseHeaders,
     server: ServerCaller<RevealsCredentials>,
     Body(wanted): Body<RevealRequest>,
 ) -> Result<Written<RevealedSession>, ApiError> {
     let named = wanted.for_platform()?;
     let (revealed, opened) = shown(
         &app,
-        &min_position,
+        (&min_position, &lease),
         &server.caller,
         wanted,
         named,

@@ -22,6 +22,7 @@ use crate::{
         },
         error::{ApiError, DirectusError, FailureBody},
         health::{Probe, Readiness, ReadyOnly},
+        held_job::LeaseHeaders,
         idempotency::IdempotencyKey,
         identity::FieldsQuery,
         input::Query,
@@ -118,6 +119,7 @@ macro_rules! says_nothing {
 // Paths are described by their pattern. A bare response is a failure, or is passed on.
 says_nothing!(
     Data<App>,
+    LeaseHeaders,
     HttpRequest,
     HttpResponse,
     Path<String>,
