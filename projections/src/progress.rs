@@ -159,12 +159,7 @@ impl Progress {
         if self.is_settled(names, position) {
             return Ok(());
         }
-        let are_reached = |told: &BTreeMap<&'static str, Announced>| {
-            let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
-            names.iter().all(|name| at(name) >= position)
-        };
-        let are_told = are_reached(&self.0.told.borrow());
-        if are_told {
+        if self.are_told(names, position) {
             // Read tables are not flushed on commit: after a crash the database may be behind the
             // announced position.
             let stored = self.positions().await?;
@@ -177,7 +172,8 @@ impl Progress {
         }
         let mut told = self.0.told.subscribe();
         self.want(position);
-        if timeout(limit, told.wait_for(are_reached)).await.is_ok() {
+        let reached = told.wait_for(|told| are_reached(told, names, position));
+        if timeout(limit, reached).await.is_ok() {
             return Ok(());
         }
         match lowest(&self.positions().await?, names) {
@@ -189,20 +185,22 @@ impl Progress {
         }
     }
 
+    /// True when all of these have announced a position.
+    pub fn are_told(&self, names: &[&str], position: u64) -> bool {
+        are_reached(&self.0.told.borrow(), names, position)
+    }
+
     /// The same without a look into the store, for a reader that accepts to be a little behind: after
     /// a crash of the database the store may be behind what was announced. Answers whether the
     /// position was reached.
     pub async fn wait_for_told(&self, names: &[&str], position: u64, limit: Duration) -> bool {
-        let are_reached = |told: &BTreeMap<&'static str, Announced>| {
-            let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
-            names.iter().all(|name| at(name) >= position)
-        };
-        if are_reached(&self.0.told.borrow()) {
+        if self.are_told(names, position) {
             return true;
         }
         let mut told = self.0.told.subscribe();
         self.want(position);
-        timeout(limit, told.wait_for(are_reached)).await.is_ok()
+        let reached = told.wait_for(|told| are_reached(told, names, position));
+        timeout(limit, reached).await.is_ok()
     }
 
     /// Tells those who move the projections that somebody waits for a position.
@@ -309,6 +307,16 @@ impl Progress {
     ) -> Option<&'a mut ProjectionStatus> {
         all.get_mut(self.0.names.get(checkpoint)?)
     }
+}
+
+/// True when all of these projections have announced a position. One that is not known has.
+fn are_reached(
+    told: &BTreeMap<&'static str, Announced>,
+    names: &[&str],
+    position: u64,
+) -> bool {
+    let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
+    names.iter().all(|name| at(name) >= position)
 }
 
 /// The position of the projection that is furthest behind.

@@ -91,6 +91,11 @@ impl ReadSide {
         self.progress.wait_for_told(names, position, limit).await
     }
 
+    /// True when these projections have announced a position on this server.
+    pub fn have_announced(&self, names: &[&str], position: u64) -> bool {
+        self.progress.are_told(names, position)
+    }
+
     /// The position that one projection has reached, as stored.
     pub async fn stored_position(&self, name: &str) -> Result<u64, LogError> {
         self.progress.stored(name).await

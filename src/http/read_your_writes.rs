@@ -9,6 +9,7 @@ use std::{
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use genie_events::UserId;
+use genie_log::LogError;
 use genie_projections::ReadError;
 use tokio::time::timeout;
 
@@ -99,12 +100,7 @@ impl MinPosition {
                 .await?);
         }
         if let Some(user) = user {
-            // Writes before the start of this process are unknown, and the caller may have made one a moment ago.
-            let written = app
-                .write
-                .users
-                .last_written(user)
-                .unwrap_or(app.head_at_start);
+            let written = last_written(app, projections, user).await?;
             // Not reached: the read is a little old, which a caller without the header accepts.
             let _ = app
                 .reads
@@ -113,4 +109,22 @@ impl MinPosition {
         }
         Ok(())
     }
+}
+
+/// The position of the user's last write, or an earlier one that these projections have reached. Writes before the
+/// start of this process are looked up while the projections are behind them. So nobody waits for what others wrote.
+async fn last_written(
+    app: &App,
+    projections: &[&'static str],
+    user: UserId,
+) -> Result<u64, LogError> {
+    if let Some(written) = app.write.users.last_written(user) {
+        return Ok(written);
+    }
+    let at_start = app.head_at_start;
+    if app.reads.have_announced(projections, at_start) {
+        return Ok(at_start);
+    }
+    let last = app.log.lookups().last_position_of(user).await?;
+    Ok(last.min(at_start))
 }

@@ -48,6 +48,7 @@ mod origins;
 mod ownership;
 mod probes;
 mod proxies;
+mod read_your_writes;
 mod registration;
 mod routes;
 mod s3_uploads;

@@ -124,6 +124,19 @@ impl Lookups {
         self.0.store().run(read).await
     }
 
+    /// The position of a user's last event; 0 for an unknown user.
+    pub async fn last_position_of(&self, user: UserId) -> Result<u64, LogError> {
+        let read = async move |store: Store| {
+            let sql = "SELECT position FROM events WHERE owner = unhex($1, '-') ORDER BY owner_seq DESC LIMIT 1";
+            let position: Option<i64> = sqlx::query_scalar(sql)
+                .bind(user.to_string())
+                .fetch_optional(store.reads())
+                .await?;
+            Ok(position.unwrap_or(0) as u64)
+        };
+        self.0.store().run(read).await
+    }
+
     /// The metadata of the last event of this type in a stream; needs no key. `None` without such
     /// an event.
     pub async fn last_asked(
