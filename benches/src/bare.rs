@@ -1,7 +1,11 @@
 //! The lower bound of the work: inserts the same rows into a table with the same columns and indexes, and does nothing else.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
+use futures_util::future::try_join_all;
 use genie_log::{Clock, Log, StoredRow, store::Target};
 use tokio::time::{Duration, Instant};
 
@@ -60,16 +64,10 @@ impl Bare {
         let began = Instant::now();
         match &self.table {
             BareTable::Postgres(table) => {
-                futures_util::future::try_join_all(
-                    ready.iter().map(|batches| table.insert_all(batches)),
-                )
-                .await?;
+                try_join_all(ready.iter().map(|batches| table.insert_all(batches))).await?;
             }
             BareTable::Sqlite(table) => {
-                futures_util::future::try_join_all(
-                    ready.iter().map(|batches| table.insert_all(batches)),
-                )
-                .await?;
+                try_join_all(ready.iter().map(|batches| table.insert_all(batches))).await?;
             }
         }
         Ok((connections * batches * BATCH) as f64 / began.elapsed().as_secs_f64())
@@ -84,6 +82,37 @@ impl Bare {
             BareTable::Sqlite(table) => table.insert_one(&rows[0]).await?,
         }
         Ok(began.elapsed())
+    }
+
+    /// The same of many callers at once, each of whom commits `each` rows, one after the other. On
+    /// Postgres each caller has a connection. SQLite has one writer at a time, so the callers wait for one
+    /// connection in the order in which they came.
+    pub async fn singles_at_once(
+        self: &Arc<Self>,
+        callers: usize,
+        each: usize,
+    ) -> Measured<Vec<Duration>> {
+        if let BareTable::Postgres(table) = &self.table {
+            table.connect_callers(callers).await?;
+        }
+        let committing = (0..callers).map(|caller| {
+            let bare = Arc::clone(self);
+            tokio::spawn(async move {
+                let rows = bare.fresh_rows(each);
+                let mut times = Vec::with_capacity(each);
+                for row in &rows {
+                    let began = Instant::now();
+                    match &bare.table {
+                        BareTable::Postgres(table) => table.insert_one_of(caller, row).await?,
+                        BareTable::Sqlite(table) => table.insert_one(row).await?,
+                    }
+                    times.push(began.elapsed());
+                }
+                Measured::Ok(times)
+            })
+        });
+        let all = try_join_all(committing).await?;
+        Ok(all.into_iter().collect::<Measured<Vec<_>>>()?.concat())
     }
 
     /// Copies the pattern with new numbers and ids. Ids ascend, as genie's do.

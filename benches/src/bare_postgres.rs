@@ -2,7 +2,7 @@
 
 use genie_log::StoredRow;
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::{bare::COLUMNS, setup::Measured};
 
@@ -13,6 +13,9 @@ pub struct BarePostgres {
     pool: PgPool,
     /// Made beforehand, so that only the insert is measured.
     single: Mutex<PgConnection>,
+    /// One for each of the callers who commit at once.
+    callers: RwLock<Vec<Mutex<PgConnection>>>,
+    url: String,
     many: String,
     one: String,
 }
@@ -25,6 +28,8 @@ impl BarePostgres {
             .await?;
         Ok(Self {
             single: Mutex::new(connection),
+            callers: RwLock::default(),
+            url: url.to_owned(),
             pool: PgPoolOptions::new()
                 .min_connections(CONNECTIONS)
                 .max_connections(CONNECTIONS)
@@ -68,7 +73,28 @@ impl BarePostgres {
         Ok(())
     }
 
+    /// Opens the connections that these callers lack.
+    pub async fn connect_callers(&self, count: usize) -> Measured<()> {
+        let mut callers = self.callers.write().await;
+        while callers.len() < count {
+            callers.push(Mutex::new(PgConnection::connect(&self.url).await?));
+        }
+        Ok(())
+    }
+
+    /// One row, on the only connection.
     pub async fn insert_one(&self, row: &StoredRow) -> Measured<()> {
+        self.insert_on(&mut *self.single.lock().await, row).await
+    }
+
+    /// One row, on a caller's own connection.
+    pub async fn insert_one_of(&self, caller: usize, row: &StoredRow) -> Measured<()> {
+        let callers = self.callers.read().await;
+        let connection = callers.get(caller).ok_or("a caller has no connection")?;
+        self.insert_on(&mut *connection.lock().await, row).await
+    }
+
+    async fn insert_on(&self, connection: &mut PgConnection, row: &StoredRow) -> Measured<()> {
         sqlx::query(&self.one)
             .bind(row.position as i64)
             .bind(row.owner)
@@ -84,7 +110,7 @@ impl BarePostgres {
             .bind(&row.digest)
             .bind(&row.metadata)
             .bind(&row.payload)
-            .execute(&mut *self.single.lock().await)
+            .execute(connection)
             .await?;
         Ok(())
     }

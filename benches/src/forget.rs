@@ -14,6 +14,8 @@ use crate::{
     table::{Bound, Row},
 };
 
+/// The name of the figure.
+pub const FORGET: &str = "forget_1m_events_ms";
 /// Events of the user.
 const EVENTS: u64 = 1_000_000;
 
@@ -29,7 +31,7 @@ pub async fn measure(ground: &Ground) -> Measured<Row> {
         .now(creator.id, ForgottenBy::Operator, Metadata::system())
         .await?;
     let took = began.elapsed();
-    let name = name_on("credentials", ground.store.kind, "forget_1m_events_ms");
+    let name = name_on("credentials", ground.store.kind, FORGET);
     Ok(Row::new(name, millis(took), "ms", Bound::AtMost(50.0)))
 }
 

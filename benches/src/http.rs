@@ -17,6 +17,7 @@ use crate::{
 pub mod bare;
 mod enqueue;
 mod server;
+mod silent_readers;
 
 use server::{BenchServer, Connection, bearer, request};
 
@@ -28,6 +29,7 @@ const TURN: Duration = Duration::from_millis(500);
 const TURNS: usize = 12;
 /// The read looks into the store. `QUEUE_STATS_PUBLIC` decides whether it needs a token.
 const READ: &str = "/api/queue/stats";
+const TOKEN_CHECK: &str = "token_vs_no_token";
 /// The jobs of the user whose reads are measured.
 const JOBS: usize = 800;
 /// Reads that every client makes, and how much slower than a bare server they may be.
@@ -37,12 +39,47 @@ const READS: [(&str, &str, f64); 3] = [
     ("read_jobs", "/api/jobs?limit=1", 0.2),
 ];
 
-/// All figures on one store.
-pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
-    let mut rows = vec![token_check(kind).await?];
-    rows.extend(reads(kind).await?);
-    rows.extend(enqueue::measure(kind).await?);
-    Ok(rows)
+/// One measurement of a server. Some give several figures.
+#[derive(Debug, Clone, Copy)]
+pub enum HttpMeasurement {
+    TokenCheck,
+    Reads,
+    Enqueue,
+    SilentReaders,
+}
+
+impl HttpMeasurement {
+    pub const ALL: [Self; 4] = [
+        Self::TokenCheck,
+        Self::Reads,
+        Self::Enqueue,
+        Self::SilentReaders,
+    ];
+
+    /// The names of its figures on a store.
+    pub fn figures(self, kind: Kind) -> Vec<String> {
+        let figures = match self {
+            Self::TokenCheck => vec![TOKEN_CHECK.to_owned()],
+            Self::Reads => READS
+                .map(|(figure, ..)| format!("{figure}_vs_bare"))
+                .into(),
+            Self::Enqueue => enqueue::figures(kind),
+            Self::SilentReaders => vec![silent_readers::FIGURE.to_owned()],
+        };
+        let named = figures
+            .iter()
+            .map(|figure| name_on("http", kind, figure));
+        named.collect()
+    }
+
+    pub async fn measure(self, kind: Kind) -> Measured<Vec<Row>> {
+        match self {
+            Self::TokenCheck => Ok(vec![token_check(kind).await?]),
+            Self::Reads => reads(kind).await,
+            Self::Enqueue => enqueue::measure(kind).await,
+            Self::SilentReaders => Ok(vec![silent_readers::measure(kind).await?]),
+        }
+    }
 }
 
 /// The same read from a server that asks for a token and from one that does not.
@@ -65,7 +102,7 @@ async fn token_check(kind: Kind) -> Measured<Row> {
         "{kind:?}: {without:.0} reads/s without a token, {with:.0} with one; /healthz, which reads nothing, {nothing:.0}"
     );
     Ok(Row::new(
-        name_on("http", kind, "token_vs_no_token"),
+        name_on("http", kind, TOKEN_CHECK),
         with / without,
         "x",
         Bound::AtLeast(0.7),

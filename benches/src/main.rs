@@ -20,10 +20,11 @@ mod stock_cqrs_es;
 mod table;
 
 use actix::ArbiterHandle;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use genie_log::testing::Kind;
 
 use crate::{
+    http::HttpMeasurement,
     setup::{Ground, Measured},
     table::Row,
 };
@@ -45,32 +46,47 @@ struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// The log and the users' actors, on Postgres and on SQLite
-    Log {
-        /// Print a JSON list only
-        #[arg(long)]
-        json: bool,
-        /// Measure only figures whose names contain this
-        #[arg(long, value_name = "NAME")]
-        only: Option<String>,
-    },
+    Log(Wanted),
     /// The server over HTTP; needs the program `genie` beside this one
-    Http {
-        /// Print a JSON list only
-        #[arg(long)]
-        json: bool,
-    },
+    Http(Wanted),
     /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite
-    Credentials {
-        /// Print a JSON list only
-        #[arg(long)]
-        json: bool,
-    },
+    Credentials(Wanted),
     /// Internal: the process whose memory is measured
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
     /// Internal: a bare server that answers every request with these bytes
     #[command(hide = true, name = http::bare::CHILD)]
     BareHttp { body: String },
+}
+
+#[derive(Args)]
+struct Wanted {
+    /// Print a JSON list only
+    #[arg(long)]
+    json: bool,
+    /// Measure only figures whose names contain this
+    #[arg(long, value_name = "NAME", default_value = "")]
+    only: String,
+}
+
+impl Wanted {
+    /// True when one of these figures is asked for.
+    fn wants(&self, figures: &[String]) -> bool {
+        figures.iter().any(|figure| figure.contains(&self.only))
+    }
+
+    fn print(&self, rows: &[Row]) -> Measured<()> {
+        if rows.is_empty() {
+            return Err(format!("no figure's name contains `{}`", self.only).into());
+        }
+        let printed = if self.json {
+            table::json(rows)
+        } else {
+            table::text(rows)
+        };
+        println!("{printed}");
+        Ok(())
+    }
 }
 
 fn main() -> Measured<()> {
@@ -85,16 +101,14 @@ fn main() -> Measured<()> {
         .build()?;
     let io = runtime.handle().clone();
     actix::System::with_tokio_rt(move || runtime).block_on(async move {
-        let arbiters = (0..ACTOR_THREADS)
+        let arbiters: Vec<ArbiterHandle> = (0..ACTOR_THREADS)
             .map(|_| actix::Arbiter::new().handle())
             .collect();
         io.spawn(async move {
             match arguments.what {
-                What::Log { json, only } => {
-                    log(arbiters, only.as_deref().unwrap_or_default(), json).await
-                }
-                What::Http { json } => http(json).await,
-                What::Credentials { json } => credentials(&arbiters, json).await,
+                What::Log(wanted) => log(&arbiters, &wanted).await,
+                What::Http(wanted) => http(&wanted).await,
+                What::Credentials(wanted) => credentials(&arbiters, &wanted).await,
                 What::BareHttp { .. } => Ok(()), // it was served before
                 What::IdleUsers => memory::idle_users(arbiters).await,
             }
@@ -103,58 +117,62 @@ fn main() -> Measured<()> {
     })
 }
 
-async fn log(arbiters: Vec<ArbiterHandle>, only: &str, as_json: bool) -> Measured<()> {
-    let mut all = Vec::new();
-    for kind in [Kind::Postgres, Kind::Sqlite] {
-        let rows = on_store(kind, &arbiters, only).await?;
-        if !as_json && !rows.is_empty() {
-            println!("{kind:?}\n{}", table::text(&rows));
-        }
-        all.extend(rows);
-    }
-    if all.is_empty() {
-        return Err(format!("no figure's name contains `{only}`").into());
-    }
-    if as_json {
-        println!("{}", table::json(&all));
-    }
-    Ok(())
-}
+const KINDS: [Kind; 2] = [Kind::Postgres, Kind::Sqlite];
 
-async fn http(as_json: bool) -> Measured<()> {
+async fn log(arbiters: &[ArbiterHandle], wanted: &Wanted) -> Measured<()> {
     let mut rows = Vec::new();
-    for kind in [Kind::Postgres, Kind::Sqlite] {
-        rows.extend(http::measure(kind).await?);
-    }
-    println!(
-        "{}",
-        if as_json {
-            table::json(&rows)
-        } else {
-            table::text(&rows)
+    for kind in KINDS {
+        for measurement in Measurement::ALL {
+            let named = |figure: &&str| setup::name_on("log", kind, figure);
+            let figures: Vec<String> = measurement.figures().iter().map(named).collect();
+            if wanted.wants(&figures) {
+                let began = tokio::time::Instant::now();
+                rows.extend(measurement.measure(&ground(kind, arbiters).await?).await?);
+                let took = began.elapsed().as_secs_f64();
+                eprintln!("{kind:?}, {measurement:?}: {took:.0} s");
+            }
         }
-    );
-    Ok(())
+    }
+    wanted.print(&rows)
 }
 
-async fn credentials(arbiters: &[ArbiterHandle], as_json: bool) -> Measured<()> {
-    let mut rows = credentials::seal_and_open();
-    for kind in [Kind::Postgres, Kind::Sqlite] {
-        let ground = Ground::new(kind, arbiters).await;
-        ground.check_durability().await?;
-        rows.extend(credentials::measure(&ground).await?);
-        // Each has its own store, so that none inherits the other's tables.
-        rows.push(forget::measure(&Ground::new(kind, arbiters).await).await?);
-    }
-    println!(
-        "{}",
-        if as_json {
-            table::json(&rows)
-        } else {
-            table::text(&rows)
+async fn http(wanted: &Wanted) -> Measured<()> {
+    let mut rows = Vec::new();
+    for kind in KINDS {
+        for measurement in HttpMeasurement::ALL {
+            if wanted.wants(&measurement.figures(kind)) {
+                rows.extend(measurement.measure(kind).await?);
+            }
         }
-    );
-    Ok(())
+    }
+    wanted.print(&rows)
+}
+
+async fn credentials(arbiters: &[ArbiterHandle], wanted: &Wanted) -> Measured<()> {
+    let mut rows = Vec::new();
+    if wanted.wants(&[credentials::SEAL.to_owned()]) {
+        rows.extend(credentials::seal_and_open());
+    }
+    for kind in KINDS {
+        let wants = |figure| wanted.wants(&[setup::name_on("credentials", kind, figure)]);
+        if wants(credentials::REVEAL) {
+            rows.push(credentials::reveal(&ground(kind, arbiters).await?).await?);
+        }
+        if wants(credentials::ROTATE) {
+            rows.push(credentials::rotate(&ground(kind, arbiters).await?).await?);
+        }
+        if wants(forget::FORGET) {
+            rows.push(forget::measure(&ground(kind, arbiters).await?).await?);
+        }
+    }
+    wanted.print(&rows)
+}
+
+/// A fresh store. Each measurement has its own, so that none inherits another's tables.
+async fn ground(kind: Kind, arbiters: &[ArbiterHandle]) -> Measured<Ground> {
+    let ground = Ground::new(kind, arbiters).await;
+    ground.check_durability().await?;
+    Ok(ground)
 }
 
 /// One measurement. Some give two figures.
@@ -182,7 +200,11 @@ impl Measurement {
 
     fn figures(self) -> &'static [&'static str] {
         match self {
-            Self::Commands => &["commands_vs_stock", "commands_vs_bare_batched_insert"],
+            Self::Commands => &[
+                "commands_vs_stock",
+                "commands_vs_bare_batched_insert",
+                "commands_trend",
+            ],
             Self::Lone => &["lone_user_latency"],
             Self::Lag => &["feed_lag_p99_ms", "feed_lag_other_node_p99_ms"],
             Self::Replay => &["replay_events_per_s_core"],
@@ -203,27 +225,4 @@ impl Measurement {
             Self::Cold => cold_start::measure(ground).await,
         }
     }
-}
-
-/// Each measurement has its own store, so that none inherits another's tables.
-async fn on_store(kind: Kind, arbiters: &[ArbiterHandle], only: &str) -> Measured<Vec<Row>> {
-    let mut rows = Vec::new();
-    for measurement in Measurement::ALL {
-        if !measurement
-            .figures()
-            .iter()
-            .any(|figure| setup::name_on("log", kind, figure).contains(only))
-        {
-            continue;
-        }
-        let began = tokio::time::Instant::now();
-        let ground = Ground::new(kind, arbiters).await;
-        ground.check_durability().await?;
-        rows.extend(measurement.measure(&ground).await?);
-        eprintln!(
-            "{kind:?}, {measurement:?}: {:.0} s",
-            began.elapsed().as_secs_f64()
-        );
-    }
-    Ok(rows)
 }

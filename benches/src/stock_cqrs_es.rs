@@ -28,6 +28,9 @@ const TABLE: &str = "CREATE TABLE stock.events (
     PRIMARY KEY (aggregate_type, aggregate_id, sequence)
 )";
 
+/// New aggregates that are made at once.
+const AT_ONCE: usize = 1000;
+
 /// The same state as a stored credential: a version, and facts that it was revealed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct StockCredential {
@@ -122,6 +125,15 @@ impl Stock {
         let began = Instant::now();
         self.all_ask(&ids, each).await?;
         Ok((tasks * each) as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Makes as many new aggregates.
+    pub async fn grow(&self, count: usize) -> Measured<()> {
+        let ids: Vec<String> = (0..count).map(|_| Uuid::new_v4().to_string()).collect();
+        for ids in ids.chunks(AT_ONCE) {
+            self.all_ask(ids, 1).await?;
+        }
+        Ok(())
     }
 
     async fn all_ask(&self, ids: &[String], each: usize) -> Measured<()> {

@@ -32,12 +32,31 @@ const MOST: f64 = 120.0;
 /// The kernel counts CPU time in hundredths of a second.
 const TICKS: f64 = 100.0;
 
+/// What is measured: the callers, the jobs of each, and the most transactions a job.
+const LOADS: [(usize, usize, f64); 2] = [(1, ALONE, 2.0), (CALLERS, EACH, 0.3)];
+
+fn name_of(figure: &str, callers: usize) -> String {
+    format!("enqueue_{figure}_{callers}")
+}
+
+/// The names of the figures on a store.
+pub fn figures(kind: Kind) -> Vec<String> {
+    let counted: &[&str] = match kind {
+        Kind::Postgres => &["cpu", "transactions"],
+        Kind::Sqlite => &["cpu"],
+    };
+    let of_load = |(callers, ..): (usize, usize, f64)| {
+        counted.iter().map(move |figure| name_of(figure, callers))
+    };
+    LOADS.into_iter().flat_map(of_load).collect()
+}
+
 pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
     let genie = BenchServer::start(kind, false).await?;
     let admin = genie.log_in().await?;
     let users = genie.users(&admin, CALLERS).await?;
     let mut rows = Vec::new();
-    for (callers, each, most) in [(1, ALONE, 2.0), (CALLERS, EACH, 0.3)] {
+    for (callers, each, most) in LOADS {
         let users = &users[..callers];
         submit(&genie, users, FIRST).await?;
         let jobs = (callers * each) as f64;
@@ -56,7 +75,7 @@ pub async fn measure(kind: Kind) -> Measured<Vec<Row>> {
             "{kind:?}: {:.0} enqueues/s from {callers} callers, {server:.0} µs of CPU each in the server and {store:.0} µs in Postgres",
             jobs / took
         );
-        let name = |figure| name_on("http", kind, &format!("enqueue_{figure}_{callers}"));
+        let name = |figure| name_on("http", kind, &name_of(figure, callers));
         let bound = if callers == 1 { MOST_ALONE } else { MOST };
         rows.push(Row::new(
             name("cpu"),

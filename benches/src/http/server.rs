@@ -43,6 +43,8 @@ impl BenchServer {
             .env("RATE_LIMIT_USER", "1000000/1s")
             .env("RATE_LIMIT_ADDRESS", "1000000/1s")
             .env("CONNECTIONS_PER_ADDRESS", "off")
+            // Nobody is cut off for not reading.
+            .env("CLIENT_STALL_MS", "3600000")
             .env("STREAMS_PER_USER", "1000000")
             .env("STREAMS_IN_ALL", "1000000")
             .env("FACTS_PER_USER_DAY", "1000000000")
