@@ -92,15 +92,6 @@ impl Running {
     }
 }
 
-/// The binary that was built for the tests, unless `GENIE_TEST_BINARY` names another, such as an optimised one.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "scripts/test says so by the environment"
-)]
-fn binary() -> String {
-    std::env::var("GENIE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_genie").to_owned())
-}
-
 async fn signal(pid: u32, name: &str) {
     let arguments = [format!("-{name}"), pid.to_string()];
     let sent = Command::new("kill").args(arguments).status().await;
@@ -250,7 +241,7 @@ impl TestGenie {
 
     /// A command of the real binary on the same store.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_genie"));
         command
             .args(arguments)
             .current_dir(self.store.folder())

@@ -1,5 +1,5 @@
 use std::{
-    mem,
+    fs, mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -54,10 +54,14 @@ impl Bystander {
         }
         let mut times = mem::take(&mut *self.times.lock());
         times.sort();
-        let (p99, longest) = (times[times.len() * 99 / 100], times[times.len() - 1]);
+        let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+        let longest = times[times.len() - 1];
+        // The machine's other work is in these times, too.
+        let load = fs::read_to_string("/proc/loadavg").unwrap();
         println!(
-            "  {} small reads: p99 {p99:?}, longest {longest:?}",
-            times.len()
+            "  {} small reads: p50 {p50:?}, p99 {p99:?}, longest {longest:?}; load average {}",
+            times.len(),
+            load.split(' ').next().unwrap()
         );
         p99
     }
