@@ -25,7 +25,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::store::LONGEST;
+use crate::{
+    store::LONGEST,
+    write_turns::{WriteTurn, WriteTurns},
+};
 
 /// One connection to either store.
 mod connection;
@@ -57,6 +60,8 @@ pub(crate) struct ConnectionSettings {
     pub most: u32,
     /// The statement that begins a transaction.
     pub begin: &'static str,
+    /// Transactions wait here for their turn.
+    pub turns: Option<WriteTurns>,
     /// True for a server, which may vanish without a word. A file answers, however long it takes.
     pub may_vanish: bool,
 }
@@ -131,6 +136,7 @@ impl Connections {
             opened: idle.opened,
             connection: idle.connection,
             pool: self.clone(),
+            turn: None,
             place,
         }
     }
@@ -150,6 +156,7 @@ impl Connections {
             opened: Instant::now(),
             rested: None,
             pool: self.clone(),
+            turn: None,
             place,
         })
     }
@@ -167,6 +174,15 @@ impl Connections {
         statement: &'static str,
     ) -> Result<StoreTransaction, Error> {
         let mut lent = self.lend().await?;
+        if let Some(turns) = &self.0.settings.turns {
+            lent.turn = match turns.next().await {
+                Ok(turn) => Some(turn),
+                Err(late) => {
+                    lent.give_back();
+                    return Err(late);
+                }
+            };
+        }
         let began = lent.begin(statement).await;
         match began {
             Err(error) if lent.rested.is_some() && is_broken(&error) => {
@@ -309,6 +325,8 @@ pub(crate) struct LentConnection {
     /// The time for which it lay idle; `None` when it was opened for this use.
     rested: Option<Duration>,
     pool: Connections,
+    /// Of a transaction in an embedded store.
+    turn: Option<WriteTurn>,
     place: OwnedSemaphorePermit,
 }
 
@@ -344,8 +362,12 @@ impl LentConnection {
 
     /// Another connection in the same place, for one that broke.
     async fn replace(self) -> Result<Self, Error> {
-        self.pool.close_idle();
-        self.pool.open(self.place).await
+        let Self {
+            pool, turn, place, ..
+        } = self;
+        pool.close_idle();
+        let fresh = pool.open(place).await?;
+        Ok(Self { turn, ..fresh })
     }
 
     fn ended<T>(self, result: Result<T, Error>) -> Result<T, Error> {

@@ -162,7 +162,7 @@ impl Elections {
             .run(async move |store: Store| {
                 let silence = match store.writing {
                     Writing::Postgres(_) => "abs(micros_now() - renewed_at)",
-                    Writing::Sqlite(_) => "0",
+                    Writing::Sqlite(..) => "0",
                 };
                 let sql = format!("SELECT epoch, node, {silence} AS silence FROM elections WHERE name = 'genie' AND epoch > 0");
                 let Some(row) = sqlx::query(&sql).fetch_optional(store.reads()).await? else { return Ok(None) };
@@ -199,7 +199,7 @@ impl Store {
                     .await?
             }
             // On SQLite a writing transaction excludes all others, elections too.
-            Writing::Sqlite(_) => {
+            Writing::Sqlite(..) => {
                 let sql = "SELECT 1 FROM elections WHERE name = 'genie' AND epoch = $1";
                 sqlx::query(sql)
                     .bind(epoch.0)

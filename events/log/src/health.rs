@@ -136,7 +136,10 @@ async fn write(writing: &Writing) -> Result<(), sqlx::Error> {
     let sql = "INSERT INTO checkpoints (name, position) VALUES ('store.probe', 1) \
          ON CONFLICT (name) DO UPDATE SET position = checkpoints.position + 1";
     match writing {
-        Writing::Sqlite(pool) => sqlx::query(sql).execute(pool).await.map(drop),
+        Writing::Sqlite(pool, turns) => {
+            let _turn = turns.next().await?;
+            sqlx::query(sql).execute(pool).await.map(drop)
+        }
         Writing::Postgres(pool) => {
             let mut connection = pool.acquire().await?;
             let wrote = sqlx::query(sql).execute(&mut *connection).await.map(drop);

@@ -231,7 +231,8 @@ async fn write_batch(store: &Store, head: u64, rows: &[StoredRow]) -> Result<u64
             insert_postgres(&mut tx, rows).await?;
             tx.commit().await?;
         }
-        Writing::Sqlite(pool) => {
+        Writing::Sqlite(pool, turns) => {
+            let _turn = turns.next().await?;
             let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
             let sql = "SELECT coalesce(max(position), 0) FROM events";
             let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;

@@ -90,6 +90,9 @@ pub mod turn_journal;
 /// A working table: jobs that have not ended.
 pub mod unfinished;
 
+/// Who writes into an embedded store next.
+mod write_turns;
+
 /// Counts what SQLite does, for tests of what an operation costs.
 #[cfg(any(test, feature = "testing"))]
 pub mod sqlite_counters;

@@ -21,6 +21,7 @@ use crate::{
     connections::{ConnectionOptions, ConnectionSettings, Connections, StoreTransaction},
     migrations, postgres_probe,
     postgres_streams::PostgresStreams,
+    write_turns::WriteTurns,
 };
 
 #[derive(Clone, PartialEq, Eq)]
@@ -103,7 +104,7 @@ const SQLITE_CLEAR_COLUMNS: &str = sqlite_columns!("X'' AS payload");
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     Postgres(PgPool),
-    Sqlite(SqlitePool),
+    Sqlite(SqlitePool, WriteTurns),
 }
 
 #[derive(Debug, Clone)]
@@ -167,6 +168,7 @@ impl Store {
                 first: [setting, IDLE_IN_TRANSACTION].map(str::to_owned).into(),
                 most,
                 begin: "BEGIN",
+                turns: None,
                 may_vanish: true,
             })
         };
@@ -211,7 +213,8 @@ impl Store {
             if read_only { "ro" } else { "rw" }
         );
         let plain = SqliteConnectOptions::from_str(&url).map_err(hide_url)?;
-        let pool = |most, begin, setting: &str| {
+        let turns = WriteTurns::new();
+        let pool = |most, begin, turns, setting: &str| {
             Connections::new(ConnectionSettings {
                 options: ConnectionOptions::Sqlite(plain.clone()),
                 first: vec![
@@ -222,17 +225,27 @@ impl Store {
                 ],
                 most,
                 begin,
+                turns,
                 may_vanish: false,
             })
         };
         Ok(Self {
             io: Handle::current(),
-            reads: pool(READ_CONNECTIONS, "BEGIN", "PRAGMA query_only = ON"),
-            // One connection: SQLite has one writer at a time anyway, and waiting for a connection
-            // is fairer than for its lock.
-            relaxed: pool(1, "BEGIN IMMEDIATE", "PRAGMA synchronous = NORMAL"),
-            durable: pool(1, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL"),
-            writing: Writing::Sqlite(writer),
+            reads: pool(READ_CONNECTIONS, "BEGIN", None, "PRAGMA query_only = ON"),
+            // One connection each: SQLite has one writer at a time anyway.
+            relaxed: pool(
+                1,
+                "BEGIN IMMEDIATE",
+                Some(turns.clone()),
+                "PRAGMA synchronous = NORMAL",
+            ),
+            durable: pool(
+                1,
+                "BEGIN IMMEDIATE",
+                Some(turns.clone()),
+                "PRAGMA synchronous = FULL",
+            ),
+            writing: Writing::Sqlite(writer, turns),
             postgres_streams: None,
         })
     }
@@ -271,7 +284,7 @@ impl Store {
     pub(crate) fn columns(&self) -> &'static str {
         match self.writing {
             Writing::Postgres(_) => POSTGRES_COLUMNS,
-            Writing::Sqlite(_) => SQLITE_COLUMNS,
+            Writing::Sqlite(..) => SQLITE_COLUMNS,
         }
     }
 
@@ -279,7 +292,7 @@ impl Store {
     pub(crate) fn clear_columns(&self) -> &'static str {
         match self.writing {
             Writing::Postgres(_) => POSTGRES_CLEAR_COLUMNS,
-            Writing::Sqlite(_) => SQLITE_CLEAR_COLUMNS,
+            Writing::Sqlite(..) => SQLITE_CLEAR_COLUMNS,
         }
     }
 
@@ -292,7 +305,7 @@ impl Store {
         match &self.writing {
             // They hold a password, so no `Debug` of this crate may print them.
             Writing::Postgres(pool) => Some(pool.connect_options()),
-            Writing::Sqlite(_) => None,
+            Writing::Sqlite(..) => None,
         }
     }
 
@@ -328,7 +341,7 @@ impl Store {
         }
         match &self.writing {
             Writing::Postgres(pool) => pool.close().await,
-            Writing::Sqlite(pool) => pool.close().await,
+            Writing::Sqlite(pool, _) => pool.close().await,
         }
     }
 }
@@ -439,7 +452,7 @@ mod tests {
         let store = Store::open(&Target::Sqlite(folder.path().join("genie.db")), false)
             .await
             .unwrap();
-        let Writing::Sqlite(writer) = &store.writing else {
+        let Writing::Sqlite(writer, _) = &store.writing else {
             panic!("opened as SQLite")
         };
         for _ in 0..2 * WRITER_CONNECTIONS {

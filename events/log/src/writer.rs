@@ -240,7 +240,8 @@ impl Task {
                 append_postgres::append(pool, &mut self.held_postgres, requests, known, STATEMENT)
                     .await
             }
-            Writing::Sqlite(pool) => {
+            Writing::Sqlite(pool, turns) => {
+                let _turn = turns.next().await?;
                 append_sqlite::append(pool, &mut self.held_sqlite, requests).await
             }
         }
@@ -281,7 +282,7 @@ impl Task {
 async fn closed(store: &Writing) {
     match store {
         Writing::Postgres(pool) => pool.close_event().await,
-        Writing::Sqlite(pool) => pool.close_event().await,
+        Writing::Sqlite(pool, _) => pool.close_event().await,
     }
 }
 
@@ -392,7 +393,7 @@ mod tests {
                     .await
                     .unwrap()
             }
-            Writing::Sqlite(pool) => append_sqlite::append(pool, &mut None, &[request])
+            Writing::Sqlite(pool, _) => append_sqlite::append(pool, &mut None, &[request])
                 .await
                 .unwrap(),
         }

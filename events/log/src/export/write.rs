@@ -144,7 +144,7 @@ async fn write_tables<'a>(
 ) -> Result<(SealedWriter<'a>, u64), TransferError> {
     let begin = match log.store().writing {
         Writing::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        Writing::Sqlite(_) => "BEGIN", // Its snapshot begins with the first read.
+        Writing::Sqlite(..) => "BEGIN", // Its snapshot begins with the first read.
     };
     let mut snapshot = log.store().reads().begin_with(begin).await?;
     let sql = "SELECT coalesce(max(position), 0) AS head FROM events";

@@ -79,7 +79,7 @@ impl MasterRings {
         let ids = self.0.keys().masters().ids().collect::<Vec<_>>().join(",");
         let node = node.to_owned();
         let tell = async move |store: Store| {
-            if let Writing::Sqlite(_) = store.writing {
+            if let Writing::Sqlite(..) = store.writing {
                 return Ok(());
             }
             let mut tx = store.relaxed().await?;
@@ -121,7 +121,7 @@ impl MasterRings {
     /// The running servers, and the ids of their master keys.
     pub async fn all(&self) -> Result<Vec<(String, Vec<String>)>, LogError> {
         let read = async |store: Store| {
-            if let Writing::Sqlite(_) = store.writing {
+            if let Writing::Sqlite(..) = store.writing {
                 return Ok(vec![]);
             }
             let sql = "SELECT node, master_ids FROM rings WHERE seen_at > micros_now() - $1 ORDER BY node";

@@ -331,7 +331,7 @@ async fn replace(
         return Ok(0);
     }
     match store.writing {
-        Writing::Sqlite(_) => replace_each(tx, pairs).await,
+        Writing::Sqlite(..) => replace_each(tx, pairs).await,
         Writing::Postgres(_) => replace_together(tx, pairs).await,
     }
 }
