@@ -32,6 +32,8 @@ mod held_job;
 mod idempotency;
 /// What clients send, read by one reader.
 mod input;
+/// Long pages, a few at a time.
+mod long_pages;
 /// Reads wait for what their caller wrote.
 mod read_your_writes;
 /// Answers that everybody may share for a moment.

@@ -32,6 +32,7 @@ use crate::{
         caller::ActingUser,
         error::ApiError,
         input::Query,
+        long_pages,
         read_your_writes::MinPosition,
         request::in_span,
         response::{self, Answer, ListPage, PageQuery, RawAnswer},
@@ -381,6 +382,7 @@ pub async fn messages(
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
     let session: SessionId = app.log.hashes().session(id, &typed_text::cleaned(&session));
+    let _turn = long_pages::turn().await;
     let rows = app
         .reads
         .chats

@@ -27,6 +27,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         input::{self, Query},
+        long_pages,
         read_your_writes::MinPosition,
         recent::Recent,
         response::{Answer, ListPage, PageQuery, Written},
@@ -36,6 +37,8 @@ use crate::{
 
 mod named_files;
 
+/// A page of at most so many jobs is short.
+const SHORT_PAGE: i64 = 50;
 /// Lower runs sooner.
 const DEFAULT_PRIORITY: i64 = 10;
 const DEFAULT_ATTEMPTS: u32 = 3;
@@ -529,6 +532,11 @@ pub async fn list(
     let filter = query.filter()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
     let now = app.log.clock().now();
+    let _turn = if limit > SHORT_PAGE {
+        Some(long_pages::turn().await)
+    } else {
+        None
+    };
     let jobs = app
         .reads
         .jobs

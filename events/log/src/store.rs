@@ -13,7 +13,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tracing::Instrument;
 
 use crate::{
@@ -45,6 +48,9 @@ impl std::fmt::Debug for Target {
 /// takes writes again.
 const WRITER_CONNECTIONS: u32 = 2;
 const READ_CONNECTIONS: u32 = 16;
+/// Pages of the log that are read at once. A page has up to a mebibyte, so it takes long, and the other
+/// connections are for short reads.
+const PAGES_AT_ONCE: usize = 4;
 /// Connections for read tables, journal and leases, which need no fsync of their own.
 const RELAXED_CONNECTIONS: u32 = 8;
 /// Connections for working tables that must survive a power cut.
@@ -112,6 +118,7 @@ pub struct Store {
     io: Handle,
     /// Reads, in SQL that both stores speak.
     reads: Connections,
+    pages: Arc<Semaphore>,
     /// Writes that a power cut may take back, but not a crash of the process: read tables, journal,
     /// heartbeats of leases.
     relaxed: Connections,
@@ -174,6 +181,7 @@ impl Store {
         };
         Ok(Self {
             io: Handle::current(),
+            pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
             reads: pool(READ_CONNECTIONS, "SET default_transaction_read_only = on"),
             relaxed: pool(RELAXED_CONNECTIONS, "SET synchronous_commit = off"),
             durable: pool(DURABLE_CONNECTIONS, "SET synchronous_commit = on"),
@@ -231,6 +239,7 @@ impl Store {
         };
         Ok(Self {
             io: Handle::current(),
+            pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
             reads: pool(READ_CONNECTIONS, "BEGIN", None, "PRAGMA query_only = ON"),
             // One connection each: SQLite has one writer at a time anyway.
             relaxed: pool(
@@ -274,6 +283,12 @@ impl Store {
     /// Runs single statements that change nothing.
     pub fn reads(&self) -> &Connections {
         &self.reads
+    }
+
+    /// Waits for a turn to read a page of the log. Move it into the reading.
+    pub(crate) async fn page_turn(&self) -> OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.pages).acquire_owned();
+        turn.await.expect("nobody closes it")
     }
 
     pub fn is_postgres(&self) -> bool {

@@ -24,7 +24,7 @@ use tracing::warn;
 use super::event::TurnStreamEvent;
 use crate::{
     app::App,
-    http::{caller::ActingUser, sse},
+    http::{caller::ActingUser, long_pages, sse},
     streams::OpenStream,
 };
 
@@ -204,6 +204,7 @@ impl TurnStream {
             });
             return Ok(View::new(progress.stage, &progress.text, self.after, ended));
         }
+        let _turn = long_pages::turn().await; // an answer may have half a mebibyte
         let answer = self.app.reads.chats.answer(self.user, self.turn).await?;
         let Some(answer) = answer else {
             let journals = self.app.log.journals();

@@ -116,7 +116,11 @@ impl LogReader {
     ) -> Result<Paged<StoredRow>, LogError> {
         let mut end = end.into();
         end.rows = end.rows.min(PAGE);
-        let read = async move |store: Store| read_page(&store, after, end, shown).await;
+        let turn = self.log().store().page_turn().await;
+        let read = async move |store: Store| {
+            let _turn = turn;
+            read_page(&store, after, end, shown).await
+        };
         self.log().store().run(read).await
     }
 
@@ -136,7 +140,11 @@ impl LogReader {
     ) -> Result<Paged<StoredRow>, LogError> {
         let mut end = end.into();
         end.rows = end.rows.min(PAGE);
-        let read = async move |store: Store| read_user_page(&store, user, after, end, shown).await;
+        let turn = self.log().store().page_turn().await;
+        let read = async move |store: Store| {
+            let _turn = turn;
+            read_user_page(&store, user, after, end, shown).await
+        };
         self.log().store().run(read).await
     }
 
