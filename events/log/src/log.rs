@@ -100,7 +100,7 @@ impl Log {
         } else {
             Scrub::start(&store)
         };
-        let (writer, written) = LogWriter::start(
+        let (writer, written, end) = LogWriter::start(
             store.writing.clone(),
             Arc::clone(&tail),
             health.clone(),
@@ -111,10 +111,10 @@ impl Log {
             store.clone(),
             Arc::clone(&tail),
             Arc::clone(&hinted),
-            written.clone(),
+            end.clone(),
         ));
         if let Writing::Postgres(pool) = &store.writing {
-            notify::start(pool, settings.clock.new_uuid(), hinted, written);
+            notify::start(pool, settings.clock.new_uuid(), hinted, written, end);
         }
         let log = Self(Arc::new(Inner {
             writer,

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::{log::stored_head, store::Store, tail_cache::Tail};
+use crate::{log::stored_head, store::Store, tail_cache::Tail, writer::WriterEnd};
 
 /// The channel's name in Postgres.
 const CHANNEL: &str = "genie_head";
@@ -47,7 +47,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Sends hints to other nodes and listens for theirs, on the current runtime for as long as the log
 /// is open. `written` is the last position that this process appended. A hint from another process
 /// wakes `hinted`.
-pub(crate) fn start(pool: &PgPool, node: Uuid, hinted: Arc<Notify>, written: watch::Receiver<u64>) {
+pub(crate) fn start(
+    pool: &PgPool,
+    node: Uuid,
+    hinted: Arc<Notify>,
+    written: watch::Receiver<u64>,
+    end: WriterEnd,
+) {
     let me = format!("{NAME}{}", node.simple());
     let options = pool
         .connect_options()
@@ -67,8 +73,8 @@ pub(crate) fn start(pool: &PgPool, node: Uuid, hinted: Arc<Notify>, written: wat
         me,
         company: AtomicU64::new(1),
     });
-    tokio::spawn(send(Arc::clone(&hints), written.clone()));
-    tokio::spawn(listen(hints, hinted, written));
+    tokio::spawn(send(Arc::clone(&hints), written));
+    tokio::spawn(listen(hints, hinted, end));
 }
 
 struct Hints {
@@ -133,11 +139,11 @@ async fn send(hints: Arc<Hints>, mut written: watch::Receiver<u64>) {
     hints.pool.close().await;
 }
 
-async fn listen(hints: Arc<Hints>, hinted: Arc<Notify>, mut written: watch::Receiver<u64>) {
+async fn listen(hints: Arc<Hints>, hinted: Arc<Notify>, mut end: WriterEnd) {
     loop {
         tokio::select! {
             _ = listen_once(&hints, &hinted) => {}
-            () = closed(&mut written) => return,
+            () = end.reached() => return,
         }
         tokio::time::sleep(AWAY).await;
     }
@@ -170,7 +176,7 @@ pub(crate) async fn read_head(
     store: Store,
     tail: Arc<Tail>,
     hinted: Arc<Notify>,
-    mut written: watch::Receiver<u64>,
+    mut end: WriterEnd,
 ) {
     let mut was_away = false;
     loop {
@@ -178,7 +184,7 @@ pub(crate) async fn read_head(
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
             () = hinted.notified() => {}
-            () = closed(&mut written) => return,
+            () = end.reached() => return,
         }
         let known = *tail.watch_head().borrow();
         let began = Instant::now();
@@ -199,11 +205,6 @@ pub(crate) async fn read_head(
             }
         }
     }
-}
-
-/// Ends when the writer is gone, and with it the log.
-async fn closed(written: &mut watch::Receiver<u64>) {
-    while written.changed().await.is_ok() {}
 }
 
 #[cfg(test)]

@@ -61,15 +61,16 @@ impl std::fmt::Debug for Pending {
 
 impl LogWriter {
     /// Starts the task on the current runtime. The tail gets the committed rows; the watch has the
-    /// last position.
+    /// last position. The third value tells of the task's end.
     pub fn start(
         store: Writing,
         tail: Arc<Tail>,
         health: Health,
         scrub: Scrub,
-    ) -> (Self, watch::Receiver<u64>) {
+    ) -> (Self, watch::Receiver<u64>, WriterEnd) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, written) = watch::channel(0);
+        let (running, end) = watch::channel(());
         tokio::spawn(
             Task {
                 store,
@@ -81,11 +82,12 @@ impl LogWriter {
                 written: tell,
                 waiting,
                 carried: Vec::new(),
+                _running: running,
             }
             .run(),
         );
         let bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
-        (Self { queue, bytes }, written)
+        (Self { queue, bytes }, written, WriterEnd(end))
     }
 
     /// Waits until the request is written or refused, at most `DEADLINE`.
@@ -130,6 +132,17 @@ struct Task {
     /// Requests that wait for the next batch, because they share an owner with a request of this
     /// one.
     carried: Vec<Pending>,
+    _running: watch::Sender<()>,
+}
+
+/// Tells when the writer is gone, and with it the log.
+#[derive(Debug, Clone)]
+pub(crate) struct WriterEnd(watch::Receiver<()>);
+
+impl WriterEnd {
+    pub async fn reached(&mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 impl Task {
