@@ -484,3 +484,29 @@ both_stores!(
         assert!(claimed.iter().all(|jobs| *jobs <= 18), "{claimed:?}");
     }
 );
+
+both_stores!(
+    an_expired_lease_that_cannot_be_ended_makes_way_for_others,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 1000).await;
+        ada.submit_job(&genie).await;
+        genie.claim().await;
+        genie.settle().await;
+        let owner = "SELECT owner FROM events WHERE event_type = 'job.claimed'";
+        genie
+            .store
+            .tamper(&format!(
+                "UPDATE events SET payload = digest WHERE owner = ({owner}) AND owner_seq = 1"
+            ))
+            .await;
+        genie.restart().await;
+        genie.clock.advance_millis(2000); // past the lease
+        let soon = genie.clock.now().plus_seconds(20).0;
+        let put_off =
+            format!("UPDATE leases SET kind = 'job' WHERE kind = 'job' AND expires_at > {soon}");
+        until("the lease to be put off", async || {
+            (genie.store.try_sql(&put_off).await.ok()? == 1).then_some(())
+        })
+        .await;
+    }
+);

@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// The most expired leases ended in one look.
 const LAPSES: i64 = 100;
 
+/// A lease that cannot be ended, as of a user whose events cannot be read, is tried again after this time.
+const PUT_OFF: Duration = Duration::from_secs(30);
+
 impl JobBoard {
     /// Turns time into commands for ever: on the leader, a lapsed lease ends its attempt. Spawn it.
     pub async fn tick(self, election: Election) {
@@ -79,22 +82,28 @@ impl JobBoard {
         let ended = self
             .end(lease.user, job, Metadata::system(), conditions, command)
             .await;
+        let leases = self.0.log.leases();
         match ended {
             Ok(_) => {}
             // The job no longer runs under this lease, so the row says nothing. Any node may drop it, leader or not.
             Err(WriteError::Refused(_) | WriteError::Forgotten) => {
-                if let Err(error) = self
-                    .0
-                    .log
-                    .leases()
-                    .remove(LeaseKind::Job, &lease_id, &holder)
-                    .await
-                {
+                let removed = leases.remove(LeaseKind::Job, &lease_id, &holder).await;
+                if let Err(error) = removed {
                     warn!(%error, job.id = %job, "job leases: dropping a used lease failed; trying again");
                 }
             }
+            // Another server was elected and looks after it.
+            Err(WriteError::Deposed) => {}
+            Err(error @ (WriteError::Busy | WriteError::Away(_))) => {
+                warn!(%error, job.id = %job, "job leases: ending an expired lease failed; trying again");
+            }
             Err(error) => {
-                warn!(%error, job.id = %job, "job leases: ending a expired lease failed; trying again")
+                warn!(%error, job.id = %job, "job leases: ending an expired lease failed; trying again in 30 s");
+                let later = now.plus_millis(PUT_OFF.as_millis() as i64);
+                let put_off = leases.put_off(LeaseKind::Job, &lease_id, &holder, later);
+                if let Err(error) = put_off.await {
+                    warn!(%error, job.id = %job, "job leases: putting off an expired lease failed; trying it again now");
+                }
             }
         }
     }

@@ -170,6 +170,34 @@ impl Leases {
             .await
     }
 
+    /// Lets a lapsed lease that could not be ended lapse again later, so that it does not hide the others.
+    pub async fn put_off(
+        &self,
+        kind: LeaseKind,
+        id: &str,
+        holder: &str,
+        until: Timestamp,
+    ) -> Result<(), LogError> {
+        let id = id.to_owned();
+        let holder = holder.to_owned();
+        self.0
+            .store()
+            .run(async move |store: Store| {
+                let mut tx = store.relaxed().await?;
+                let sql = "UPDATE leases SET expires_at = $4 \
+                           WHERE kind = $1 AND id = $2 AND holder = $3 AND expires_at < $4";
+                sqlx::query(sql)
+                    .bind(kind.as_str())
+                    .bind(id)
+                    .bind(holder)
+                    .bind(until.0)
+                    .execute(&mut *tx)
+                    .await?;
+                Ok(tx.commit().await?)
+            })
+            .await
+    }
+
     /// Drops a lease after the log says that its work has ended. Another holder's lease of the same
     /// work stays.
     pub async fn remove(&self, kind: LeaseKind, id: &str, holder: &str) -> Result<(), LogError> {
