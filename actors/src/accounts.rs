@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
+    administrators::one_remains,
     caller::CommandContext,
     emails::Emails,
     race::Race,
@@ -50,6 +51,8 @@ const STATUSES: [&str; 2] = ["account.suspended", "account.reactivated"];
 const STATUS_WITHIN: usize = 200;
 /// In characters. A longer client name is cut.
 const MAX_AGENT: usize = 200;
+/// The tries of an administrator to leave, while those who stay are busy.
+const FORGET_TRIES: u32 = 5;
 
 /// The commands on accounts.
 #[derive(Debug, Clone)]
@@ -287,18 +290,33 @@ impl Accounts {
     }
 
     /// Records that a user wants to be forgotten at that time. The user may not act from now on, and all logins end.
+    /// With `others`, one of these must be an administrator who stays.
     pub async fn request_forget(
         &self,
         user: UserId,
         due: Timestamp,
+        others: Option<&[UserId]>,
         context: impl Into<CommandContext>,
     ) -> Result<Receipt, WriteError> {
-        let work = vec![
-            Work::Forgetting(ForgettingRow::Await { user, due }),
-            Work::Session(SessionRow::EndAll { user, but: None }),
-        ];
-        self.account(user, LifecycleCommand::RequestForget { due }, work, context)
-            .await
+        let context = context.into();
+        let request = LifecycleCommand::RequestForget { due };
+        let mut tries = FORGET_TRIES;
+        loop {
+            tries -= 1;
+            let mut work = vec![
+                Work::Forgetting(ForgettingRow::Await { user, due }),
+                Work::Session(SessionRow::EndAll { user, but: None }),
+            ];
+            if let Some(others) = others {
+                work.push(one_remains(&self.log, user, others).await?);
+            }
+            let asked = self.account(user, request.clone(), work, context.clone());
+            match asked.await {
+                // The administrator who was to stay did something meanwhile, perhaps left.
+                Err(WriteError::Busy) if others.is_some() && tries > 0 => {}
+                done => return done,
+            }
+        }
     }
 
     /// Cancels a pending forgetting.

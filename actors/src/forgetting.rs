@@ -19,6 +19,7 @@ use tracing::{Instrument, info, warn};
 use crate::{
     WriteError,
     accounts::change_login::{decided, group},
+    administrators::one_remains,
     emails::Emails,
     race::Race,
     users::Users,
@@ -59,7 +60,20 @@ impl Forgetter {
         by: ForgottenBy,
         metadata: Metadata,
     ) -> Result<(), WriteError> {
-        self.run_to_end(user, LifecycleCommand::Forget(by), metadata)
+        self.run_to_end(user, LifecycleCommand::Forget(by), None, metadata)
+            .await
+            .map(drop)
+    }
+
+    /// The same. If the user is an administrator, one of these must be one who stays.
+    pub async fn now_unless_last(
+        &self,
+        user: UserId,
+        by: ForgottenBy,
+        others: Vec<UserId>,
+        metadata: Metadata,
+    ) -> Result<(), WriteError> {
+        self.run_to_end(user, LifecycleCommand::Forget(by), Some(others), metadata)
             .await
             .map(drop)
     }
@@ -71,7 +85,7 @@ impl Forgetter {
         metadata: Metadata,
     ) -> Result<ForgetOutcome, WriteError> {
         let now = self.log.clock().now();
-        self.run_to_end(user, LifecycleCommand::ForgetWhenDue { now }, metadata)
+        self.run_to_end(user, LifecycleCommand::ForgetWhenDue { now }, None, metadata)
             .await
     }
 
@@ -80,10 +94,11 @@ impl Forgetter {
         &self,
         user: UserId,
         command: LifecycleCommand,
+        others: Option<Vec<UserId>>,
         metadata: Metadata,
     ) -> Result<ForgetOutcome, WriteError> {
         let this = self.clone();
-        let work = async move { this.ask(user, command, metadata).await };
+        let work = async move { this.ask(user, command, others, metadata).await };
         let task = self.log.store().io().spawn(work.in_current_span());
         task.await
             .map_err(|stopped| WriteError::Internal(stopped.to_string()))?
@@ -93,13 +108,15 @@ impl Forgetter {
         &self,
         user: UserId,
         command: LifecycleCommand,
+        others: Option<Vec<UserId>>,
         metadata: Metadata,
     ) -> Result<ForgetOutcome, WriteError> {
+        let others = others.as_deref();
         let mut race = Race::new();
         loop {
             let append = match self.log.users().wake(user).await {
                 Ok(Waking::Awake(awake)) => {
-                    self.decide(&awake, command.clone(), metadata.clone())
+                    self.decide(&awake, command.clone(), others, metadata.clone())
                         .await?
                 }
                 Ok(Waking::Forgotten) => {
@@ -112,7 +129,7 @@ impl Forgetter {
                 }
                 Err(LogError::Away(reason)) => return Err(WriteError::Away(reason)),
                 Err(error) => Some(
-                    self.decide_unread(user, &command, metadata.clone(), &error)
+                    self.decide_unread(user, &command, others, metadata.clone(), &error)
                         .await?,
                 ),
             };
@@ -138,6 +155,7 @@ impl Forgetter {
         &self,
         awake: &Awake,
         command: LifecycleCommand,
+        others: Option<&[UserId]>,
         metadata: Metadata,
     ) -> Result<Option<AppendRequest>, WriteError> {
         let state = &awake.user;
@@ -149,10 +167,14 @@ impl Forgetter {
         if let Some(address) = state.account().profile().and_then(|p| p.email.as_ref()) {
             groups.extend(self.release_address(state.id(), address).await?);
         }
-        let work = vec![Work::Forgetting(ForgettingRow::Forget {
+        let mut work = vec![Work::Forgetting(ForgettingRow::Forget {
             user: state.id(),
             at: self.log.clock().now(),
         })];
+        let is_admin = state.account().profile().is_some_and(|one| one.admin);
+        if let Some(others) = others.filter(|_| is_admin) {
+            work.push(one_remains(&self.log, state.id(), others).await?);
+        }
         Ok(Some(AppendRequest {
             groups,
             work,
@@ -178,11 +200,12 @@ impl Forgetter {
 
     /// Forgets a user whose events cannot be read, because one is damaged or the master key is gone. Only
     /// administrators and the operator may: a user's own wish could not be read either. The address is unknown, so it
-    /// stays taken.
+    /// stays taken. The user may be an administrator.
     async fn decide_unread(
         &self,
         user: UserId,
         command: &LifecycleCommand,
+        others: Option<&[UserId]>,
         metadata: Metadata,
         error: &LogError,
     ) -> Result<AppendRequest, WriteError> {
@@ -198,10 +221,13 @@ impl Forgetter {
             sequence: of_account + 1,
             event,
         };
-        let work = vec![Work::Forgetting(ForgettingRow::Forget {
+        let mut work = vec![Work::Forgetting(ForgettingRow::Forget {
             user,
             at: self.log.clock().now(),
         })];
+        if let Some(others) = others {
+            work.push(one_remains(&self.log, user, others).await?);
+        }
         Ok(AppendRequest {
             groups: vec![Group::of_user(user, after, vec![fact])],
             work,

@@ -21,6 +21,7 @@ mod race;
 mod system_stream;
 
 pub mod accounts;
+mod administrators;
 /// E-mail addresses.
 pub mod emails;
 /// Forgetting a user: the fact, the key and the address in one append.

@@ -99,7 +99,7 @@ BEGIN
         END IF;
         -- A forgetting may follow any event of its user, but not the fact of an earlier forgetting.
         SELECT array_agg(DISTINCT w.r) INTO judged FROM jsonb_to_recordset(p_work) AS w (r int, t text)
-        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch', 'forget');
+        WHERE w.t IN ('only_if_lapsed', 'only_in_epoch', 'only_at', 'forget');
     END IF;
     -- One appender at a time. Each statement of a volatile function sees a fresh snapshot, so the
     -- rest sees everything that earlier holders of the lock committed.
@@ -178,7 +178,8 @@ BEGIN
         SELECT request, owner, min(owner_seq) AS first_seq, bool_or(system) AS system FROM rows GROUP BY request, owner
     ), work AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(p_work)
-            AS w (r int, t text, epoch bigint, user_id text, key_hash text, kind text, id text, holder text, now bigint)
+            AS w (r int, t text, epoch bigint, user_id text, seq bigint, key_hash text, kind text, id text, holder text,
+                  now bigint)
         WHERE w.r = ANY (judged)
     )
     SELECT q.request, CASE
@@ -204,6 +205,10 @@ BEGIN
             SELECT FROM owners o
             WHERE o.request = q.request AND o.first_seq <> 1 + coalesce(
                 (SELECT e.owner_seq FROM events e WHERE e.owner = o.owner ORDER BY e.owner_seq DESC LIMIT 1), 0)
+        ) OR EXISTS (
+            SELECT FROM work w
+            WHERE w.r = q.request AND w.t = 'only_at' AND w.seq <> coalesce(
+                (SELECT e.owner_seq FROM events e WHERE e.owner = w.user_id::uuid ORDER BY e.owner_seq DESC LIMIT 1), 0)
         ) THEN 'stale'
         WHEN EXISTS (
             SELECT FROM rows r
@@ -264,6 +269,8 @@ BEGIN
             WHEN 'only_if_lapsed' THEN
                 NULL;
             WHEN 'only_in_epoch' THEN
+                NULL;
+            WHEN 'only_at' THEN
                 NULL;
             ELSE
                 -- The writer chooses the kind, never a client.

@@ -228,7 +228,7 @@ pub struct AccountRow {
     pub created_at: Timestamp,
 }
 
-const OTHER_ADMINISTRATOR: &str = "SELECT 1 FROM accounts WHERE admin = 1 AND status = 'active' AND user_id > '' AND user_id <> $1 LIMIT 1";
+const OTHER_ADMINISTRATORS: &str = "SELECT user_id FROM accounts WHERE admin = 1 AND status = 'active' AND user_id > '' AND user_id <> $1 LIMIT 10";
 
 #[derive(Debug, Clone)]
 pub struct AccountReader {
@@ -275,14 +275,14 @@ impl AccountReader {
         }))
     }
 
-    /// True when another active user is an administrator.
-    pub async fn has_other_administrator(&self, user: UserId) -> Result<bool, LogError> {
+    /// Some other active users who are administrators.
+    pub async fn other_administrators(&self, user: UserId) -> Result<Vec<UserId>, LogError> {
         read(&self.log, async move |store: Store| {
-            Ok(sqlx::query(OTHER_ADMINISTRATOR)
+            let others: Vec<String> = sqlx::query_scalar(OTHER_ADMINISTRATORS)
                 .bind(user.to_string())
-                .fetch_optional(store.reads())
-                .await?
-                .is_some())
+                .fetch_all(store.reads())
+                .await?;
+            Ok(others.iter().filter_map(|other| other.parse().ok()).collect())
         })
         .await
     }
@@ -290,5 +290,5 @@ impl AccountReader {
 
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
-    vec![BY_ID.sql(4), UPSERT.sql(4), OTHER_ADMINISTRATOR.into()]
+    vec![BY_ID.sql(4), UPSERT.sql(4), OTHER_ADMINISTRATORS.into()]
 }

@@ -108,7 +108,11 @@ pub async fn forget_me(
     let farewell = farewell.unwrap_or_default();
     let id = user.account.user;
     prove(&app, &request, &user, farewell).await?;
-    expect_other_administrator(&app, id, user.caller.is_admin()).await?;
+    let others = if user.caller.is_admin() {
+        who_may_remain(&app, id).await?
+    } else {
+        None
+    };
     let due = app
         .log
         .clock()
@@ -117,7 +121,7 @@ pub async fn forget_me(
     let done = app
         .write
         .accounts
-        .request_forget(id, due, user.caller.metadata())
+        .request_forget(id, due, others.as_deref(), user.caller.metadata())
         .await?;
     // From here on the user's commands are refused. The token stops working when the read side has caught up, perhaps
     // a moment later.
@@ -172,20 +176,13 @@ async fn is_fresh(app: &App, user: &UserCaller) -> Result<bool, ApiError> {
         .any(|one| one.family == login && one.created_at.plus_seconds(FRESH_LOGIN_SECONDS) > now))
 }
 
-/// Without an administrator only the operator could make one. With a Directus, Directus decides who administers.
-async fn expect_other_administrator(
-    app: &App,
-    user: UserId,
-    is_admin: bool,
-) -> Result<(), ApiError> {
-    if !is_admin
-        || app.directus.is_some()
-        || app.reads.accounts.has_other_administrator(user).await?
-    {
-        return Ok(());
+/// The administrators of whom one must remain when this user goes. With a Directus, Directus decides who
+/// administers.
+async fn who_may_remain(app: &App, user: UserId) -> Result<Option<Vec<UserId>>, ApiError> {
+    if app.directus.is_some() {
+        return Ok(None);
     }
-    let sentence = "This is the last administrator: make another first, or ask the operator to call `genie forget`";
-    Err(Refusal::conflict("last_administrator", sentence).into())
+    Ok(Some(app.reads.accounts.other_administrators(user).await?))
 }
 
 /// `POST /api/admin/users/{id}/forget`: at once, and not to be undone.
@@ -195,23 +192,21 @@ pub async fn forget_user(
     id: Path<String>,
 ) -> Result<Written<ForgettingState>, ApiError> {
     let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
-    let is_admin = app
-        .reads
-        .accounts
-        .get(user)
-        .await?
-        .is_some_and(|account| account.admin);
-    expect_other_administrator(&app, user, is_admin).await?;
-    forget(&app, user, ForgottenBy::Administrator, caller.metadata()).await
+    let by = ForgottenBy::Administrator;
+    match who_may_remain(&app, user).await? {
+        Some(others) => {
+            app.write
+                .forgetting
+                .now_unless_last(user, by, others, caller.metadata())
+                .await?;
+        }
+        None => app.write.forgetting.now(user, by, caller.metadata()).await?,
+    }
+    forgotten(&app, user).await
 }
 
-async fn forget(
-    app: &App,
-    user: UserId,
-    by: ForgottenBy,
-    metadata: Metadata,
-) -> Result<Written<ForgettingState>, ApiError> {
-    app.write.forgetting.now(user, by, metadata).await?;
+/// The answer about a user who is forgotten since a moment.
+async fn forgotten(app: &App, user: UserId) -> Result<Written<ForgettingState>, ApiError> {
     erase(app, user).await;
     let forgetting = app
         .log
@@ -292,7 +287,9 @@ pub async fn forget_as_operator(
         request_id: Some(request::current_id()),
         ..Metadata::system()
     };
-    forget(&app, user, ForgottenBy::Operator, metadata).await
+    let by = ForgottenBy::Operator;
+    app.write.forgetting.now(user, by, metadata).await?;
+    forgotten(&app, user).await
 }
 
 /// `POST /restore-check` on the socket

@@ -446,6 +446,37 @@ both_stores!(
 );
 
 both_stores!(
+    of_administrators_who_leave_at_once_one_remains,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let mut one = genie.user("admin").await;
+        for round in 0..4 {
+            let name = format!("ada{round}");
+            let invite = one.post(&genie, "/api/admin/invites", json!({})).await.ok();
+            let code = invite["data"][0]["code"].as_str().unwrap();
+            let other = genie.register(&name, code).await;
+            let promotion = json!({"userId": other.id, "role": "administrator"});
+            genie.server("/api/rbac-sync", promotion).await.ok();
+            genie.settle().await;
+            let other = genie.user_again(&name, &other.id).await;
+            // Each forgets the other, or each goes by themselves.
+            let statuses = if round % 2 == 0 {
+                tokio::join!(forget(&genie, &one, &other), forget(&genie, &other, &one))
+            } else {
+                tokio::join!(one.delete(&genie, "/api/me"), other.delete(&genie, "/api/me"))
+            };
+            let statuses = [statuses.0.status.as_u16(), statuses.1.status.as_u16()];
+            let gone = statuses.iter().filter(|status| **status == 200).count();
+            assert_eq!(gone, 1, "{statuses:?} in round {round}");
+            let first_remains = (statuses[0] == 200) == (round % 2 == 0);
+            one = if first_remains { one } else { other };
+            let invites = one.get(&genie, "/api/admin/invites").await;
+            assert_eq!(invites.status, 200, "the one who remains administers");
+        }
+    }
+);
+
+both_stores!(
     an_impersonator_cannot_have_the_user_forgotten,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;

@@ -103,6 +103,12 @@ pub enum Work {
     Reservation(ReservationRow),
     /// A condition: the append happens only in this epoch, as what the elected node writes.
     OnlyInEpoch(Epoch),
+    /// A condition: this user still has so many events. So a decision can rest on a user who is not
+    /// written for.
+    OnlyAt {
+        user: UserId,
+        seq: u64,
+    },
     Journal(JournalRow),
     Forgetting(ForgettingRow),
     /// Follows from the facts of jobs; nobody else makes it.
@@ -115,6 +121,7 @@ impl Work {
             self,
             Self::Lease(LeaseRow::OnlyIfLapsed { .. })
                 | Self::OnlyInEpoch(_)
+                | Self::OnlyAt { .. }
                 // It may follow any event, but not the fact of an earlier forgetting.
                 | Self::Forgetting(ForgettingRow::Forget { .. })
         )
@@ -147,6 +154,7 @@ impl Work {
             Self::Remember(outcome) => outcome.json(),
             Self::Reservation(row) => row.json(),
             Self::OnlyInEpoch(epoch) => json!({"t": "only_in_epoch", "epoch": epoch.number()}),
+            Self::OnlyAt { user, seq } => json!({"t": "only_at", "user_id": user, "seq": seq}),
             Self::Journal(row) => row.json(),
             Self::Forgetting(row) => row.json(),
             Self::Unfinished(row) => row.json(),
@@ -163,7 +171,7 @@ impl Work {
             Self::Lease(row) => row.write(tx).await,
             Self::Remember(outcome) => outcome.write(tx).await,
             Self::Reservation(row) => row.write(tx).await,
-            Self::OnlyInEpoch(_) => Ok(()),
+            Self::OnlyInEpoch(_) | Self::OnlyAt { .. } => Ok(()),
             Self::Journal(row) => row.write(tx).await,
             Self::Forgetting(row) => row.write(tx).await,
             Self::Unfinished(row) => row.write(tx).await,
@@ -267,6 +275,20 @@ impl Request {
 
     pub fn owners(&self) -> impl Iterator<Item = Uuid> {
         self.rows.iter().map(|row| row.owner)
+    }
+
+    /// The users on whose number of events it rests, beside its owners.
+    pub fn conditions(&self) -> impl Iterator<Item = (Uuid, u64)> {
+        self.work.iter().filter_map(|work| match work {
+            Work::OnlyAt { user, seq } => Some((user.0, *seq)),
+            _ => None,
+        })
+    }
+
+    /// Its owners, and the users on whose number of events it rests. No two requests of a batch share one.
+    pub fn concerned(&self) -> impl Iterator<Item = Uuid> {
+        self.owners()
+            .chain(self.conditions().map(|(user, _)| user))
     }
 }
 

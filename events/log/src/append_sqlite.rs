@@ -103,7 +103,7 @@ async fn judge(tx: &mut SqliteTx<'_>, request: &Request) -> Result<Option<Verdic
             return Ok(Some(Verdict::KeyNotLive));
         }
     }
-    if is_stale {
+    if is_stale || !is_at(tx, request).await? {
         return Ok(Some(Verdict::Stale));
     }
     // Only a first event can meet another owner's stream.
@@ -160,16 +160,31 @@ async fn is_stale(
             .map(|row| row.owner_seq)
             .min()
             .unwrap_or(0);
-        let last: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(owner_seq), 0) FROM events WHERE owner = $1")
-                .bind(owner)
-                .fetch_one(&mut **tx)
-                .await?;
-        if fence as i64 != last + 1 {
+        if fence != last_of(tx, *owner).await? + 1 {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// True when the users on whom the request rests have had no further event.
+async fn is_at(tx: &mut SqliteTx<'_>, request: &Request) -> Result<bool, sqlx::Error> {
+    for (user, seq) in request.conditions() {
+        if last_of(tx, user).await? != seq {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The number of an owner's last event.
+async fn last_of(tx: &mut SqliteTx<'_>, owner: Uuid) -> Result<u64, sqlx::Error> {
+    let sql = "SELECT coalesce(max(owner_seq), 0) FROM events WHERE owner = $1";
+    let last: i64 = sqlx::query_scalar(sql)
+        .bind(owner)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(last as u64)
 }
 
 async fn already(

@@ -183,15 +183,15 @@ impl Task {
             if fits
                 && pending
                     .request
-                    .owners()
+                    .concerned()
                     .all(|owner| !owners.contains(&owner))
             {
-                owners.extend(pending.request.owners());
+                owners.extend(pending.request.concerned());
                 bytes += size;
                 batch.push(pending);
             } else {
                 // Later requests of these owners must not overtake it.
-                owners.extend(pending.request.owners());
+                owners.extend(pending.request.concerned());
                 self.carried.push(pending);
             }
         }
