@@ -15,6 +15,8 @@ use crate::http::error::{ApiError, DirectusError};
 mod authenticate;
 use authenticate::TokenHolder;
 pub use authenticate::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_administers, token};
+mod look;
+pub use look::look_at_another_s;
 
 /// A user in person: for everything that an administrator may not do in a user's name.
 pub struct UserCaller {

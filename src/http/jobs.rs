@@ -23,7 +23,7 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{ActingUser, Somebody},
+        caller::{ActingUser, Somebody, look_at_another_s},
         error::ApiError,
         idempotency::IdempotencyKey,
         input::{self, Query},
@@ -299,7 +299,8 @@ impl NewJob {
                     .ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?,
             ),
         };
-        if Value::Object(self.params.clone()).to_string().len() > MAX_PARAMS {
+        let params = Value::Object(self.params);
+        if params.to_string().len() > MAX_PARAMS {
             return Err(ApiError::field(format!(
                 "`params` must be at most {MAX_PARAMS} bytes; upload what is larger"
             )));
@@ -339,7 +340,7 @@ impl NewJob {
             name,
             operation: self.operation,
             queue: queue.to_owned(),
-            params: Value::Object(self.params),
+            params,
             input_file_id: self.input_file_id,
             input_url: self.input_url,
             creator_profile_id: self.creator_profile_id,
@@ -571,15 +572,25 @@ pub async fn show(
     Ok(Answer(JobAnswer::new(&row, progress)))
 }
 
-/// The job that the caller means. Its name is shown to its owner only.
+/// The job that the caller means. Its name is shown to its owner only. An administrator's look at another user's
+/// job is a fact.
 async fn find(app: &App, user: &ActingUser, text: &str) -> Result<JobRow, ApiError> {
     let caller = user.account.user;
     let now = app.log.clock().now();
     for job in meant(app, caller, text) {
-        let row = app.reads.jobs.get(&job, now).await?;
-        if let Some(mut row) = row.filter(|row| may_see(user, row.user)) {
-            row.name = row.name.filter(|_| row.user == caller);
+        let Some(mut row) = app.reads.jobs.get(&job, now).await? else {
+            continue;
+        };
+        if row.user == caller {
             return Ok(row);
+        }
+        match look_at_another_s(app, &user.caller, caller, row.user, "job").await {
+            Err(ApiError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+            Ok(()) => {
+                row.name = None;
+                return Ok(row);
+            }
         }
     }
     Err(ApiError::NotFound("job"))
@@ -617,10 +628,6 @@ async fn own_id(app: &App, owner: UserId, job: JobId, text: &str) -> Result<Stri
     }
     let name = app.write.jobs.name(owner, job).await?;
     Ok(name.map_or_else(|| job.to_string(), |name| name.to_string()))
-}
-
-fn may_see(user: &ActingUser, owner: UserId) -> bool {
-    user.account.user == owner || user.caller.is_admin()
 }
 
 /// An impossible id is an unknown one: 404, not 400.

@@ -510,3 +510,29 @@ both_stores!(
         .await;
     }
 );
+
+both_stores!(
+    an_administrators_look_at_anothers_job_is_a_fact,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store, 1000).await;
+        let bob = genie.user("bob").await;
+        let eve = genie.user("eve").await;
+        let job = bob.submit_job(&genie).await;
+        genie.settle().await;
+        let path = format!("/api/jobs/{job}");
+        let looks = async || {
+            let feed = "/api/events?types=access.personal_read&limit=100";
+            let seen = ada.get(&genie, feed).await.ok();
+            let of_event = |event: &Value| event["data"]["user"].clone();
+            let events = seen["data"].as_array().unwrap();
+            events.iter().map(of_event).collect::<Vec<_>>()
+        };
+        bob.get(&genie, &path).await.ok();
+        eve.get(&genie, &path).await.refused(404, "not_found");
+        assert_eq!(looks().await, Vec::<Value>::new());
+        for _ in 0..2 {
+            assert_eq!(ada.get(&genie, &path).await.ok()["id"], json!(job));
+        }
+        assert_eq!(looks().await, [json!(bob.id)], "one a minute");
+    }
+);

@@ -2,8 +2,8 @@
 //! newest first.
 
 use actix_web::web::{Data, Path};
-use genie_events::{Event, UserId, credential::CredentialEvent};
-use genie_log::{Fact, FactBody, LogError, StoredRow, keys::KeyState, pages::Paged};
+use genie_events::{Event, credential::CredentialEvent};
+use genie_log::{Fact, FactBody, LogError, StoredRow, pages::Paged};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -11,7 +11,7 @@ use super::credential_id;
 use crate::{
     app::App,
     http::{
-        caller::{UserCaller, still_administers},
+        caller::{UserCaller, look_at_another_s},
         error::ApiError,
         input::Query,
         read_your_writes::MinPosition,
@@ -39,7 +39,7 @@ pub async fn of_one(
         .await?
         .ok_or(ApiError::NotFound("credential"))?;
     if owner != user.account.user {
-        look_at_another_s(&app, &user, owner).await?;
+        look_at_another_s(&app, &user.caller, user.account.user, owner, "credential").await?;
     }
     let rows = app
         .log
@@ -67,26 +67,6 @@ pub async fn reveals(
         .await?;
     let page = page_of(&app, rows, |row| row.owner_seq.to_string()).await?;
     Ok(page.going_on_from(floor.map(|before| before.to_string())))
-}
-
-/// For anybody but an administrator the credential does not exist. For an administrator it does not either when its
-/// owner was forgotten.
-async fn look_at_another_s(app: &App, user: &UserCaller, owner: UserId) -> Result<(), ApiError> {
-    if !user.caller.is_admin() {
-        return Err(ApiError::NotFound("credential"));
-    }
-    still_administers(app, user.account.user).await?;
-    match app.log.keys().of(owner.0).await {
-        Ok(KeyState::Live(_)) => Ok(app
-            .write
-            .access
-            .personal_read(&user.caller, Some(owner))
-            .await?),
-        Ok(KeyState::Destroyed) | Err(LogError::KeyAbsent { .. }) => {
-            Err(ApiError::NotFound("credential"))
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 async fn page_of(
