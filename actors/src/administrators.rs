@@ -5,8 +5,7 @@ use genie_log::{Log, LogError, Work, load_users::Waking};
 
 use crate::WriteError;
 
-const LAST: &str =
-    "This is the last administrator: make another first, or ask the operator to call `genie forget`";
+const LAST: &str = "This is the last administrator: make another first, or ask the operator to call `genie forget`";
 
 /// The condition that one of these users is an active administrator at the moment of the append. So two who
 /// leave at once do not both count on the other.

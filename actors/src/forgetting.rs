@@ -85,8 +85,13 @@ impl Forgetter {
         metadata: Metadata,
     ) -> Result<ForgetOutcome, WriteError> {
         let now = self.log.clock().now();
-        self.run_to_end(user, LifecycleCommand::ForgetWhenDue { now }, None, metadata)
-            .await
+        self.run_to_end(
+            user,
+            LifecycleCommand::ForgetWhenDue { now },
+            None,
+            metadata,
+        )
+        .await
     }
 
     /// Runs on a task of its own. So this process still drops what it holds of the user when the client goes away.

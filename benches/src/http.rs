@@ -60,15 +60,11 @@ impl HttpMeasurement {
     pub fn figures(self, kind: Kind) -> Vec<String> {
         let figures = match self {
             Self::TokenCheck => vec![TOKEN_CHECK.to_owned()],
-            Self::Reads => READS
-                .map(|(figure, ..)| format!("{figure}_vs_bare"))
-                .into(),
+            Self::Reads => READS.map(|(figure, ..)| format!("{figure}_vs_bare")).into(),
             Self::Enqueue => enqueue::figures(kind),
             Self::SilentReaders => vec![silent_readers::FIGURE.to_owned()],
         };
-        let named = figures
-            .iter()
-            .map(|figure| name_on("http", kind, figure));
+        let named = figures.iter().map(|figure| name_on("http", kind, figure));
         named.collect()
     }
 

@@ -282,7 +282,10 @@ impl AccountReader {
                 .bind(user.to_string())
                 .fetch_all(store.reads())
                 .await?;
-            Ok(others.iter().filter_map(|other| other.parse().ok()).collect())
+            Ok(others
+                .iter()
+                .filter_map(|other| other.parse().ok())
+                .collect())
         })
         .await
     }

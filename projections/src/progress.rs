@@ -310,11 +310,7 @@ impl Progress {
 }
 
 /// True when all of these projections have announced a position. One that is not known has.
-fn are_reached(
-    told: &BTreeMap<&'static str, Announced>,
-    names: &[&str],
-    position: u64,
-) -> bool {
+fn are_reached(told: &BTreeMap<&'static str, Announced>, names: &[&str], position: u64) -> bool {
     let at = |name: &str| told.get(name).map_or(u64::MAX, |at| at.position);
     names.iter().all(|name| at(name) >= position)
 }

@@ -200,7 +200,12 @@ pub async fn forget_user(
                 .now_unless_last(user, by, others, caller.metadata())
                 .await?;
         }
-        None => app.write.forgetting.now(user, by, caller.metadata()).await?,
+        None => {
+            app.write
+                .forgetting
+                .now(user, by, caller.metadata())
+                .await?
+        }
     }
     forgotten(&app, user).await
 }

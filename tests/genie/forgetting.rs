@@ -463,7 +463,10 @@ both_stores!(
             let statuses = if round % 2 == 0 {
                 tokio::join!(forget(&genie, &one, &other), forget(&genie, &other, &one))
             } else {
-                tokio::join!(one.delete(&genie, "/api/me"), other.delete(&genie, "/api/me"))
+                tokio::join!(
+                    one.delete(&genie, "/api/me"),
+                    other.delete(&genie, "/api/me")
+                )
             };
             let statuses = [statuses.0.status.as_u16(), statuses.1.status.as_u16()];
             let gone = statuses.iter().filter(|status| **status == 200).count();

@@ -287,8 +287,7 @@ impl Request {
 
     /// Its owners, and the users on whose number of events it rests. No two requests of a batch share one.
     pub fn concerned(&self) -> impl Iterator<Item = Uuid> {
-        self.owners()
-            .chain(self.conditions().map(|(user, _)| user))
+        self.owners().chain(self.conditions().map(|(user, _)| user))
     }
 }
 
