@@ -34,8 +34,8 @@ fn codes_of(answer: &Value) -> Result<Vec<String>, String> {
 }
 
 async fn make_here(config: &Config, wanted: InviteRequest) -> Result<Vec<String>, String> {
-    let (count, grant) = wanted.read()?;
-    roles::expect_set(config, &grant.role)?;
+    let (count, mut grant) = wanted.read()?;
+    grant.role = roles::expect_set(config, &grant.role)?;
     let _only_process = lock_store(config)?;
     let Opened { log, append, .. } = open_log(config, Clock::system(), false).await?;
     let invites = Invites::new(append);

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp};
+use crate::{aggregate, domain_event, refusal::Refusal, timestamp::Timestamp, typed_text};
 
 /// In characters.
 pub const MAX_NAME: usize = 100;
@@ -34,14 +34,15 @@ pub struct ServiceKeyGrant {
 impl ServiceKeyGrant {
     /// Lists each scope once, in order.
     pub fn new(
-        name: String,
+        name: &str,
         mut scopes: Vec<Scope>,
         expires_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
+        let name = typed_text::cleaned(name);
         if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
             let sentence = format!(
-                "`name` must have 1 to {MAX_NAME} characters, none of them control characters"
+                "`name` must have 1 to {MAX_NAME} characters that are seen, none of them control characters"
             );
             return Err(Refusal::invalid("name", sentence));
         }
@@ -208,7 +209,7 @@ mod tests {
     fn a_key_is_made_with_each_scope_once() {
         let twice = vec![Scope::JobsWork, Scope::EventsRead, Scope::JobsWork];
         let made = ServiceKeyGrant::new(
-            "dashboard".into(),
+            " dash\u{200b}board\n",
             twice,
             Some(Timestamp(11)),
             Timestamp(10),
@@ -229,6 +230,7 @@ mod tests {
         for (name, scopes, expires_at, field) in [
             ("", vec![Scope::JobsWork], None, "name"),
             ("two\nlines", vec![Scope::JobsWork], None, "name"),
+            ("\u{feff}\u{3164} ", vec![Scope::JobsWork], None, "name"),
             ("dashboard", vec![], None, "scopes"),
             (
                 "dashboard",
@@ -238,7 +240,7 @@ mod tests {
             ),
         ] {
             let refused =
-                ServiceKeyGrant::new(name.into(), scopes, expires_at, Timestamp(10)).unwrap_err();
+                ServiceKeyGrant::new(name, scopes, expires_at, Timestamp(10)).unwrap_err();
             assert!(
                 refused.sentence.contains(&format!("`{field}`")),
                 "{refused}"

@@ -166,7 +166,7 @@ impl Reader<'_> {
             .filter(|role| !role.is_empty())
             .map(str::to_owned)
             .collect();
-        if !roles.iter().all(|role| roles::has_the_form_of_one(role)) {
+        if !roles.iter().all(|role| roles::read(role).is_some()) {
             self.wrong(
                 setting,
                 "must be a list of names of at most 64 bytes, separated by commas",

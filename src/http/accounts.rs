@@ -135,10 +135,11 @@ pub async fn sync(
 ) -> Result<Written<SyncedAccount>, ApiError> {
     let asking = idempotency_key.asking(&app, &caller)?;
     let user = body.user;
-    let wanted = body.wanted()?;
-    if let Some(role) = &wanted.role {
-        roles::check(&app, role).await?;
-    }
+    let role = match &body.role {
+        Some(role) => Some(roles::check(&app, role).await?),
+        None => None,
+    };
+    let wanted = RoleSyncRequest { role, ..body }.wanted()?;
     let (changed, position) = app.write.accounts.sync(user, wanted, asking).await?;
     Ok(Written(SyncedAccount { user, changed }, position))
 }

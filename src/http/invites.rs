@@ -106,8 +106,8 @@ async fn make(
     body: InviteRequest,
     metadata: Metadata,
 ) -> Result<Written<MadeInvites>, ApiError> {
-    let (count, grant) = body.read().map_err(ApiError::field)?;
-    roles::check(app, &grant.role).await?;
+    let (count, mut grant) = body.read().map_err(ApiError::field)?;
+    grant.role = roles::check(app, &grant.role).await?;
     let created_at = app.log.clock().now();
     let made = app
         .write

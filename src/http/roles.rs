@@ -2,12 +2,12 @@
 
 use crate::{app::App, http::error::ApiError, roles};
 
-/// Refuses an unknown role. With a Directus but without its administrator's token, the roles are unknown and every
-/// role passes.
-pub async fn check(app: &App, role: &str) -> Result<(), ApiError> {
-    roles::expect_set(&app.config, role).map_err(ApiError::field)?;
+/// The role that a name means; an unknown one is refused. With a Directus but without its administrator's token, the
+/// roles are unknown and every role passes.
+pub async fn check(app: &App, role: &str) -> Result<String, ApiError> {
+    let named = roles::expect_set(&app.config, role).map_err(ApiError::field)?;
     let Some(directus) = &app.directus else {
-        return Ok(());
+        return Ok(named);
     };
     match directus.roles().await.map_err(ApiError::Directus)? {
         // `creator` stands for the role that DIRECTUS_CREATOR_ROLE names.
@@ -15,9 +15,9 @@ pub async fn check(app: &App, role: &str) -> Result<(), ApiError> {
             ["creator"]
                 .into_iter()
                 .chain(there.iter().map(String::as_str)),
-            role,
+            &named,
         )
         .map_err(ApiError::field),
-        None => Ok(()),
+        None => Ok(named),
     }
 }

@@ -100,7 +100,7 @@ impl ServiceKeyRequest {
                 .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))
         };
         let expires_at = self.expires_at.map(moment).transpose()?;
-        Ok(ServiceKeyGrant::new(self.name, scopes, expires_at, now)?)
+        Ok(ServiceKeyGrant::new(&self.name, scopes, expires_at, now)?)
     }
 }
 

@@ -377,3 +377,70 @@ both_stores!(
         assert_eq!(ada.messages(&genie, "caf%C3%A9").await.len(), 2);
     }
 );
+
+both_stores!(
+    roles_and_names_of_service_keys_are_read_as_they_look,
+    async |store: TestStore| {
+        let roles = "Cre\u{301}atrice, VIP club";
+        let mut genie = TestGenie::start_with(store, &[("GENIE_ROLES", roles.to_owned())]).await;
+        let (admin, ada) = (genie.user("root").await, genie.user("ada").await);
+        for (sent, role) in [
+            ("creator", Some("creator")),
+            (" creator\n", Some("creator")),
+            ("\u{feff}cre\u{200b}ator\u{ad}", Some("creator")),
+            ("\u{202a}administrator\u{202c}", Some("administrator")),
+            // As the operator spelled it.
+            ("Cr\u{e9}atrice", Some("Cre\u{301}atrice")),
+            ("Cre\u{301}atrice ", Some("Cre\u{301}atrice")),
+            ("VIP\u{a0}\u{2003}club", Some("VIP club")),
+            ("VIPclub", None),
+            ("vip club", None),
+            ("Creatrice", None),
+            ("cre\u{7}ator", None),
+            ("\u{200b}", None),
+            ("", None),
+        ] {
+            let sync = json!({"userId": ada.id, "role": sent});
+            let synced = genie.server("/api/rbac-sync", sync).await;
+            let invite = json!({"role": sent});
+            let invite = admin.post(&genie, "/api/admin/invites", invite).await;
+            let Some(role) = role else {
+                synced.refused(400, "invalid_field");
+                invite.refused(400, "invalid_field");
+                continue;
+            };
+            synced.ok();
+            assert_eq!(invite.ok()["data"][0]["role"], role, "{sent:?}");
+            genie.settle().await;
+            let me = ada.get(&genie, "/users/me?fields=role").await.json;
+            assert_eq!(me["data"]["role"], role, "{sent:?}");
+        }
+
+        let long = "n".repeat(101);
+        for (sent, name) in [
+            ("dashboard", Some("dashboard")),
+            (" \u{feff}dash\u{200b}board \n", Some("dashboard")),
+            ("Jose\u{301}'s\u{a0}\u{2003}key", Some("Jos\u{e9}'s key")),
+            (
+                "\u{1f469}\u{200d}\u{1f4bb}",
+                Some("\u{1f469}\u{200d}\u{1f4bb}"),
+            ),
+            ("two\nlines", None),
+            ("\u{3164}\u{2800}", None),
+            ("", None),
+            (long.as_str(), None),
+        ] {
+            let key = json!({"name": sent, "scopes": ["audit:read"]});
+            let made = admin.post(&genie, "/api/admin/service-keys", key).await;
+            match name {
+                Some(name) => assert_eq!(made.ok()["name"], name, "{sent:?}"),
+                None => drop(made.refused(400, "invalid_field")),
+            }
+        }
+        let listed = admin.get(&genie, "/api/admin/service-keys").await.ok();
+        let names = listed["data"].as_array().unwrap().iter();
+        let names: Vec<_> = names.map(|key| key["name"].clone()).collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert!(names.contains(&json!("Jos\u{e9}'s key")), "{names:?}");
+    }
+);
