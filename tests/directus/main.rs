@@ -29,6 +29,7 @@ mod test_directus;
 mod account_export;
 mod credential_import;
 mod forgetting;
+mod job_files;
 mod outage;
 mod refresh;
 mod registration;
