@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     access::AccessEvent,
-    account::AccountEvent,
+    account::{AccountEvent, ExternalAccount, Registration},
     caption::CaptionEvent,
     chat::ChatEvent,
     credential::CredentialEvent,
@@ -16,6 +16,7 @@ use crate::{
     ids::{StreamId, StreamKind},
     invite::InviteEvent,
     job::JobEvent,
+    known_words,
     service_key::ServiceKeyEvent,
     upcast::{self, UnknownVersion},
     usage::UsageEvent,
@@ -133,6 +134,51 @@ any_event!(
     Access(AccessEvent),
 );
 
+/// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.
+pub const CLEAR_FIELDS: [&str; 41] = [
+    "active",
+    "admin",
+    "amount",
+    "attempt",
+    "by",
+    "bytes",
+    "counted",
+    "counter",
+    "credential",
+    "due_at",
+    "expires_at",
+    "failure",
+    "family",
+    "impersonation",
+    "kind",
+    "length",
+    "max_attempts",
+    "model",
+    "month",
+    "onboarding",
+    "operation",
+    "outcome",
+    "platform",
+    "priority",
+    "queue",
+    "reason",
+    "retry_at",
+    "role",
+    "run_at",
+    "scopes",
+    "secrets",
+    "service_keys",
+    "stopped",
+    "tier",
+    "to",
+    "tokens",
+    "truncated",
+    "turn",
+    "until",
+    "user",
+    "version",
+];
+
 impl Event {
     /// Reads a stored event and lifts it from an earlier version to the present shape.
     pub fn read(
@@ -154,14 +200,37 @@ impl Event {
     }
 
     /// The fields that are not personal. They are stored readable beside the sealed event, so that the feed, the audit and the
-    /// job board can use them without anybody's key. Each event lists its own, beside its variants.
-    pub fn clear(&self) -> BTreeMap<String, Value> {
+    /// job board can use them without anybody's key. Each event lists its own, beside its variants. Of a platform or role
+    /// that genie does not know, the field has what `hash` makes of field and word.
+    pub fn clear(&self, hash: impl FnOnce(&str, &str) -> String) -> BTreeMap<String, Value> {
         let Value::Object(fields) = self.clear_json() else {
             unreachable!("every event lists its clear fields as an object");
         };
-        fields
+        let mut fields: BTreeMap<String, Value> = fields
             .into_iter()
             .filter(|(_, value)| !value.is_null())
-            .collect()
+            .collect();
+        if let Some((field, word)) = self.chosen_word()
+            && !known_words::is_known(field, word)
+        {
+            fields.insert(field.to_owned(), hash(field, word).into());
+        }
+        fields
+    }
+
+    /// The clear field whose word somebody chose, with that word.
+    fn chosen_word(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Account(
+                AccountEvent::Registered(Registration { role, .. })
+                | AccountEvent::Met(ExternalAccount { role, .. })
+                | AccountEvent::RoleChanged { role, .. },
+            ) => Some(("role", role)),
+            Self::Invite(InviteEvent::Created { grant, .. }) => Some(("role", &grant.role)),
+            Self::Credential(CredentialEvent::Stored { platform, .. }) => {
+                Some(("platform", platform.as_str()))
+            }
+            _ => None,
+        }
     }
 }

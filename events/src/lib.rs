@@ -7,6 +7,8 @@
 pub mod ids;
 /// The operations of jobs, with the queue of each.
 pub mod job_operation;
+/// Platforms and roles that genie knows.
+pub mod known_words;
 /// The caller and the reason of each event.
 pub mod metadata;
 /// The name of a platform.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use genie_events::{Event, StreamKind};
+use genie_events::{Event, StreamKind, event::CLEAR_FIELDS};
 use serde_json::Value;
 
 /// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
@@ -262,7 +262,7 @@ fn the_clear_fields_hold_nothing_personal() {
                 looked_for.insert(*personal);
             }
         }
-        let clear = sample.event().clear();
+        let clear = sample.event().clear(|_, _| String::new());
         for (field, value) in &clear {
             assert!(
                 !value.to_string().contains(CANARY),
@@ -276,4 +276,43 @@ fn the_clear_fields_hold_nothing_personal() {
         PERSONAL.into_iter().collect(),
         "left: the personal fields that samples have; right: all of them"
     );
+}
+
+#[test]
+fn a_chosen_word_is_hashed_unless_genie_knows_it() {
+    let samples = samples();
+    for (type_name, field, known) in [
+        ("account.registered", "role", "creator"),
+        ("account.met", "role", "Administrator"),
+        ("account.role_changed", "role", "pro"),
+        ("invite.created", "role", "administrator"),
+        ("credential.stored", "platform", "onlyfans"),
+    ] {
+        let sample = samples.iter().find(|one| one.type_name == type_name);
+        let sample = sample.expect("every type has a sample");
+        let clear = |word: &str| {
+            let mut json = sample.json.clone();
+            json[field] = word.into();
+            let hash = |field: &str, word: &str| format!("hash of {field} with {}", word.len());
+            sample.read(json).clear(hash)[field].clone()
+        };
+        assert_eq!(clear(known), known, "{type_name}");
+        let hash = format!("hash of {field} with {}", CANARY.len());
+        assert_eq!(clear(CANARY), hash, "{type_name}");
+    }
+}
+
+#[test]
+fn the_names_of_clear_fields_are_listed() {
+    let samples = samples();
+    let clear = samples.iter().flat_map(|sample| {
+        let clear = sample.event().clear(|_, _| String::new());
+        clear.into_keys().collect::<Vec<_>>()
+    });
+    assert_eq!(
+        clear.collect::<BTreeSet<_>>(),
+        CLEAR_FIELDS.map(str::to_owned).into(),
+        "left: the clear fields of the samples; right: the list"
+    );
+    assert!(CLEAR_FIELDS.is_sorted());
 }

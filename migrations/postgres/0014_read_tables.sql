@@ -5,7 +5,7 @@
 CREATE TABLE accounts (
     user_id           text COLLATE "C" NOT NULL PRIMARY KEY,
     status            text COLLATE "C" NOT NULL,
-    role              text COLLATE "C" NOT NULL,
+    role_sealed       bytea NOT NULL,
     admin             bigint NOT NULL,
     tier              text COLLATE "C" NOT NULL,
     onboarding        text COLLATE "C" NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE credentials (
     credential_id    text COLLATE "C" NOT NULL PRIMARY KEY,
     user_id          text COLLATE "C" NOT NULL,
     kind             text COLLATE "C" NOT NULL,
-    platform         text COLLATE "C" NOT NULL,
+    platform_sealed  bytea NOT NULL,
     version          bigint NOT NULL,
     created_at       bigint NOT NULL,
     updated_at       bigint NOT NULL,
@@ -166,7 +166,7 @@ CREATE TABLE invites (
     -- The code as its fact holds it, sealed under the system's key; NULL when the fact has no code.
     code_sealed text COLLATE "C",
     tier        text COLLATE "C" NOT NULL,
-    role        text COLLATE "C" NOT NULL,
+    role_sealed bytea NOT NULL,
     expires_at  bigint,
     created_at  bigint NOT NULL,
     used_by     text COLLATE "C",

@@ -5,7 +5,7 @@
 CREATE TABLE accounts (
     user_id           TEXT    NOT NULL PRIMARY KEY,
     status            TEXT    NOT NULL,
-    role              TEXT    NOT NULL,
+    role_sealed       BLOB    NOT NULL,
     admin             INTEGER NOT NULL,
     tier              TEXT    NOT NULL,
     onboarding        TEXT    NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE credentials (
     credential_id    TEXT    NOT NULL PRIMARY KEY,
     user_id          TEXT    NOT NULL,
     kind             TEXT    NOT NULL,
-    platform         TEXT    NOT NULL,
+    platform_sealed  BLOB    NOT NULL,
     version          INTEGER NOT NULL,
     created_at       INTEGER NOT NULL,
     updated_at       INTEGER NOT NULL,
@@ -166,7 +166,7 @@ CREATE TABLE invites (
     -- The code as its fact holds it, sealed under the system's key; NULL when the fact has no code.
     code_sealed TEXT,
     tier        TEXT NOT NULL,
-    role        TEXT NOT NULL,
+    role_sealed BLOB NOT NULL,
     expires_at  INTEGER,
     created_at  INTEGER NOT NULL,
     used_by     TEXT,

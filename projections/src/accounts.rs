@@ -65,10 +65,13 @@ impl Projection for Projector {
     }
 }
 
+/// The column for which roles are sealed: their names are words that administrators choose.
+const ROLE: &str = "accounts.role";
+
 /// The columns of an account's row.
 struct AccountColumns {
     status: String,
-    role: String,
+    role_sealed: Vec<u8>,
     admin: bool,
     tier: String,
     onboarding: String,
@@ -81,7 +84,7 @@ struct AccountColumns {
 }
 
 const BY_ID: ByKey = ByKey(
-    "SELECT user_id, status, role, admin, tier, onboarding, two_factor, created_at, email_sealed, first_name_sealed \
+    "SELECT user_id, status, role_sealed, admin, tier, onboarding, two_factor, created_at, email_sealed, first_name_sealed \
      FROM accounts WHERE user_id IN ({})",
 );
 
@@ -90,7 +93,7 @@ const UPSERT: Upsert = Upsert {
     columns: &[
         "user_id",
         "status",
-        "role",
+        "role_sealed",
         "admin",
         "tier",
         "onboarding",
@@ -99,7 +102,7 @@ const UPSERT: Upsert = Upsert {
         "email_sealed",
         "first_name_sealed",
     ],
-    on_conflict: "(user_id) DO UPDATE SET status = excluded.status, role = excluded.role, admin = excluded.admin, \
+    on_conflict: "(user_id) DO UPDATE SET status = excluded.status, role_sealed = excluded.role_sealed, admin = excluded.admin, \
                   tier = excluded.tier, onboarding = excluded.onboarding, two_factor = excluded.two_factor, \
                   email_sealed = excluded.email_sealed",
 };
@@ -108,7 +111,7 @@ impl AccountColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             status: row.try_get("status")?,
-            role: row.try_get("role")?,
+            role_sealed: row.try_get("role_sealed")?,
             admin: row.try_get::<i64, _>("admin")? != 0,
             tier: row.try_get("tier")?,
             onboarding: row.try_get("onboarding")?,
@@ -131,7 +134,7 @@ impl AccountColumns {
                 "suspended"
             }
             .into(),
-            role: account.role,
+            role_sealed: seen.seal(ROLE, &account.role),
             admin: account.admin,
             tier: account.tier.as_str().into(),
             onboarding: account.onboarding.as_str().into(),
@@ -147,7 +150,7 @@ impl AccountColumns {
         vec![
             id.into(),
             self.status.into(),
-            self.role.into(),
+            self.role_sealed.into(),
             i64::from(self.admin).into(),
             self.tier.into(),
             self.onboarding.into(),
@@ -169,7 +172,7 @@ impl AccountColumns {
                 self.status = if *active { "active" } else { "suspended" }.into();
             }
             AccountEvent::RoleChanged { role, admin } => {
-                self.role.clone_from(role);
+                self.role_sealed = seen.seal(ROLE, role);
                 self.admin = *admin;
             }
             AccountEvent::TierChanged { tier } => self.tier = tier.as_str().into(),
@@ -243,7 +246,7 @@ impl AccountReader {
     /// `None` for an id that is unknown or forgotten.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
         let row = read(&self.log, async move |store: Store| {
-            let sql = "SELECT status, role, admin, tier, onboarding, email_sealed, first_name_sealed, two_factor, \
+            let sql = "SELECT status, role_sealed, admin, tier, onboarding, email_sealed, first_name_sealed, two_factor, \
                        created_at FROM accounts WHERE user_id = $1";
             Ok(sqlx::query(sql)
                 .bind(user.to_string())
@@ -257,10 +260,11 @@ impl AccountReader {
             return Ok(None);
         }; // The user is forgotten; a projection erases the row soon.
         let email: Vec<u8> = row.try_get("email_sealed")?;
+        let role: Vec<u8> = row.try_get("role_sealed")?;
         Ok(Some(AccountRow {
             user,
             status: row.try_get("status")?,
-            role: row.try_get("role")?,
+            role: open(&keys, ROLE, &role)?,
             admin: row.try_get::<i64, _>("admin")? != 0,
             tier: row.try_get("tier")?,
             onboarding: row.try_get("onboarding")?,

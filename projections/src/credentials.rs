@@ -12,7 +12,7 @@ use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    projection::{Projection, Seen, Tx, begun_before, open_option, read},
+    projection::{Projection, Seen, Tx, begun_before, open, open_option, read},
     rows::{ByKey, Cell, Upsert},
     usage,
 };
@@ -65,11 +65,14 @@ impl Projection for Projector {
     }
 }
 
+/// The column for which platforms are sealed: their names are words that users choose.
+const PLATFORM: &str = "credentials.platform";
+
 /// The columns of a credential's row.
 struct CredentialColumns {
     user: String,
     kind: String,
-    platform: String,
+    platform_sealed: Vec<u8>,
     version: i64,
     created_at: i64,
     updated_at: i64,
@@ -89,7 +92,7 @@ struct CredentialChanges {
 }
 
 const BY_ID: ByKey = ByKey(
-    "SELECT credential_id, user_id, kind, platform, version, created_at, updated_at, expires_at, last_revealed_at, \
+    "SELECT credential_id, user_id, kind, platform_sealed, version, created_at, updated_at, expires_at, last_revealed_at, \
             last_revealed_by, username_sealed FROM credentials WHERE credential_id IN ({})",
 );
 const DELETE: ByKey = ByKey("DELETE FROM credentials WHERE credential_id IN ({})");
@@ -100,7 +103,7 @@ const UPSERT: Upsert = Upsert {
         "credential_id",
         "user_id",
         "kind",
-        "platform",
+        "platform_sealed",
         "version",
         "created_at",
         "updated_at",
@@ -119,7 +122,7 @@ impl CredentialColumns {
         Ok(Self {
             user: row.try_get("user_id")?,
             kind: row.try_get("kind")?,
-            platform: row.try_get("platform")?,
+            platform_sealed: row.try_get("platform_sealed")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
@@ -135,7 +138,7 @@ impl CredentialColumns {
             id.into(),
             self.user.into(),
             self.kind.into(),
-            self.platform.into(),
+            self.platform_sealed.into(),
             self.version.into(),
             self.created_at.into(),
             self.updated_at.into(),
@@ -164,7 +167,7 @@ impl CredentialChanges {
                 let stored = CredentialColumns {
                     user: seen.user(),
                     kind: kind.as_str().into(),
-                    platform: platform.as_str().to_owned(),
+                    platform_sealed: seen.seal(PLATFORM, platform.as_str()),
                     version: i64::from(sealed.version),
                     created_at: seen.at().0,
                     updated_at: seen.at().0,
@@ -242,7 +245,7 @@ pub struct CredentialReader {
     log: Log,
 }
 
-const COLUMNS: &str = "credential_id, kind, platform, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
+const COLUMNS: &str = "credential_id, kind, platform_sealed, username_sealed, created_at, updated_at, expires_at, last_revealed_at, last_revealed_by";
 
 impl CredentialReader {
     pub(crate) fn new(log: Log) -> Self {
@@ -297,11 +300,15 @@ impl CredentialReader {
         rows: Vec<AnyRow>,
     ) -> Result<Vec<CredentialRow>, LogError> {
         let keys = self.log.keys().live(user).await?;
-        let open = |row: &AnyRow| {
+        let row_of = |row: &AnyRow| {
             Ok(CredentialRow {
                 id: row.try_get("credential_id")?,
                 kind: row.try_get("kind")?,
-                platform: row.try_get("platform")?,
+                platform: open(
+                    &keys,
+                    PLATFORM,
+                    &row.try_get::<Vec<u8>, _>("platform_sealed")?,
+                )?,
                 platform_username: open_option(
                     &keys,
                     "credentials.username",
@@ -316,7 +323,7 @@ impl CredentialReader {
                 last_revealed_by: row.try_get("last_revealed_by")?,
             })
         };
-        rows.iter().map(open).collect()
+        rows.iter().map(row_of).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    projection::{Projection, Seen, Tx, begun_before, read},
+    projection::{Projection, Seen, Tx, begun_before, open, read},
     rows::{ByKey, Cell, Upsert},
 };
 
@@ -77,11 +77,14 @@ impl Projection for Projector {
     }
 }
 
+/// The column for which roles are sealed.
+const ROLE: &str = "invites.role";
+
 /// The columns of an invite's row.
 struct InviteColumns {
     code_sealed: Option<String>,
     tier: String,
-    role: String,
+    role_sealed: Vec<u8>,
     expires_at: Option<i64>,
     created_at: i64,
     used_by: Option<String>,
@@ -89,7 +92,7 @@ struct InviteColumns {
 }
 
 const BY_ID: ByKey = ByKey(
-    "SELECT invite_id, code_sealed, tier, role, expires_at, created_at, used_by, used_at FROM invites \
+    "SELECT invite_id, code_sealed, tier, role_sealed, expires_at, created_at, used_by, used_at FROM invites \
      WHERE invite_id IN ({})",
 );
 const DELETE: ByKey = ByKey("DELETE FROM invites WHERE invite_id IN ({})");
@@ -100,7 +103,7 @@ const UPSERT: Upsert = Upsert {
         "invite_id",
         "code_sealed",
         "tier",
-        "role",
+        "role_sealed",
         "expires_at",
         "created_at",
         "used_by",
@@ -114,7 +117,7 @@ impl InviteColumns {
         Ok(Self {
             code_sealed: row.try_get("code_sealed")?,
             tier: row.try_get("tier")?,
-            role: row.try_get("role")?,
+            role_sealed: row.try_get("role_sealed")?,
             expires_at: row.try_get("expires_at")?,
             created_at: row.try_get("created_at")?,
             used_by: row.try_get("used_by")?,
@@ -126,7 +129,7 @@ impl InviteColumns {
         Self {
             code_sealed,
             tier: grant.tier.as_str().into(),
-            role: grant.role.clone(),
+            role_sealed: seen.seal(ROLE, &grant.role),
             expires_at: grant.expires_at.map(|at| at.0),
             created_at: seen.at().0,
             used_by: None,
@@ -139,7 +142,7 @@ impl InviteColumns {
             id.into(),
             self.code_sealed.into(),
             self.tier.into(),
-            self.role.into(),
+            self.role_sealed.into(),
             self.expires_at.into(),
             self.created_at.into(),
             self.used_by.into(),
@@ -164,7 +167,7 @@ pub struct InviteRow {
     pub used_at: Option<Timestamp>,
 }
 
-const LIST: &str = "SELECT invite_id, code_sealed, tier, role, expires_at, created_at, used_by, used_at FROM invites \
+const LIST: &str = "SELECT invite_id, code_sealed, tier, role_sealed, expires_at, created_at, used_by, used_at FROM invites \
                     WHERE (created_at, invite_id) > ($1, $2) ORDER BY created_at, invite_id LIMIT $3";
 
 #[derive(Debug, Clone)]
@@ -197,13 +200,14 @@ impl InviteReader {
 
     fn open(&self, row: &AnyRow) -> Result<InviteRow, LogError> {
         let sealed: Option<String> = row.try_get("code_sealed")?;
+        let role: Vec<u8> = row.try_get("role_sealed")?;
         Ok(InviteRow {
             id: row.try_get("invite_id")?,
             code: sealed
                 .map(|sealed| self.log.keys().open_system_text(CODE_COLUMN, &sealed))
                 .transpose()?,
             tier: row.try_get("tier")?,
-            role: row.try_get("role")?,
+            role: open(self.log.keys().system(), ROLE, &role)?,
             expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
             created_at: Timestamp(row.try_get("created_at")?),
             used_by: row.try_get("used_by")?,

@@ -1,7 +1,8 @@
 //! The certificate: a C2SP signed note (signed-note) about what forgetting did and did not reach,
-//! signed by the key of the log's heads. It also says what remains: the events stay, unreadable,
-//! and an older backup is readable for as long as its master key is kept.
+//! signed by the key of the log's heads. It also says what remains: the events stay, unreadable but
+//! for the listed fields, and an older backup is readable for as long as its master key is kept.
 
+use genie_events::event::CLEAR_FIELDS;
 use genie_log::{
     Log, LogError,
     forgetting::{Forgetting, WORKING_ROWS},
@@ -59,7 +60,7 @@ pub async fn sign(
          key destroyed: {key_id}, wrapped by master key {master}\n\
          erased: {erased}\n\
          erased at: {now}\n\
-         remains: the user's events, which nobody can read; this id; a keyed hash of the e-mail address.\n\
+         {remains}\
          Backups of the store and exports of the log made before can be read by whoever has one and the master key that wrapped\n\
          the user's key when it was made: {master} in the end, others before a rotation. They are readable until those are retired.\n",
         log_name = signer.name(),
@@ -72,9 +73,26 @@ pub async fn sign(
         key_id = key.key_id,
         master = key.master_id,
         erased = erased.join(", "),
+        remains = remains(),
         now = log.clock().now().rfc3339(),
     );
     signer.sign_text(&text).map_err(|reason: BadHead| {
         ForgettingError::Failed(format!("the certificate can't be signed: {reason}"))
     })
+}
+
+/// What stays readable of a forgotten user.
+fn remains() -> String {
+    format!(
+        "remains: the user's events. What they hold can be read by nobody, but for:\n\
+         - position, number, type, version and time of each event; the ids of the event, its stream and this user; its digest;\n\
+         - the kind and the id of the caller, the user for whom an administrator acted, the id of the request, the event before it;\n\
+         - these fields, where an event has them: {fields}.\n\
+         Platforms and roles that genie does not know, and the ids that clients chose for requests, jobs and chat sessions,\n\
+         are there as keyed hashes only.\n\
+         remains beside them: this certificate; a line of the ledger; the id of the destroyed key; and events that are not the\n\
+         user's and name this id: of the e-mail address (a keyed hash), the invite (with its tier and role), service keys,\n\
+         refusals and reads of personal data. They are sealed under the system's key, but for the same fields.\n",
+        fields = CLEAR_FIELDS.join(", "),
+    )
 }

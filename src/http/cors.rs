@@ -11,8 +11,9 @@ use actix_web::{
 use crate::{http::error::ApiError, origins::AllowedOrigins};
 
 /// The headers that pages may read.
-const EXPOSED: [&str; 6] = [
+const EXPOSED: [&str; 7] = [
     "Genie-Position",
+    "Genie-Request-Id",
     "Genie-Turn",
     "X-Request-Id",
     "Retry-After",

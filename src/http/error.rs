@@ -327,7 +327,7 @@ pub struct FailureBody<'a> {
     /// A sentence for people: what is wrong and what to do.
     error: String,
     ok: False,
-    /// The answer's `X-Request-Id`, as in the server's log.
+    /// The request's id in the server's log: `X-Request-Id`, or `Genie-Request-Id` where the client chose its own.
     request_id: String,
     success: False,
     /// The turn that runs or was kept, if any. Also in `Genie-Turn`.

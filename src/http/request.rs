@@ -37,6 +37,8 @@ use crate::{
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The log's own id of a request whose client chose another.
+const OWN_REQUEST_ID: HeaderName = HeaderName::from_static("genie-request-id");
 
 /// The log cuts longer paths.
 const LONGEST_PATH: usize = 200;
@@ -87,8 +89,16 @@ fn record(name: &str, value: &dyn field::Value) {
     });
 }
 
-/// Takes the client's id if it is `[A-Za-z0-9-]{1,64}`, else makes one.
-fn id_of(request: &ServiceRequest) -> String {
+/// The ids of a request.
+struct RequestIds {
+    /// As the log, facts and failures have it. It is genie's own: what a client chose may be personal.
+    own: String,
+    /// The client's, if it is `[A-Za-z0-9-]{1,64}`. The answer repeats it, and nothing keeps it.
+    chosen: Option<String>,
+}
+
+/// A client that sends its id again finds the same id of genie's.
+fn ids_of(request: &ServiceRequest) -> RequestIds {
     let given = request
         .headers()
         .get(REQUEST_ID)
@@ -96,10 +106,14 @@ fn id_of(request: &ServiceRequest) -> String {
     let is_good = |id: &&str| {
         (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    match (given.filter(is_good), request.app_data::<Data<App>>()) {
-        (Some(id), _) => id.to_owned(),
-        (None, Some(app)) => app.log.clock().new_uuid().to_string(),
-        (None, None) => String::new(),
+    let chosen = given.filter(is_good).map(str::to_owned);
+    let own = request.app_data::<Data<App>>().map(|app| match &chosen {
+        Some(chosen) => app.log.hashes().request_id(chosen),
+        None => app.log.clock().new_uuid(),
+    });
+    RequestIds {
+        own: own.map(|id| id.to_string()).unwrap_or_default(),
+        chosen,
     }
 }
 
@@ -149,12 +163,12 @@ pub async fn pass(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let id = id_of(&request);
+    let ids = ids_of(&request);
     let route = pattern(&request);
     // At the highest level, so that no `GENIE_LOG` setting takes the request's id from a warning.
     let span = error_span!(
         "request",
-        request.id = id,
+        request.id = ids.own,
         http.method = %request.method(),
         http.route = route.as_deref(),
         user.id = field::Empty,
@@ -167,7 +181,7 @@ pub async fn pass(
         Wanted::Whole
     };
     let current = Current {
-        id: id.clone(),
+        id: ids.own.clone(),
         span: span.clone(),
     };
     let started = tokio::time::Instant::now();
@@ -189,7 +203,7 @@ pub async fn pass(
         .scope(current, respond)
         .instrument(span.clone())
         .await?;
-    add_headers(response.headers_mut(), &id);
+    add_headers(response.headers_mut(), &ids);
     span.in_scope(|| log_answer(&response, route.as_deref(), started.elapsed()));
     Ok(response)
 }
@@ -209,9 +223,13 @@ fn large_answers(request: &HttpRequest) -> Option<ByteBudget> {
     Some(app.large_answers.clone())
 }
 
-fn add_headers(headers: &mut HeaderMap, id: &str) {
-    if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, value);
+fn add_headers(headers: &mut HeaderMap, ids: &RequestIds) {
+    let shown = ids.chosen.as_ref().unwrap_or(&ids.own);
+    let own = ids.chosen.as_ref().map(|_| &ids.own);
+    for (name, id) in [(REQUEST_ID, Some(shown)), (OWN_REQUEST_ID, own)] {
+        if let Some(Ok(value)) = id.map(|id| HeaderValue::from_str(id)) {
+            headers.insert(name, value);
+        }
     }
     for (name, value) in [
         ("x-content-type-options", "nosniff"),

@@ -489,15 +489,19 @@ both_stores!(
             ("X-Request-Id", "a-request".into()),
         ];
         let body = json!({"creatorProfileId": id, "purpose": "publish the post"});
-        genie
+        let answer = genie
             .send(
                 Method::POST,
                 "/api/credentials/reveal",
                 &headers,
                 Some(body),
             )
-            .await
-            .ok();
+            .await;
+        let request = answer.headers["Genie-Request-Id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        answer.ok();
         let key = Key::make(&genie, &admin, &["credentials:reveal"]).await;
         key.post(
             &genie,
@@ -540,7 +544,7 @@ both_stores!(
                 json!("shared_secret"),
                 json!(null),
                 json!("publish the post"),
-                json!("a-request"),
+                json!(request),
                 json!(2)
             ]
         );
@@ -902,9 +906,11 @@ both_stores!(
                             let Ok(answer) = asked.json(&body).send().await else {
                                 return;
                             };
+                            let of_log = answer.headers()["Genie-Request-Id"].clone();
                             match answer.text().await {
                                 Ok(text) if text.contains("canary-0") => {
-                                    answered.lock().unwrap().push(request)
+                                    let id = of_log.to_str().unwrap().to_owned();
+                                    answered.lock().unwrap().push(id)
                                 }
                                 Ok(text) => panic!("{text}"),
                                 Err(_) => return,

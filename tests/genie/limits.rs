@@ -77,6 +77,7 @@ both_stores!(
             "ratelimit-policy",
             "retry-after",
             "genie-position",
+            "genie-request-id",
             "x-request-id",
         ] {
             assert!(exposed.contains(header), "{header}: {exposed}");

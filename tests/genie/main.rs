@@ -25,6 +25,7 @@ mod bad_input;
 mod browser_files;
 mod callers;
 mod chats;
+mod chosen_words;
 mod connections;
 mod credential_import;
 mod credentials;

@@ -14,7 +14,9 @@ use crate::{
     chat::ShownAnswer,
     client::Books,
     feed_notes::{Expected, event_hash},
-    ledger::{CommandKind, CommandMark, CommandOutcome, Ledger, LedgerEntry, stream_hash},
+    ledger::{
+        CommandKind, CommandMark, CommandOutcome, Ledger, LedgerEntry, MarksByRequest, stream_hash,
+    },
     verdict::{Mistake, RunVerdict},
 };
 
@@ -85,6 +87,7 @@ struct Left {
 /// Takes the facts of the whole log, in order.
 pub struct Checker<'a> {
     ledger: &'a Ledger,
+    request_ids: MarksByRequest,
     held: &'a HashMap<CommandMark, u64>,
     shown: &'a HashMap<String, ShownAnswer>,
     verdict: RunVerdict,
@@ -110,9 +113,11 @@ impl<'a> Checker<'a> {
             held,
             shown,
         }: &'a Books,
+        request_ids: MarksByRequest,
     ) -> Self {
         Self {
             ledger,
+            request_ids,
             held,
             shown,
             verdict: RunVerdict::default(),
@@ -228,7 +233,7 @@ impl<'a> Checker<'a> {
         let mark = fact
             .request_id
             .as_deref()
-            .and_then(|id| self.ledger.find(id));
+            .and_then(|id| self.request_ids.find(id));
         let Some(mark) = mark else {
             // A fact without an id is genie's own. One with an unknown id was sent by nobody.
             if fact.request_id.as_deref().is_some_and(|id| !id.is_empty())
@@ -342,7 +347,7 @@ impl<'a> Checker<'a> {
         let mark = fact
             .request_id
             .as_deref()
-            .and_then(|id| self.ledger.find(id));
+            .and_then(|id| self.request_ids.find(id));
         let asked_under = mark.and_then(|mark| self.held.get(&mark)).copied();
         match held {
             Some(JobHolder::Claim {

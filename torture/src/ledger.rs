@@ -1,12 +1,14 @@
-//! All commands and their outcomes, kept outside of the servers. Each command has a mark. The mark is sent as the request's id and
-//! stands in the metadata of every fact of the command, so that the log can be compared with the ledger.
+//! All commands and their outcomes, kept outside of the servers. Each command has a mark. The mark is sent as the request's id, and
+//! the log's own id of that request stands in the metadata of every fact of the command, so that the log can be compared with the ledger.
 //!
 //! A command takes some thirty bytes, so that a run may last for hours.
 
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
+
+use uuid::Uuid;
 
 /// Invites made by one command.
 pub const INVITES: u32 = 20;
@@ -139,6 +141,16 @@ impl LedgerEntry {
     }
 }
 
+/// The commands of a run, by the ids that the log has of their requests.
+pub struct MarksByRequest(HashMap<Uuid, CommandMark>);
+
+impl MarksByRequest {
+    /// The command of a request; `None` when no client of this run sent it.
+    pub fn find(&self, request_id: &str) -> Option<CommandMark> {
+        self.0.get(&request_id.parse().ok()?).copied()
+    }
+}
+
 /// A stream as a number; 0 is none.
 pub fn stream_hash(kind: &str, id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -192,16 +204,10 @@ impl Ledger {
         format!("{}-{}", self.run, mark.0)
     }
 
-    /// The mark in a request's id; `None` when no client of this run sent it.
-    pub fn find(&self, request_id: &str) -> Option<CommandMark> {
-        let number = request_id
-            .strip_prefix(&self.run)?
-            .strip_prefix('-')?
-            .parse()
-            .ok()?;
-        self.entries
-            .get(number as usize)
-            .map(|_| CommandMark(number))
+    /// The commands by the ids that the log has of their requests. `id_of` makes such an id of a mark as it travels.
+    pub fn request_ids(&self, id_of: impl Fn(&str) -> Uuid) -> MarksByRequest {
+        let marks = self.entries().map(|(mark, _)| mark);
+        MarksByRequest(marks.map(|mark| (id_of(&self.text(mark)), mark)).collect())
     }
 
     pub fn entry(&self, mark: CommandMark) -> Option<&LedgerEntry> {
@@ -235,9 +241,11 @@ mod tests {
     fn marks_read_back_and_foreign_ones_do_not() {
         let mut ledger = Ledger::new("t1");
         let mark = ledger.begin(CommandKind::CancelJob, 0);
-        assert_eq!(ledger.find(&ledger.text(mark)), Some(mark));
-        for other in ["t1-1", "t2-0", "t1", "t1-", "t10", ""] {
-            assert_eq!(ledger.find(other), None, "{other}");
+        let known = ledger.request_ids(|text| Uuid::from_u128(text.len() as u128));
+        let id = |n| Uuid::from_u128(n).to_string();
+        assert_eq!(known.find(&id(ledger.text(mark).len() as u128)), Some(mark));
+        for other in [id(1), ledger.text(mark), String::new()] {
+            assert_eq!(known.find(&other), None, "{other}");
         }
     }
 

@@ -56,7 +56,9 @@ pub struct Rest<'a> {
 impl Rest<'_> {
     /// Waits, reads and compares. `since` is when the last fault was mended and the last command answered.
     pub async fn settle(mut self, books: &Books, since: Instant) -> Settled {
-        let mut checker = Checker::new(books);
+        let hashes = self.log.hashes();
+        let request_ids = books.ledger.request_ids(|text| hashes.request_id(text));
+        let mut checker = Checker::new(books, request_ids);
         let mut verdict = RunVerdict::default();
         let mut head = 0;
         let took = self

@@ -110,6 +110,8 @@ pub struct SystemHashes {
     two_factor: Zeroizing<[u8; 32]>,
     network: Zeroizing<[u8; 32]>,
     ledger: Zeroizing<[u8; 32]>,
+    word: Zeroizing<[u8; 32]>,
+    request_id: Zeroizing<[u8; 32]>,
     log_name: String,
 }
 
@@ -129,6 +131,8 @@ impl SystemHashes {
             two_factor: part("two-factor"),
             network: part("network"),
             ledger: part("ledger of the forgotten"),
+            word: part("word"),
+            request_id: part("request id"),
             log_name: log_name(system),
         }
     }
@@ -158,6 +162,16 @@ impl SystemHashes {
     /// The user's job with that name.
     pub fn job(&self, user: UserId, name: &JobName) -> JobId {
         JobId(keyed_id(&self.job, &[&user.to_string(), name.as_str()]))
+    }
+
+    /// A word that somebody chose, as the readable part of the log shows it: `#` and a keyed hash.
+    pub fn word(&self, field: &str, word: &str) -> String {
+        format!("#{}", &keyed_hash(&self.word, &[field, word])[..32])
+    }
+
+    /// The log's own id of a request, from the id that its client chose.
+    pub fn request_id(&self, chosen: &str) -> Uuid {
+        keyed_id(&self.request_id, &[chosen])
     }
 
     /// The identity of a request that may be sent again. `asked` is the whole request: its target

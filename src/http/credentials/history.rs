@@ -112,7 +112,7 @@ pub struct CredentialFact {
     /// The id of the user or the service key.
     #[schema(required)]
     by_id: Option<String>,
-    /// The `X-Request-Id` of the request.
+    /// The id of the request, as its answer's `X-Request-Id` or `Genie-Request-Id` told it.
     #[schema(required)]
     request_id: Option<String>,
     /// The version that was stored or shown.

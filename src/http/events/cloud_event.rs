@@ -45,7 +45,7 @@ pub struct CloudEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid, nullable = false)]
     pub onbehalfof: Option<String>,
-    /// The id of the HTTP request.
+    /// The id of the HTTP request, as its answer's `X-Request-Id` or `Genie-Request-Id` told it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub requestid: Option<String>,

@@ -31,7 +31,7 @@ fn bearer(format: &str, description: &str) -> Http {
 pub fn headers() -> Value {
     json!({
         "RequestId": {
-            "description": "The request's id, as sent or as made.",
+            "description": "The request's id, as sent or as made. If it was sent, `Genie-Request-Id` has the id of the server's log.",
             "required": true,
             "schema": {"type": "string"},
         },

@@ -38,6 +38,15 @@ fn spec() -> JobSpec {
     }
 }
 
+/// The log's id of a request, as far as these tests have one.
+fn id_of(mark: &str) -> Uuid {
+    let number = mark
+        .rsplit('-')
+        .next()
+        .and_then(|number| number.parse().ok());
+    Uuid::from_u128(number.unwrap_or(u128::MAX))
+}
+
 fn claimed(attempt: u32) -> JobEvent {
     JobEvent::Claimed {
         attempt,
@@ -137,14 +146,14 @@ impl TortureRun {
             } else {
                 CallerKind::System
             },
-            request_id: mark.map(|mark| self.books.ledger.text(mark)),
+            request_id: mark.map(|mark| id_of(&self.books.ledger.text(mark)).to_string()),
             event_type: event.type_name().to_owned(),
             event: Some(event),
         });
     }
 
     fn verdict(&self) -> RunVerdict {
-        let mut checker = Checker::new(&self.books);
+        let mut checker = Checker::new(&self.books, self.books.ledger.request_ids(id_of));
         self.log.iter().for_each(|fact| checker.see(fact));
         checker.finish().0
     }
@@ -521,7 +530,7 @@ fn a_command_whose_wish_is_fulfilled_needs_no_fact() {
 #[test]
 fn held_jobs_and_running_turns_are_unfinished() {
     let run = a_good_run();
-    let mut checker = Checker::new(&run.books);
+    let mut checker = Checker::new(&run.books, run.books.ledger.request_ids(id_of));
     let open: Vec<usize> = run
         .log
         .iter()

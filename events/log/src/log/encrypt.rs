@@ -123,7 +123,9 @@ impl Log {
                 return Err(AppendError::TooLarge(reason));
             }
             let metadata = genie_events::Metadata {
-                clear: fact.event.clear(),
+                clear: fact
+                    .event
+                    .clear(|field, word| self.0.hashes.word(field, word)),
                 ..metadata.clone()
             };
             let mut row = StoredRow {
