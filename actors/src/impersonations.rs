@@ -1,6 +1,5 @@
-//! Impersonations: an administrator acts for a user, for a limited time. The beginning is a fact of the user before
-//! the row exists, and the end is a fact before the row goes. So a crash in between leaves a token that opens
-//! nothing, or one that can still be ended.
+//! Impersonations: an administrator acts for a user, for a limited time. Beginning and end are facts of the user. The row
+//! that makes a token good is written and deleted with them, so a crash leaves no token that the log knows not of.
 
 use std::sync::Arc;
 
@@ -8,7 +7,10 @@ use genie_events::{
     Now, Refusal, User, UserCommand, UserId,
     account::{LifecycleCommand, ProfileCommand},
 };
-use genie_log::{Log, impersonations::Impersonation};
+use genie_log::{
+    Log, Work,
+    impersonations::{Impersonation, ImpersonationRow},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -43,12 +45,25 @@ impl Impersonations {
             by,
             expires_at: now.plus_seconds(seconds),
         };
-        let start = UserCommand::account(ProfileCommand::StartImpersonation {
-            by,
-            impersonation: impersonation.session,
-        });
-        let receipt = self.users.ask(user, caller.metadata(), start).await?;
-        self.log.impersonations().open(impersonation, now).await?;
+        let start = move |state: &User, decided: Now| {
+            let start = ProfileCommand::StartImpersonation {
+                by,
+                impersonation: impersonation.session,
+            };
+            Ok(Plan {
+                changes: state.decide(decided, UserCommand::account(start))?,
+                work: vec![Work::Impersonation(ImpersonationRow::Open {
+                    impersonation,
+                    now,
+                })],
+                ..Plan::default()
+            })
+        };
+        let context = CommandContext::from(caller.metadata());
+        let receipt = self
+            .users
+            .plan(user, None, context, Arc::new(start))
+            .await?;
         Ok((impersonation, receipt.position))
     }
 
@@ -77,10 +92,13 @@ impl Impersonations {
                 by: open.ok_or_else(not_there)?.by,
                 impersonation: session,
             };
-            state.decide(now, UserCommand::account(end)).map(Plan::from)
+            Ok(Plan {
+                changes: state.decide(now, UserCommand::account(end))?,
+                work: vec![Work::Impersonation(ImpersonationRow::End { session })],
+                ..Plan::default()
+            })
         };
         let receipt = self.users.plan(user, None, context, Arc::new(end)).await?;
-        self.log.impersonations().end(session).await?;
         Ok(receipt.position)
     }
 }

@@ -33,8 +33,7 @@ CREATE FUNCTION work_end_sessions(w jsonb) RETURNS void LANGUAGE sql AS $$
     DELETE FROM sessions WHERE user_id = w ->> 'user_id' AND family <> coalesce(w ->> 'but', '');
 $$;
 
--- The administrators who act for a user now. The fact of each impersonation is
--- written before its row.
+-- The administrators who act for a user now. Each row is written and deleted with its fact.
 CREATE TABLE impersonations (
     session    text COLLATE "C" NOT NULL PRIMARY KEY,
     user_id    text COLLATE "C" NOT NULL,
@@ -42,3 +41,13 @@ CREATE TABLE impersonations (
     expires_at bigint NOT NULL
 );
 CREATE INDEX impersonations_of_user ON impersonations (user_id);
+
+CREATE FUNCTION work_open_impersonation(w jsonb) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM impersonations WHERE expires_at <= (w ->> 'now')::bigint;
+    INSERT INTO impersonations (session, user_id, by_admin, expires_at)
+    VALUES (w ->> 'session', w ->> 'user_id', w ->> 'by_admin', (w ->> 'expires_at')::bigint);
+$$;
+
+CREATE FUNCTION work_end_impersonation(w jsonb) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM impersonations WHERE session = w ->> 'session';
+$$;

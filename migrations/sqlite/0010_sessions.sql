@@ -15,8 +15,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_of_user ON sessions (user_id, used_at);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
--- The administrators who act for a user now. The fact of each impersonation is
--- written before its row.
+-- The administrators who act for a user now. Each row is written and deleted with its fact.
 CREATE TABLE impersonations (
     session    TEXT NOT NULL PRIMARY KEY,
     user_id    TEXT NOT NULL,
