@@ -100,6 +100,7 @@ pub enum KeyState {
 pub struct SystemHashes {
     email: Zeroizing<[u8; 32]>,
     invite: Zeroizing<[u8; 32]>,
+    first_invite: Zeroizing<[u8; 32]>,
     session: Zeroizing<[u8; 32]>,
     job: Zeroizing<[u8; 32]>,
     request: Zeroizing<[u8; 32]>,
@@ -121,6 +122,7 @@ impl SystemHashes {
         Self {
             email: part("email"),
             invite: part("invite"),
+            first_invite: part("first invite"),
             session: part("session"),
             job: part("job"),
             request: part("request"),
@@ -187,7 +189,7 @@ impl SystemHashes {
     /// The code of the first invite. It is the same at each start, so that a crash before it was
     /// printed loses nothing.
     pub fn first_invite_code(&self) -> InviteCode {
-        InviteCode::made(keyed_hash(&self.invite, &["the first invite"])[..20].to_owned())
+        InviteCode::made(keyed_hash(&self.first_invite, &["the first invite"])[..20].to_owned())
     }
 
     pub fn service_key(&self, key: &str) -> ServiceKeyId {
