@@ -9,7 +9,7 @@ use crate::test_genie::TestGenie;
 const HEADER: &str = "# Netscape HTTP Cookie File\n";
 
 /// Lines of cookie files, with the words of the refusal if there is one.
-const LINES: [(&str, Option<&str>); 20] = [
+const LINES: [(&str, Option<&str>); 21] = [
     (".x.com\tTRUE\t/\tTRUE\t1893456000.25\ta\tcanary", None),
     (".x.com\tTRUE\t/\tTRUE\t\ta\tcanary", None),
     (".x.com\tTRUE\t/\tTRUE\t0.0\ta\tcanary", None),
@@ -17,6 +17,7 @@ const LINES: [(&str, Option<&str>); 20] = [
     ("x.com\tfalse\tno-slash\tyes\t0\ta\tcanary", None),
     ("x.com\tFALSE\t/\tFALSE\t0\t\tcanary\u{1}\u{200b} ", None),
     ("# canary\u{1b}[31m\u{0}", None),
+    ("x.com\tFALSE\t/\tFALSE\t0\ta\tcan\u{0}ary", None),
     ("#canary\tTRUE", None),
     (" \t ", None),
     ("x.com\tFALSE\t/\tFALSE\t0\ta\tcanary\r", None),
@@ -187,6 +188,7 @@ both_stores!(
         }
         for (more, field) in [
             (json!({"domain": ""}), "cookies[0].domain"),
+            (json!({"domain": null, "url": "https://canary.com"}), "cookies[0].domain` is missing"),
             (json!({"value": "canary\n"}), "cookies[0].value"),
             (json!({"name": "canary\u{0}"}), "cookies[0].name"),
             (json!({"name": 7}), "cookies[0].name"),

@@ -1,6 +1,6 @@
 //! The cookies of a session, in the form of browsers' extensions and automation tools.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Number, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
@@ -36,8 +36,8 @@ const SAME_SITE: [&str; 5] = ["strict", "lax", "none", "no_restriction", "unspec
 
 /// A cookie of a session. Given fields are kept as they were given, and absent fields stay absent.
 /// What a tool writes in another way is kept in this one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", try_from = "ExportedCookie")]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SessionCookie {
     pub name: String,
     pub value: SecretText,
@@ -100,23 +100,18 @@ struct ExportedCookie {
     same_site: Option<String>,
 }
 
-impl TryFrom<ExportedCookie> for SessionCookie {
-    type Error = &'static str;
-
-    fn try_from(exported: ExportedCookie) -> Result<Self, Self::Error> {
+impl<'de> Deserialize<'de> for SessionCookie {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let exported = ExportedCookie::deserialize(deserializer)?;
+        let domain = exported.domain.or(exported.host);
+        let end = exported.expires.or(exported.expiration_date);
         let is_known = |word: &String| SAME_SITE.contains(&word.to_ascii_lowercase().as_str());
         Ok(Self {
             name: exported.name,
             value: exported.value,
-            domain: exported
-                .domain
-                .or(exported.host)
-                .ok_or("missing field `domain`")?,
+            domain: domain.ok_or_else(|| D::Error::missing_field("domain"))?,
             path: exported.path.filter(|path| !path.is_empty()),
-            expires: exported
-                .expires
-                .or(exported.expiration_date)
-                .or(exported.expiry),
+            expires: end.or(exported.expiry),
             http_only: exported.http_only,
             secure: exported.secure,
             same_site: exported.same_site.filter(is_known),
@@ -203,7 +198,7 @@ impl SessionCookie {
             }
         }
         if self.name.is_empty() && self.value.expose().is_empty() {
-            return Err(("name", "must not be empty where `value` is".into()));
+            return Err(("name", "must not be empty when `value` is empty".into()));
         }
         let domain = self.domain.strip_prefix('.').unwrap_or(&self.domain);
         if domain.is_empty()
