@@ -5,15 +5,17 @@
 //! - The file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3).
 //! - The number of entries and the sum of their stated sizes are within bounds. The sum is also
 //!   within a bound that depends on the file's size.
-//! - Names are harmless, and no two are equal. Old Windows tools separate folders by `\`, as unzip
-//!   reads it, too.
-//! - Entries are plain files or folders, stored or deflated, not encrypted, and not archives
-//!   themselves.
+//! - Names are harmless. Old Windows tools separate folders by `\`, as unzip reads it, too. Of two
+//!   equal names the last is the file, as for unzip and Python.
+//! - Entries are plain files or folders, not encrypted, and stored, deflated or packed by Deflate64,
+//!   as Windows does with large files. Only what is unpacked here can be told from a bomb.
+//! - An archive inside is a file like another, and is not looked into.
 //! - Entries do not overlap: many entries could point at one compressed heap.
 //! - Each entry's own header agrees with the directory.
 //! - Each entry is unpacked, to nowhere, and must have the stated length and checksum. So none can
 //!   unpack to more than it states.
 
+use deflate64::Deflate64Decoder;
 use flate2::read::DeflateDecoder;
 use rawzip::{
     CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE,
@@ -59,16 +61,12 @@ pub enum BadZip {
 pub enum BadEntry {
     #[error("has a name that {0}")]
     Name(&'static str),
-    #[error("has the name of another entry; leave one out")]
-    Twice,
     #[error("is neither a file nor a folder, such as a link; leave it out")]
     Special,
     #[error("is encrypted; make the archive anew without a password")]
     Encrypted,
     #[error("is packed in an uncommon way; make the archive anew with the usual one (deflate)")]
     Method,
-    #[error("is another ZIP archive; unpack that first")]
-    Nested,
     #[error("contradicts the archive's directory; make the archive anew")]
     Contradiction,
     #[error("is damaged, or was cut short; make the archive anew")]
@@ -100,8 +98,6 @@ struct Entry {
     at: u64,
     /// As the archive has it.
     name: Vec<u8>,
-    /// The name with `/` between folders.
-    path: Vec<u8>,
     method: CompressionMethod,
 }
 
@@ -121,10 +117,6 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
         .locate_in_reader(reader, &mut buffer, size)
         .map_err(|(_, error)| error)?;
     let mut entries = entries(&archive, &mut buffer, size)?;
-    entries.sort_unstable_by(|a, b| (&a.path, a.number).cmp(&(&b.path, b.number)));
-    if let Some(two) = entries.windows(2).find(|two| two[0].path == two[1].path) {
-        return Err(BadEntry::Twice.at(two[1].number));
-    }
     // In the order of the file, so that it is read once from beginning to end.
     entries.sort_unstable_by_key(|entry| entry.at);
     let mut end_before = 0;
@@ -168,7 +160,6 @@ fn entries(
             place: record.wayfinder(),
             at: record.local_header_offset(),
             name,
-            path,
             method: record.compression_method(),
         });
     }
@@ -204,16 +195,16 @@ fn judge(record: &ZipFileHeaderRecord<'_>, path: &[u8]) -> Result<(), BadEntry> 
     if flags.is_encrypted() || flags.has_strong_encryption() || flags.is_masked() {
         return Err(BadEntry::Encrypted);
     }
-    if ![CompressionMethod::STORE, CompressionMethod::DEFLATE]
-        .contains(&record.compression_method())
-    {
+    let methods = [
+        CompressionMethod::STORE,
+        CompressionMethod::DEFLATE,
+        CompressionMethod::DEFLATE64,
+    ];
+    if !methods.contains(&record.compression_method()) {
         return Err(BadEntry::Method);
     }
     if path.ends_with(b"/") && record.uncompressed_size_hint() > 0 {
         return Err(BadEntry::Contradiction);
-    }
-    if path.to_ascii_lowercase().ends_with(b".zip") {
-        return Err(BadEntry::Nested);
     }
     Ok(())
 }
@@ -254,6 +245,10 @@ fn unpack(
     let unpacked = match entry.method {
         CompressionMethod::DEFLATE => std::io::copy(
             &mut found.verifying_reader(DeflateDecoder::new(found.reader())),
+            &mut std::io::sink(),
+        ),
+        CompressionMethod::DEFLATE64 => std::io::copy(
+            &mut found.verifying_reader(Deflate64Decoder::new(found.reader())),
             &mut std::io::sink(),
         ),
         _ => std::io::copy(

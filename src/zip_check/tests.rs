@@ -127,12 +127,46 @@ fn a_name_must_stay_in_its_folder_on_any_system() {
         assert!(sentence.starts_with("Entry 2 of the ZIP archive has a name that "));
     }
     assert!(judged(&zip(&[(&"a".repeat(1025), b"x")])).is_err());
-    for (name, again) in [("a", "a"), ("a/b", "a\\b")] {
-        let twice = zip(&[(name, b"x"), ("c", b"x"), (again, b"y")]);
-        assert_eq!(judged(&twice), Err(BadEntry::Twice.at(3)));
+}
+
+#[test]
+fn equal_names_and_archives_inside_are_taken() {
+    for (name, again) in [("a", "a"), ("a/b", "a\\b"), ("a", "A"), ("a/", "a")] {
+        let twice = zip(&[(name, b""), ("c", b"x"), (again, b"y")]);
+        assert_eq!(judged(&twice), Ok(()), "{name} and {again}");
     }
-    let nested = zip(&[("a", b"x"), ("more.ZIP", b"x")]);
-    assert_eq!(judged(&nested), Err(BadEntry::Nested.at(2)));
+    let inside = zip(&[("photo.jpg", b"x")]);
+    for name in ["more.ZIP", "more.zip", "a/more.cbz"] {
+        assert_eq!(judged(&zip(&[("a", b"x"), (name, &inside)])), Ok(()));
+    }
+}
+
+/// The archive with its only entry said to be packed by another method.
+fn with_method(mut archive: Vec<u8>, method: u16) -> Vec<u8> {
+    let record = records(&archive)[0];
+    set(&mut archive, record + 10, method.to_le_bytes());
+    set(&mut archive, 8, method.to_le_bytes());
+    archive
+}
+
+#[test]
+fn deflate64_is_unpacked_and_other_methods_are_refused_by_number() {
+    // Without a run of 258 bytes and more, Deflate64 is written as Deflate is.
+    let text = "dear diary, today I saw a gnu".repeat(3);
+    let good = with_method(zip(&[("a", text.as_bytes())]), 9);
+    assert_eq!(judged(&good), Ok(()));
+    let mut damaged = good.clone();
+    damaged[40] ^= 1;
+    assert_eq!(judged(&damaged), Err(BadEntry::Damaged.at(1)));
+    let mut bomb = good;
+    let record = records(&bomb)[0];
+    set(&mut bomb, record + 24, 20_u32.to_le_bytes());
+    assert_eq!(judged(&bomb), Err(BadEntry::Damaged.at(1)), "it states less");
+    // Shrunk, imploded, bzip2, LZMA, Zstandard.
+    for method in [1, 6, 12, 14, 93] {
+        let other = with_method(zip(&[("a", b"x")]), method);
+        assert_eq!(judged(&other), Err(BadEntry::Method.at(1)), "{method}");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ const MAX_NAME: usize = 255;
     reason = "the form goes to the store as it comes; this only describes it"
 )]
 pub struct UploadForm {
-    /// A ZIP archive of at most 20,000 files and folders, stored or deflated and not encrypted. Its names stay within it, and it contains no other ZIP. Unpacked it has at most 4 GiB and at most 100 times its own size.
+    /// A ZIP archive of at most 20,000 files and folders, stored or packed by Deflate or Deflate64, and not encrypted. Its names stay within it. Unpacked it has at most 4 GiB and at most 100 times its own size.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
