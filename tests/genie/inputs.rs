@@ -179,7 +179,7 @@ both_stores!(
             (
                 String::new(),
                 "malformed_json",
-                "The body is not valid JSON, at line 1 column 0",
+                "The body is empty; it must be JSON",
             ),
         ] {
             let refused = send_of(&genie, &ada, "/api/queue/media", &body).await;

@@ -18,6 +18,9 @@ pub(super) fn tree(bytes: &mut [u8]) -> Result<InputTree<'_>, InputError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         InputError::malformed(format!("is not UTF-8, at byte {}", error.valid_up_to() + 1))
     })?;
+    if text.trim_ascii().is_empty() {
+        return Err(InputError::malformed("is empty; it must be JSON"));
+    }
     let found = RefCell::new(None);
     let value = NestedValue {
         has_halves,

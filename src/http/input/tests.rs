@@ -107,7 +107,8 @@ fn a_refusal_names_the_field_and_never_the_value() {
         ("canary".into(), "The body is not valid JSON, at line 1 column 1".into()),
         (r#"{"text": "a"} canary"#.into(), "The body is not valid JSON, at line 1 column 15".into()),
         ("{\"a\":\n1e999}".into(), "The body has a number that is too large, at line 2 column 5".into()),
-        (String::new(), "The body is not valid JSON, at line 1 column 0".into()),
+        (String::new(), "The body is empty; it must be JSON".into()),
+        (" \r\n".into(), "The body is empty; it must be JSON".into()),
     ] {
         assert_eq!(read_json(&body).unwrap_err(), expected, "{body}");
     }
@@ -233,9 +234,16 @@ fn queries_are_read_by_the_same_rules() {
         (7, Some(true), None, -3)
     );
     assert_eq!(read.text, "a b c");
+    for number in ["7.0", "+7", "%2B7.000", "%207%20", "007"] {
+        let query = format!("count={number}&text=a");
+        assert_eq!(read_query(&query).unwrap().count, 7, "{number}");
+    }
     for (query, expected) in [
         ("count=canary", "`count` must be a whole number"),
         ("count=1.5", "`count` must be a whole number"),
+        ("count=7.", "`count` must be a whole number"),
+        ("count=.0", "`count` must be a whole number"),
+        ("count=7.0.0", "`count` must be a whole number"),
         ("flag=canary", "`flag` must be true or false"),
         ("count=1&count=2", "`count` is there twice; send it once"),
         ("list=canary", "`list` must be a list"),

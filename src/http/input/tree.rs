@@ -77,7 +77,7 @@ impl InputTree<'_> {
         match self {
             Self::Whole(number) => Some(*number),
             Self::Fraction(number) => whole_of(*number),
-            Self::Word(word) => word.as_str().parse().ok(),
+            Self::Word(word) => whole_word(word.as_str()),
             _ => None,
         }
     }
@@ -146,6 +146,17 @@ impl InputTree<'_> {
             }
         }
     }
+}
+
+/// The whole number of a query, perhaps with a fraction of zero as in JSON. White space around it is what a `+` before it
+/// became.
+fn whole_word(word: &str) -> Option<i128> {
+    let word = word.trim();
+    let whole = match word.split_once('.') {
+        Some((whole, zeros)) if !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0') => whole,
+        _ => word,
+    };
+    whole.parse().ok()
 }
 
 /// The number, when it is whole and was not rounded.
