@@ -409,7 +409,7 @@ mod tests {
         };
         let refused = given("canary", "").err().unwrap().to_string();
         assert!(
-            refused.contains("RBAC_SYNC_WEBHOOK_SECRET must have at least 32 characters"),
+            refused.contains("RBAC_SYNC_WEBHOOK_SECRET must have at least 32 characters,"),
             "{refused}"
         );
         assert!(!refused.contains("canary"));
@@ -417,6 +417,17 @@ mod tests {
         assert!(given(&"c".repeat(32), "").is_ok());
         assert!(given("canary", "on").is_ok());
         assert!(given("", "").is_ok());
+        let long = "c".repeat(40);
+        for broken in [
+            format!(" {long}"),
+            format!("{long}\n"),
+            format!("{long}\t{long}"),
+            " ".repeat(40),
+        ] {
+            for allowed in ["", "on"] {
+                assert!(given(&broken, allowed).is_err(), "{broken:?}");
+            }
+        }
     }
 
     #[test]

@@ -213,10 +213,13 @@ impl Reader<'_> {
     pub(super) fn shared_secret(&mut self) -> Option<SecretString> {
         const LEAST: usize = 32;
         let may_be_short = self.is(settings::GENIE_ALLOW_SHORT_SECRET, "on");
+        // As a header carries it.
+        let is_whole =
+            |secret: &str| secret.trim() == secret && !secret.chars().any(char::is_control);
         self.secret(
             settings::RBAC_SYNC_WEBHOOK_SECRET,
-            |secret| may_be_short || secret.chars().count() >= LEAST,
-            "must have at least 32 characters; `openssl rand -hex 32` makes one (GENIE_ALLOW_SHORT_SECRET=on lets tests use a shorter one)",
+            |secret| is_whole(secret) && (may_be_short || secret.chars().count() >= LEAST),
+            "must have at least 32 characters, and no white space at its ends and no control characters, which a header cannot carry; `openssl rand -hex 32` makes one (GENIE_ALLOW_SHORT_SECRET=on lets tests use a shorter one)",
         )
     }
 
