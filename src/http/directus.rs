@@ -15,7 +15,7 @@ use actix_web::{
 use genie_events::{EmailAddress, Metadata, typed_text};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
 use zeroize::Zeroizing;
@@ -37,7 +37,7 @@ use crate::{
     identity::{
         directus::{
             Directus, DirectusApplicant, DirectusReply, DirectusTrouble, NoPair, NotRegistered,
-            UpstreamRequest, bearer,
+            RefreshBody, UpstreamRequest, bearer, refresh_token,
         },
         login_limiter::Guesser,
     },
@@ -113,8 +113,30 @@ fn refused(status: u16, code: &str) -> DirectusError {
     })
 }
 
-fn serialized(body: serde_json::Value) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value always serializes"))
+/// The body of a login at Directus.
+#[derive(Serialize)]
+struct LoginBody<'a> {
+    email: &'a str,
+    password: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otp: Option<&'a str>,
+    mode: &'static str,
+}
+
+impl<'a> LoginBody<'a> {
+    fn new(email: &'a str, password: &'a SecretString, otp: Option<&'a Zeroizing<String>>) -> Self {
+        Self {
+            email,
+            password: password.expose_secret(),
+            otp: otp.map(|otp| otp.as_str()),
+            mode: "json",
+        }
+    }
+}
+
+/// A one-time code as Directus takes it.
+fn code_of(otp: Option<&SecretString>) -> Option<Zeroizing<String>> {
+    otp.map(|otp| Zeroizing::new(typed_text::code(otp.expose_secret())))
 }
 
 /// `POST /auth/login`. It sends no `Authorization`: with an expired one Directus would refuse the
@@ -131,14 +153,11 @@ pub async fn log_in(
     let guesser = login_guesser(&app, &request, known.as_ref());
     check_guesser(&app, &guesser)?;
     let email = spelling_of_directus(&app, &login.email, known).await?;
-    let mut body =
-        json!({"email": email, "password": login.password.expose_secret(), "mode": "json"});
-    if let Some(otp) = &login.otp {
-        body["otp"] = typed_text::code(otp.expose_secret()).into();
-    }
+    let otp = code_of(login.otp.as_ref());
+    let body = LoginBody::new(&email, &login.password, otp.as_ref());
     let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(&request))
-        .body(serialized(body));
+        .json(&body);
     let reply = directus(&app)?.ask(asking).await;
     if reply
         .as_ref()
@@ -197,10 +216,9 @@ pub async fn log_out(
 ) -> Result<HttpResponse, DirectusError> {
     let Body(body) = body?;
     check_mode(body.mode.as_deref())?;
-    let body = json!({"refresh_token": body.refresh_token.expose_secret(), "mode": "json"});
     let asking = UpstreamRequest::new(Method::POST, "/auth/logout")
         .of(address(&request))
-        .body(serialized(body));
+        .json(&RefreshBody::of(&body.refresh_token));
     passed_on(directus(&app)?.ask(asking).await)
 }
 
@@ -304,13 +322,11 @@ pub async fn prove_again(
     let email = user.account.email.as_deref().ok_or_else(|| {
         ApiError::field("This user has no e-mail address to log in to Directus with")
     })?;
-    let mut body = json!({"email": email, "password": password.expose_secret(), "mode": "json"});
-    if let Some(otp) = otp {
-        body["otp"] = typed_text::code(otp.expose_secret()).into();
-    }
+    let otp = code_of(otp.as_ref());
+    let body = LoginBody::new(email, &password, otp.as_ref());
     let asking = UpstreamRequest::new(Method::POST, "/auth/login")
         .of(address(request))
-        .body(serialized(body));
+        .json(&body);
     let reply = directus.ask(asking).await.map_err(ApiError::Directus)?;
     if !reply.is_ok() {
         let code = reply.code();
@@ -322,11 +338,11 @@ pub async fn prove_again(
             _ => refused(reply.status, &code),
         });
     }
-    let opened = reply.data().map_err(ApiError::Directus)?;
-    let body = json!({"refresh_token": opened["refresh_token"], "mode": "json"});
+    let token = refresh_token(&reply.body)
+        .ok_or_else(|| ApiError::Directus(DirectusTrouble::Failed("a login without its tokens")))?;
     let ending = UpstreamRequest::new(Method::POST, "/auth/logout")
         .of(address(request))
-        .body(serialized(body));
+        .json(&RefreshBody::of(&token));
     if directus.ask(ending).await.is_err() {
         warn!(user.id = %user.account.user, "Directus: ending a login that only proved a password failed; it expires by itself");
     }

@@ -34,7 +34,7 @@ mod upstream;
 /// Directus' word on users: identity, role, and whether they may act.
 mod user_cache;
 
-pub use refresh::{NoPair, TokenPair};
+pub use refresh::{NoPair, RefreshBody, TokenPair, refresh_token};
 pub use registration::{DirectusApplicant, NotRegistered, Registrations};
 pub use upstream::{DirectusReply, DirectusTrouble, UpstreamRequest, bearer};
 pub use user_cache::{Person, Standing};

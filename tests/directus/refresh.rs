@@ -142,3 +142,29 @@ both_stores!(
         );
     }
 );
+
+both_stores!(
+    a_tab_that_lags_gets_the_newest_pair_and_a_late_one_ends_nothing,
+    async |store: TestStore| {
+        let site = Site::shared(store).await;
+        let ada = site.directus.person("ada", "creator").await;
+        let first = site.pair(&ada).await;
+        let second = Pair::of(&site.refresh(&first.refresh).await);
+        let third = Pair::of(&site.refresh(&second.refresh).await);
+        let fourth = Pair::of(&site.refresh(&third.refresh).await);
+        assert_eq!(site.proxy.count("POST /auth/refresh"), 3);
+        for old in [&first, &second, &third] {
+            let newest = Pair::of(&site.refresh(&old.refresh).await);
+            assert_eq!(newest.refresh, fourth.refresh);
+        }
+        assert_eq!(site.proxy.count("POST /auth/refresh"), 3);
+
+        // A tab that slept past the grace is told to log in. The others go on.
+        until("the grace to be over", async || {
+            (site.refresh(&first.refresh).await.status == 401).then_some(())
+        })
+        .await;
+        let fifth = Pair::of(&site.refresh(&fourth.refresh).await);
+        assert_eq!(site.opens(&fifth.access).await, 200);
+    }
+);

@@ -58,6 +58,12 @@ impl Refreshing {
     fn place(&self) -> Place {
         Place::new(&["refresh v1", &self.name])
     }
+
+    fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, LogError> {
+        self.key.open(sealed, &self.place()).map_err(|reason| {
+            LogError::Statement(format!("a kept refresh cannot be opened: {reason}"))
+        })
+    }
 }
 
 /// Directus' recent answers to refresh tokens. See [`Log::directus_refreshes`].
@@ -97,13 +103,25 @@ impl DirectusRefreshes {
         match self.0.store().run(work).await? {
             (true, _) => Ok(Turn::Yours),
             (false, None) => Ok(Turn::Theirs),
-            (false, Some(sealed)) => {
-                let opened = refreshing.key.open(&sealed, &refreshing.place());
-                opened.map(Turn::Answered).map_err(|reason| {
-                    LogError::Statement(format!("a kept refresh cannot be opened: {reason}"))
-                })
-            }
+            (false, Some(sealed)) => refreshing.open(&sealed).map(Turn::Answered),
         }
+    }
+
+    /// Directus' answer to this token, if it was used a moment ago.
+    pub async fn answer(
+        &self,
+        refreshing: &Refreshing,
+        now: Timestamp,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, LogError> {
+        let name = refreshing.name.clone();
+        let read = async move |store: Store| {
+            let sql = "SELECT sealed FROM refresh_grace WHERE token_hash = $1 AND expires_at > $2";
+            let query = sqlx::query_scalar(sql).bind(name).bind(now.0);
+            let sealed: Option<Option<Vec<u8>>> = query.fetch_optional(store.reads()).await?;
+            Ok(sealed.flatten())
+        };
+        let sealed = self.0.store().run(read).await?;
+        sealed.map(|sealed| refreshing.open(&sealed)).transpose()
     }
 
     /// Keeps Directus' answer until `until`.
@@ -202,6 +220,18 @@ mod tests {
                     .unwrap(),
                 answered
             );
+            let known = async |token, at| {
+                let refreshing = Refreshing::new(token);
+                let found = two.directus_refreshes().answer(&refreshing, at).await;
+                found.unwrap().map(|answer| answer.to_vec())
+            };
+            assert_eq!(
+                known("canary-token", now).await,
+                Some(b"canary-pair".to_vec())
+            );
+            assert_eq!(known("canary-token", grace).await, None, "its time is over");
+            assert_eq!(known("another", now).await, None, "it is being asked");
+            assert_eq!(known("unknown", now).await, None);
             one.directus_refreshes().give_up(&refreshing).await.unwrap();
             assert_eq!(
                 two.directus_refreshes()

@@ -26,10 +26,9 @@ use genie_log::{Election, Log};
 use parking_lot::{Mutex, MutexGuard};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info, warn};
-use zeroize::Zeroizing;
 
 use super::{
     DirectusSettings,
@@ -49,6 +48,17 @@ pub struct DirectusApplicant {
     pub password: SecretString,
     pub first_name: Option<UserName>,
     pub invite_code: InviteCode,
+}
+
+/// The user whom Directus creates.
+#[derive(Serialize)]
+struct NewPersonBody<'a> {
+    id: UserId,
+    email: &'a str,
+    password: &'a str,
+    first_name: Option<&'a UserName>,
+    role: &'a str,
+    status: &'static str,
 }
 
 /// Why nobody was registered, or why that is not known.
@@ -322,15 +332,18 @@ impl Registrations {
         role: &str,
         address: Option<IpAddr>,
     ) -> Result<(), Unmade> {
-        let body = json!({
-            "id": user, "email": who.email.written(), "password": who.password.expose_secret(),
-            "first_name": who.first_name, "role": role, "status": "active",
-        });
-        let body = Zeroizing::new(serde_json::to_vec(&body).expect("a JSON value serializes"));
+        let body = NewPersonBody {
+            id: user,
+            email: who.email.written(),
+            password: who.password.expose_secret(),
+            first_name: who.first_name.as_ref(),
+            role,
+            status: "active",
+        };
         let asking = UpstreamRequest::new(Method::POST, "/users")
             .authorized(self.0.upstream.admin())
             .of(address)
-            .body(body);
+            .json(&body);
         // Only the id is asked back: Directus would otherwise answer everything that it knows of
         // the user.
         let reply = match self.0.upstream.ask(asking.parameter("fields", "id")).await {
