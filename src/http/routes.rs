@@ -47,6 +47,8 @@ enum WithDirectus {
 struct RoutedHandler {
     register: fn(Route) -> Route,
     #[cfg(test)]
+    path: &'static str,
+    #[cfg(test)]
     describe: fn(&mut Operation),
 }
 
@@ -73,6 +75,8 @@ macro_rules! handler {
                 handler: $($part)::+,
                 span: || info_span!(concat!("http" $(, ".", stringify!($part))+)),
             }),
+            #[cfg(test)]
+            path: concat!($("::", stringify!($part)),+),
             #[cfg(test)]
             describe: |operation| describe::handler(&$($part)::+, operation),
         }
@@ -291,4 +295,43 @@ pub fn rules() -> RouteRules {
     all()
         .map(|endpoint| (endpoint.path, rule(endpoint)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY_PATHS: [&str; 4] = ["/auth/", "/users/", "/api/me/sessions", "/api/register"];
+
+    fn is_of_identity(handler: &RoutedHandler) -> bool {
+        handler.path.starts_with("::identity::")
+    }
+
+    /// With a Directus the built-in passwords, logins and second factors do not exist, so none of their handlers may
+    /// be reached.
+    #[test]
+    fn a_route_of_the_built_in_identity_says_what_it_is_with_a_directus() {
+        let mut seen = 0;
+        for route in all() {
+            let of = format!("{} {}", route.method, route.path);
+            let is_on_its_paths = IDENTITY_PATHS
+                .iter()
+                .any(|path| route.path.starts_with(path));
+            if !is_on_its_paths && !is_of_identity(&route.handler) {
+                continue;
+            }
+            seen += 1;
+            match &route.with_directus {
+                WithDirectus::Same => {
+                    panic!("{of}: note what the route is when a Directus is the identity")
+                }
+                WithDirectus::Another(handler) => {
+                    assert!(!is_of_identity(handler), "{of}: {}", handler.path);
+                }
+                WithDirectus::Only => assert!(!is_of_identity(&route.handler), "{of}"),
+                WithDirectus::Absent => {}
+            }
+        }
+        assert!(seen > 10, "{seen} routes of the identity");
+    }
 }
