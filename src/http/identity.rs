@@ -507,7 +507,7 @@ pub struct AccountChanges {
     #[schema(value_type = Option<String>, format = Password)]
     #[serde(default, deserialize_with = "input::whole")]
     password: Option<SecretString>,
-    #[schema(value_type = String, format = Password)]
+    #[schema(value_type = Option<String>, format = Password)]
     #[serde(default, deserialize_with = "input::whole")]
     old_password: Option<SecretString>,
 }

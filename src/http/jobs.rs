@@ -48,9 +48,6 @@ const MAX_PARAMS: usize = 64 * 1024;
 const MAX_URL: usize = 2048;
 
 #[derive(Deserialize, ToSchema)]
-#[schema(example = json!({
-    "operation": "resize_image", "input_url": "https://example.com/a.jpg", "params": {"width": 1080},
-}))]
 pub struct NewJob {
     /// The caller's own id for the job: a whole number from 0, or 1 to 100 of the characters `A-Z a-z 0-9 . _ -`.
     #[serde(rename = "jobId")]
@@ -64,6 +61,7 @@ pub struct NewJob {
     #[schema(min_length = 1, max_length = 2048)]
     input_url: Option<String>,
     /// Handed to the worker unchanged. At most 65536 bytes as JSON.
+    #[schema(nullable)]
     #[serde(default)]
     params: Map<String, Value>,
     /// A profile of the caller. Another's is 404.
@@ -257,7 +255,7 @@ pub struct Stats {
     #[serde(flatten)]
     all: QueueCounts,
     #[serde(flatten)]
-    #[schema(inline)]
+    #[schema(value_type = words::EachQueue)]
     each: BTreeMap<&'static str, QueueCounts>,
 }
 

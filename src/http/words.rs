@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type,
+        KnownFormat, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type,
         extensions::Extensions,
         schema::{AdditionalProperties, SchemaType},
     },
@@ -235,6 +235,21 @@ pub struct SessionSecret {
     user_agent: Option<String>,
     captured_at: Time,
 }
+
+/// The counts of each queue, by its name.
+pub enum EachQueue {}
+
+impl PartialSchema for EachQueue {
+    fn schema() -> RefOr<Schema> {
+        let counts = Ref::from_schema_name("QueueCounts");
+        let object = QUEUES.into_iter().fold(ObjectBuilder::new(), |object, queue| {
+            object.property(queue, counts.clone()).required(queue)
+        });
+        object.into()
+    }
+}
+
+impl ToSchema for EachQueue {}
 
 macro_rules! per_counter {
     ($( #[doc = $doc:literal] $name:ident from $least:literal; )+) => {

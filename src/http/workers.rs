@@ -243,6 +243,7 @@ pub struct Complete {
     #[serde(default)]
     result: Value,
     /// Files that the worker made, kept unchanged. By convention each is `{file_id | url, name, mime, bytes}`.
+    #[schema(nullable)]
     #[serde(default)]
     outputs: Vec<Value>,
 }

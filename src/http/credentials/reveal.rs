@@ -13,6 +13,7 @@ use genie_events::{
 use genie_log::keys::sha256_hex;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::{credential_id, secret::OpenedSecret};
 use crate::{
@@ -58,6 +59,35 @@ pub struct RevealRequest {
     job: Option<String>,
     /// The lease under which the caller holds the job. The header `Genie-Lease` says the same.
     lease: Option<String>,
+}
+
+impl RevealRequest {
+    /// A field is well-formed even where the route does not read it.
+    fn check(&self) -> Result<(), ApiError> {
+        let ids = [
+            ("creatorProfileId", &self.profile),
+            ("id", &self.id),
+            ("userId", &self.user),
+        ];
+        for (field, given) in ids {
+            let is_wrong = |id: &String| id.parse::<Uuid>().is_err();
+            if given.as_ref().is_some_and(is_wrong) {
+                return Err(ApiError::field(format!("`{field}` must be a UUID")));
+            }
+        }
+        self.download_kinds().map(drop)
+    }
+
+    /// The kinds of a login or cookie file to download with, in the order in which they are preferred.
+    fn download_kinds(&self) -> Result<&'static [CredentialKind], ApiError> {
+        match self.kind.as_deref() {
+            // Platforms ask more of a login with a password; they accept the cookies of a browser that is logged in.
+            None => Ok(&[CredentialKind::Cookies, CredentialKind::Password]),
+            Some("cookies") => Ok(&[CredentialKind::Cookies]),
+            Some("password") => Ok(&[CredentialKind::Password]),
+            Some(_) => Err(ApiError::field("`kind` must be `password` or `cookies`")),
+        }
+    }
 }
 
 /// The credentials of a profile, in the clear.
@@ -156,6 +186,7 @@ async fn shown(
     named: CredentialRef,
     kinds: &'static [CredentialKind],
 ) -> Result<(Revealed, OpenedSecret), ApiError> {
+    wanted.check()?;
     if wanted
         .purpose
         .as_ref()
@@ -217,13 +248,7 @@ pub async fn download(
     server: ServerCaller<RevealsCredentials>,
     Body(wanted): Body<RevealRequest>,
 ) -> Result<Written<RevealedDownload>, ApiError> {
-    let kinds: &[CredentialKind] = match wanted.kind.as_deref() {
-        // Platforms ask more of a login with a password; they accept the cookies of a browser that is logged in.
-        None => &[CredentialKind::Cookies, CredentialKind::Password],
-        Some("cookies") => &[CredentialKind::Cookies],
-        Some("password") => &[CredentialKind::Password],
-        Some(_) => return Err(ApiError::field("`kind` must be `password` or `cookies`")),
-    };
+    let kinds = wanted.download_kinds()?;
     let named = match &wanted.id {
         Some(id) => CredentialRef::Id(credential_id(id)?),
         None => wanted.for_platform()?,

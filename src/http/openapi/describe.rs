@@ -209,9 +209,11 @@ impl Describe for FieldsQuery {
 impl<T: IntoParams> Describe for Query<T> {
     fn describe(operation: &mut Operation) {
         for parameter in T::into_params(|| None) {
-            operation
-                .query
-                .push(serde_json::to_value(parameter).unwrap());
+            let mut parameter = serde_json::to_value(parameter).unwrap();
+            if parameter["required"] == false {
+                parameter["allowEmptyValue"] = true.into();
+            }
+            operation.query.push(parameter);
         }
     }
 }

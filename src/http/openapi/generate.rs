@@ -59,7 +59,26 @@ pub fn document() -> Value {
         },
     });
     inline_small_schemas(&mut document);
+    correct_unsigned(&mut document);
     document
+}
+
+/// utoipa gives an unsigned number the format of a signed one, whose range is smaller.
+fn correct_unsigned(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let is_whole = fields
+                .get("format")
+                .is_some_and(|format| format == "int64" || format == "int32");
+            let is_unsigned = fields.get("minimum").is_some_and(|least| *least == 0);
+            if is_whole && is_unsigned && !fields.contains_key("maximum") {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(correct_unsigned);
+        }
+        Value::Array(values) => values.iter_mut().for_each(correct_unsigned),
+        _ => {}
+    }
 }
 
 /// The schemas of flags and failures, which most answers name.
@@ -97,9 +116,27 @@ fn operation(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
         operation["parameters"] = parameters.into();
     }
     if let Some(body) = &told.body {
-        operation["requestBody"] = body.clone();
+        operation["requestBody"] = request_body(body, prose);
     }
     operation
+}
+
+/// A body of JSON with the example of the prose.
+fn request_body(body: &Value, prose: &Prose) -> Value {
+    let mut body = body.clone();
+    let json = body["content"].get_mut("application/json");
+    match (json, prose.example) {
+        (Some(content), Some(example)) => {
+            content["example"] = serde_json::from_str(example)
+                .unwrap_or_else(|error| panic!("{}: {error}: {example}", prose.operation_id));
+        }
+        (None, None) => {}
+        _ => panic!(
+            "{}: a route has an example if it takes JSON",
+            prose.operation_id
+        ),
+    }
+    body
 }
 
 fn path_parameters<'a>(route: &Endpoint, prose: &'a Prose) -> impl Iterator<Item = Value> + 'a {
@@ -165,7 +202,7 @@ fn responses(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
         let is_success = status.starts_with('2');
         let answer = responses.entry(*status).or_insert_with(|| json!({}));
         if !is_success && !told.answers.contains_key(*status) {
-            *answer = failure();
+            *answer = failure(told.shape);
         }
         answer["description"] = (*sentence).into();
     }
@@ -181,8 +218,12 @@ fn shared(name: &str) -> Value {
     json!({"$ref": format!("#/components/responses/{name}")})
 }
 
-fn failure() -> Value {
-    components::failure(&json!({"$ref": "#/components/schemas/Failure"}))
+fn failure(shape: Option<Shape>) -> Value {
+    let name = match shape {
+        Some(Shape::Directus) => "DirectusFailure",
+        _ => "Failure",
+    };
+    components::failure(&json!({"$ref": format!("#/components/schemas/{name}")}))
 }
 
 /// The failures that follow from the route's callers and from the parameters of its handler.

@@ -2,7 +2,7 @@
 //!
 //! A route is a heading of method, path and operation id, then a paragraph that is its summary, paragraphs that
 //! describe it, and a list. List items are `- 409: sentence` for an answer, `- 404: [NotFound]` for an answer that
-//! several routes share, and `- {id} uuid: sentence` for a part of the path.
+//! several routes share, `- {id} uuid: sentence` for a part of the path, and `- example: {}` for a body of JSON.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +34,8 @@ pub struct Prose {
     /// By status.
     pub answers: BTreeMap<&'static str, &'static str>,
     pub path: Vec<PathPart>,
+    /// A body, as JSON.
+    pub example: Option<&'static str>,
 }
 
 /// A part of a path that the caller fills in.
@@ -81,6 +83,7 @@ fn parse(tag: &'static str, operation_id: &'static str, text: &'static str) -> P
         description: paragraphs.collect(),
         answers: BTreeMap::new(),
         path: Vec::new(),
+        example: None,
     };
     for item in text.lines().filter(is_item) {
         let (what, sentence) = item["- ".len()..]
@@ -92,6 +95,7 @@ fn parse(tag: &'static str, operation_id: &'static str, text: &'static str) -> P
                 format,
                 description: sentence,
             }),
+            None if what == "example" => prose.example = Some(sentence),
             None => drop(prose.answers.insert(what, sentence)),
         }
     }
