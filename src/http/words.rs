@@ -242,9 +242,11 @@ pub enum EachQueue {}
 impl PartialSchema for EachQueue {
     fn schema() -> RefOr<Schema> {
         let counts = Ref::from_schema_name("QueueCounts");
-        let object = QUEUES.into_iter().fold(ObjectBuilder::new(), |object, queue| {
-            object.property(queue, counts.clone()).required(queue)
-        });
+        let object = QUEUES
+            .into_iter()
+            .fold(ObjectBuilder::new(), |object, queue| {
+                object.property(queue, counts.clone()).required(queue)
+            });
         object.into()
     }
 }

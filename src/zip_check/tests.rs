@@ -161,7 +161,11 @@ fn deflate64_is_unpacked_and_other_methods_are_refused_by_number() {
     let mut bomb = good;
     let record = records(&bomb)[0];
     set(&mut bomb, record + 24, 20_u32.to_le_bytes());
-    assert_eq!(judged(&bomb), Err(BadEntry::Damaged.at(1)), "it states less");
+    assert_eq!(
+        judged(&bomb),
+        Err(BadEntry::Damaged.at(1)),
+        "it states less"
+    );
     // Shrunk, imploded, bzip2, LZMA, Zstandard.
     for method in [1, 6, 12, 14, 93] {
         let other = with_method(zip(&[("a", b"x")]), method);

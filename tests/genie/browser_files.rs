@@ -188,7 +188,10 @@ both_stores!(
         }
         for (more, field) in [
             (json!({"domain": ""}), "cookies[0].domain"),
-            (json!({"domain": null, "url": "https://canary.com"}), "cookies[0].domain` is missing"),
+            (
+                json!({"domain": null, "url": "https://canary.com"}),
+                "cookies[0].domain` is missing",
+            ),
             (json!({"value": "canary\n"}), "cookies[0].value"),
             (json!({"name": "canary\u{0}"}), "cookies[0].name"),
             (json!({"name": 7}), "cookies[0].name"),

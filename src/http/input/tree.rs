@@ -153,7 +153,9 @@ impl InputTree<'_> {
 fn whole_word(word: &str) -> Option<i128> {
     let word = word.trim();
     let whole = match word.split_once('.') {
-        Some((whole, zeros)) if !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0') => whole,
+        Some((whole, zeros)) if !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0') => {
+            whole
+        }
         _ => word,
     };
     whole.parse().ok()
