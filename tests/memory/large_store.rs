@@ -7,17 +7,23 @@ use genie_events::{
 };
 use genie_log::{
     Log,
+    load_users::Waking,
     testing::{bulk::BulkLoader, store_of},
 };
 use serde_json::{Value, json};
 
-use crate::test_genie::TestGenie;
+use crate::{
+    test_genie::TestGenie,
+    until::{moment_after, until_within},
+};
 
 pub const JOBS: usize = 5000;
 const PARAMS_BYTES: usize = 64 << 10;
 /// Questions of the chat. Each has an answer of the same length.
 pub const TURNS: usize = 5000;
 const MESSAGE_BYTES: usize = 100_000;
+/// The time to fold all of it once.
+const SNAPSHOT: Duration = Duration::from_secs(300);
 pub const SESSION: &str = "a long session";
 
 /// The part of the store and of the clients that this run has.
@@ -64,8 +70,26 @@ pub async fn fill(genie: &TestGenie, user: UserId, size: StoreSize) -> Vec<TurnI
     let session = log.hashes().session(user, SESSION);
     let turns = add_turns(&log, &mut loader, session, size.of(TURNS)).await;
     loader.flush().await.unwrap();
+    keep_snapshot(&log, user).await;
     store_of(&log).close().await;
     turns
+}
+
+/// A user who wrote all of this through a server has a snapshot.
+async fn keep_snapshot(log: &Log, user: UserId) {
+    until_within(SNAPSHOT, "a snapshot", async || {
+        let Waking::Awake(awake) = log.users().wake(user).await.unwrap() else {
+            panic!("forgotten")
+        };
+        if awake.snapshot_seq == awake.user.seq() {
+            return Some(());
+        }
+        let (state, position) = (&awake.user, awake.position);
+        log.users().keep_snapshot(state, position).await;
+        moment_after(1000).await; // a task of its own writes it
+        None
+    })
+    .await;
 }
 
 async fn add_jobs(log: &Log, loader: &mut BulkLoader, count: usize) {
