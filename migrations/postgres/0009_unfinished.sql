@@ -15,32 +15,30 @@ CREATE TABLE unfinished (
     PRIMARY KEY (user_id, job_id)
 );
 
--- The part of work_of_append() that writes these rows: one statement for all requests of a batch.
-CREATE FUNCTION unfinished_of_append(p_work jsonb, refused int[]) RETURNS void
+-- Writes these rows in the append of their facts: one statement for all requests of a batch. The rows
+-- of refused owners are left out.
+CREATE FUNCTION unfinished_of_append(
+    p_put unfinished_change[], p_change unfinished_change[], p_end unfinished_change[], refused text[]
+) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF p_work @> '[{"t": "put_unfinished"}]' THEN
+    IF p_put IS NOT NULL THEN
         INSERT INTO unfinished AS u (user_id, job_id, queue, priority, submitted, sequence, due, running)
         SELECT w.user_id, w.job_id, w.queue, w.priority, w.submitted, w.sequence, w.due, w.running
-        FROM jsonb_to_recordset(p_work) AS w (
-            r int, t text, user_id text, job_id text, queue text, priority bigint, submitted bigint, sequence bigint,
-            due bigint, running bigint)
-        WHERE w.t = 'put_unfinished' AND NOT w.r = ANY (refused)
+        FROM unnest(p_put) AS w
+        WHERE NOT w.user_id = ANY (refused)
         ON CONFLICT (user_id, job_id) DO UPDATE SET
             priority = excluded.priority, submitted = excluded.submitted, sequence = excluded.sequence,
             due = excluded.due, running = excluded.running;
     END IF;
-    IF p_work @> '[{"t": "change_unfinished"}]' THEN
+    IF p_change IS NOT NULL THEN
         UPDATE unfinished u SET sequence = w.sequence, due = w.due, running = w.running
-        FROM jsonb_to_recordset(p_work) AS w (
-            r int, t text, user_id text, job_id text, sequence bigint, due bigint, running bigint)
-        WHERE w.t = 'change_unfinished' AND NOT w.r = ANY (refused)
-          AND u.user_id = w.user_id AND u.job_id = w.job_id;
+        FROM unnest(p_change) AS w
+        WHERE NOT w.user_id = ANY (refused) AND u.user_id = w.user_id AND u.job_id = w.job_id;
     END IF;
-    IF p_work @> '[{"t": "end_unfinished"}]' THEN
+    IF p_end IS NOT NULL THEN
         DELETE FROM unfinished u
-        USING jsonb_to_recordset(p_work) AS w (r int, t text, user_id text, job_id text)
-        WHERE w.t = 'end_unfinished' AND NOT w.r = ANY (refused)
-          AND u.user_id = w.user_id AND u.job_id = w.job_id;
+        USING unnest(p_end) AS w
+        WHERE NOT w.user_id = ANY (refused) AND u.user_id = w.user_id AND u.job_id = w.job_id;
     END IF;
 END $$;

@@ -145,9 +145,10 @@ impl Work {
         }
     }
 
-    /// As the Postgres function takes it: flat JSON with the kind `t`.
-    fn json(&self) -> Value {
-        match self {
+    /// As the Postgres function takes it: flat JSON with the kind `t`. `None` for a row that goes as a
+    /// record.
+    fn json(&self) -> Option<Value> {
+        Some(match self {
             Self::NewKey(key) => key.json(),
             Self::Secret(row) => row.json(),
             Self::Session(row) => row.json(),
@@ -160,8 +161,8 @@ impl Work {
             Self::OnlyAt { user, seq } => json!({"t": "only_at", "user_id": user, "seq": seq}),
             Self::Journal(row) => row.json(),
             Self::Forgetting(row) => row.json(),
-            Self::Unfinished(row) => row.json(),
-        }
+            Self::Unfinished(_) => return None,
+        })
     }
 
     /// Writes it on SQLite, where conditions were looked at before.
@@ -331,10 +332,11 @@ pub(crate) struct WorkJson {
 }
 
 impl WorkJson {
-    pub fn new(request: i32, work: &Work) -> Self {
-        Self {
+    /// `None` for a row that goes as a record.
+    pub fn new(request: i32, work: &Work) -> Option<Self> {
+        Some(Self {
             r: request,
-            fields: work.json(),
-        }
+            fields: work.json()?,
+        })
     }
 }

@@ -1,18 +1,17 @@
-//! Appends on Postgres: one call of the function `append` for a whole batch, in one round trip.
+//! Appends on Postgres: one call of the function `append` for a whole batch, in one round trip. Only a
+//! batch that has a condition, or meets a key, takes `append_judged`.
 
 use std::time::Duration;
 
 use sqlx::{
-    PgConnection, PgPool, Postgres, Row,
-    pool::PoolConnection,
-    postgres::{PgArguments, PgRow},
-    query::Query,
+    PgConnection, PgPool, Postgres, Row, pool::PoolConnection, postgres::PgRow, types::Json,
 };
 
 use crate::{
-    append::{Appended, Request, Verdict, WorkJson},
+    append::{Appended, Request, Verdict, Work, WorkJson},
     health::Trouble,
-    stored_row::StoredRow,
+    postgres_records::{NewEvent, UnfinishedChange},
+    unfinished::UnfinishedRow,
 };
 
 /// The writer's connection, kept from batch to batch. A pool would ping it whenever it is lent and
@@ -50,57 +49,105 @@ async fn append_on(
     batch: &[&Request],
     known: u64,
 ) -> Result<Vec<Verdict>, sqlx::Error> {
+    let is_judged = batch.iter().any(|request| request.has_condition());
+    if !is_judged && let Some(head) = append_all(connection, batch, known).await? {
+        return Ok(in_order(head, batch, vec![None; batch.len()]));
+    }
+    append_judged(connection, batch, known).await
+}
+
+/// Appends requests without a condition, and returns the head before them; `None` when one of them
+/// is not good, and nothing was written.
+async fn append_all(
+    connection: &mut PgConnection,
+    batch: &[&Request],
+    known: u64,
+) -> Result<Option<u64>, sqlx::Error> {
+    let work = WorkRows::of(batch);
+    let head: Option<i64> = sqlx::query_scalar("SELECT append($1, $2, $3, $4, $5, $6)")
+        .bind(events_of(batch))
+        .bind(work.put)
+        .bind(work.change)
+        .bind(work.end)
+        .bind(work.other)
+        .bind(known as i64)
+        .fetch_one(connection)
+        .await?;
+    Ok(head.map(|head| head as u64))
+}
+
+/// Has each request judged before it is appended.
+async fn append_judged(
+    connection: &mut PgConnection,
+    batch: &[&Request],
+    known: u64,
+) -> Result<Vec<Verdict>, sqlx::Error> {
     let mut requests: Vec<i32> = Vec::new();
     let mut are_of_system: Vec<bool> = Vec::new();
-    let mut rows: Vec<&StoredRow> = Vec::new();
-    let mut work: Vec<WorkJson> = Vec::new();
     for (n, request) in (0..).zip(batch) {
         for row in &request.rows {
             requests.push(n);
             are_of_system.push(request.system_owners.contains(&row.owner));
-            rows.push(row);
         }
-        work.extend(request.work.iter().map(|work| WorkJson::new(n, work)));
     }
+    let work = WorkRows::of(batch);
     let call = sqlx::query(
         "SELECT request, outcome, first_position, last_position \
-         FROM append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+         FROM append_judged($1, $2, $3, $4, $5, $6, $7, $8)",
     );
-    let answers = bind_rows(call, &rows)
+    let answers = call
+        .bind(events_of(batch))
         .bind(requests)
         .bind(are_of_system)
-        .bind((!work.is_empty()).then_some(sqlx::types::Json(work)))
+        .bind(work.put)
+        .bind(work.change)
+        .bind(work.end)
+        .bind(work.other)
         .bind(known as i64)
         .fetch_all(connection)
         .await?;
-
     outcomes(batch, &answers)
 }
 
-/// Binds the columns of rows as arrays, in the table's order, without the position.
-pub(crate) fn bind_rows<'q>(
-    query: Query<'q, Postgres, PgArguments>,
-    rows: &[&'q StoredRow],
-) -> Query<'q, Postgres, PgArguments> {
-    query
-        .bind(column(rows, |row| row.owner))
-        .bind(column(rows, |row| row.owner_seq as i64))
-        .bind(column(rows, |row| row.stream))
-        .bind(column(rows, |row| row.sequence as i64))
-        .bind(column(rows, |row| row.kind))
-        .bind(column(rows, |row| row.event_type.as_ref()))
-        .bind(column(rows, |row| row.event_version))
-        .bind(column(rows, |row| row.event_id))
-        .bind(column(rows, |row| row.slice as i16)) // 0..1023
-        .bind(column(rows, |row| row.recorded_at.0))
-        .bind(column(rows, |row| row.digest.as_slice()))
-        .bind(column(rows, |row| row.metadata.as_str()))
-        .bind(column(rows, |row| row.payload.as_slice()))
+fn events_of<'r>(batch: &[&'r Request]) -> Vec<NewEvent<'r>> {
+    let rows = batch.iter().flat_map(|request| &request.rows);
+    rows.map(NewEvent).collect()
 }
 
-/// One value of each row.
-fn column<'q, T>(rows: &[&'q StoredRow], value: impl Fn(&'q StoredRow) -> T) -> Vec<T> {
-    rows.iter().copied().map(value).collect()
+/// The working rows of a batch; `None` where there are none of a kind.
+#[derive(Default)]
+struct WorkRows<'r> {
+    put: Option<Vec<UnfinishedChange<'r>>>,
+    change: Option<Vec<UnfinishedChange<'r>>>,
+    end: Option<Vec<UnfinishedChange<'r>>>,
+    other: Option<Json<Vec<WorkJson>>>,
+}
+
+impl<'r> WorkRows<'r> {
+    fn of(batch: &[&'r Request]) -> Self {
+        let mut rows = Self::default();
+        for (n, request) in (0..).zip(batch) {
+            for work in &request.work {
+                match work {
+                    Work::Unfinished(row) => rows.add_unfinished(row),
+                    _ => rows
+                        .other
+                        .get_or_insert_default()
+                        .extend(WorkJson::new(n, work)),
+                }
+            }
+        }
+        rows
+    }
+
+    fn add_unfinished(&mut self, row: &'r UnfinishedRow) {
+        let those = match row {
+            UnfinishedRow::Put(_) => &mut self.put,
+            UnfinishedRow::Change { .. } => &mut self.change,
+            UnfinishedRow::End { .. } => &mut self.end,
+        };
+        those.get_or_insert_default().push(UnfinishedChange(row));
+    }
 }
 
 /// The function tells the head before the batch, and what was not appended; everything else follows the head in order.
@@ -134,7 +181,12 @@ fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Verdict>, sqlx:
             *slot = Some(outcome);
         }
     }
-    let mut head = head.ok_or(sqlx::Error::RowNotFound)?;
+    let head = head.ok_or(sqlx::Error::RowNotFound)?;
+    Ok(in_order(head, batch, told))
+}
+
+/// The requests that nothing was told of were appended after the head, in their order.
+fn in_order(mut head: u64, batch: &[&Request], told: Vec<Option<Verdict>>) -> Vec<Verdict> {
     let appended = |(request, told): (&&Request, Option<Verdict>)| {
         told.unwrap_or_else(|| {
             let at = Appended {
@@ -145,5 +197,5 @@ fn outcomes(batch: &[&Request], answers: &[PgRow]) -> Result<Vec<Verdict>, sqlx:
             Verdict::Written(at)
         })
     };
-    Ok(batch.iter().zip(told).map(appended).collect())
+    batch.iter().zip(told).map(appended).collect()
 }

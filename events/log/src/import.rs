@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use crate::{
     LogError, MasterKeys, StoreTransaction, StoredRow,
-    append_postgres::bind_rows,
     append_sqlite::insert,
     export::{CARRIED, Chunk, Export, Row, Table, TransferError},
     log::stored_head,
+    postgres_records::NewEvent,
     read::read_rows,
     store::{POOL_NAME, Store, Target, Writing, in_time},
 };
@@ -258,12 +258,11 @@ async fn insert_postgres(
     let insert = sqlx::query(
         "INSERT INTO events (owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, \
                              recorded_at, digest, metadata, payload, position) \
-         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::smallint[], $6::text[], \
-                              $7::smallint[], $8::uuid[], $9::smallint[], $10::bigint[], $11::bytea[], $12::text[], \
-                              $13::bytea[], $14::bigint[])",
+         SELECT * FROM unnest($1::new_event[], $2::bigint[])",
     );
     let positions: Vec<i64> = rows.iter().map(|row| row.position as i64).collect();
-    bind_rows(insert, &rows.iter().collect::<Vec<_>>())
+    insert
+        .bind(rows.iter().map(NewEvent).collect::<Vec<_>>())
         .bind(positions)
         .execute(&mut **tx)
         .await

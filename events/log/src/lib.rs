@@ -36,6 +36,7 @@ mod notify;
 /// Pages that end at a number of rows or of bytes.
 pub mod pages;
 mod postgres_probe;
+mod postgres_records;
 mod postgres_streams;
 /// Reads pages of the log, a user's events, and single streams.
 pub mod read;

@@ -4,7 +4,6 @@
 //! appends them. So no command can leave a row out or behind.
 
 use genie_events::{Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent};
-use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{Log, LogError, NewFact, Owner, Work, append_sqlite::SqliteTx, store::Store};
@@ -92,10 +91,17 @@ impl UnfinishedRow {
         })
     }
 
-    fn job(&self) -> JobId {
+    pub(crate) fn job(&self) -> JobId {
         match self {
             Self::Put(row) => row.job,
             Self::Change { job, .. } | Self::End { job, .. } => *job,
+        }
+    }
+
+    pub(crate) fn user(&self) -> UserId {
+        match self {
+            Self::Put(row) => row.user,
+            Self::Change { user, .. } | Self::End { user, .. } => *user,
         }
     }
 
@@ -106,24 +112,6 @@ impl UnfinishedRow {
                 Self::Put(UnfinishedJob { state, ..row })
             }
             (_, next) => next,
-        }
-    }
-
-    /// As the Postgres function takes it.
-    pub(crate) fn json(&self) -> Value {
-        match self {
-            Self::Put(row) => json!({
-                "t": "put_unfinished", "job_id": row.job, "user_id": row.user, "queue": row.queue,
-                "priority": row.priority, "submitted": row.submitted, "sequence": row.state.sequence,
-                "due": row.state.due, "running": i64::from(row.state.is_running),
-            }),
-            Self::Change { job, user, state } => json!({
-                "t": "change_unfinished", "job_id": job, "user_id": user, "sequence": state.sequence,
-                "due": state.due, "running": i64::from(state.is_running),
-            }),
-            Self::End { job, user } => {
-                json!({"t": "end_unfinished", "job_id": job, "user_id": user})
-            }
         }
     }
 
