@@ -566,8 +566,11 @@ impl From<&AccountRow> for AccountAnswer {
 
 /// The fields of an [`Account`] that were asked for.
 #[derive(Serialize)]
-#[serde(transparent)]
-pub struct AccountFields(Map<String, Value>);
+#[serde(untagged)]
+pub enum AccountFields {
+    All(AccountAnswer),
+    Some(Map<String, Value>),
+}
 
 /// `PATCH /users/me`
 pub async fn change_me(
@@ -724,14 +727,15 @@ impl AccountFields {
             .flat_map(|(_, fields)| fields.split(','))
             .map(str::trim)
             .collect();
-        let is_wanted =
-            |field: &str| wanted.is_empty() || wanted.contains(&"*") || wanted.contains(&field);
-        let all = serde_json::to_value(AccountAnswer::from(account))
-            .expect("a struct with names for fields is JSON");
+        let all = AccountAnswer::from(account);
+        if wanted.is_empty() || wanted.contains(&"*") {
+            return Ok(Self::All(all));
+        }
+        let all = serde_json::to_value(all).expect("a struct with names for fields is JSON");
         let Value::Object(mut fields) = all else {
             unreachable!("a struct is a JSON object")
         };
-        fields.retain(|field, _| is_wanted(field));
-        Ok(Self(fields))
+        fields.retain(|field, _| wanted.contains(&field.as_str()));
+        Ok(Self::Some(fields))
     }
 }

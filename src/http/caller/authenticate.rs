@@ -20,6 +20,7 @@ use crate::{
         impersonation,
         secret_limiter::{SecretKind, ShownSecret, StoppedSecret},
         signature::BadToken,
+        token::AccessClaims,
     },
 };
 
@@ -73,24 +74,38 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
             .await
             .map(TokenHolder::ServiceKey);
     }
-    match app.impersonations.check(token) {
-        Ok(claims) => impersonator(&app, request, &claims)
-            .await
-            .map(TokenHolder::Impersonator),
-        Err(BadToken::Expired) => Err(ApiError::Expired),
-        Err(BadToken::Invalid) => user(&app, request, token).await.map(TokenHolder::User), // a user's token, or nobody's
-    }
+    // Nearly every token is an access token, so impersonations are tried after genie's own.
+    let access = match &app.directus {
+        Some(_) => Err(BadToken::Invalid), // none is genie's own
+        None => app.tokens.check(token),
+    };
+    let (account, login) = match access {
+        Ok(claims) => (holder(&app, &claims).await?, Some(claims.sid)),
+        Err(BadToken::Expired) => return Err(ApiError::Expired),
+        Err(BadToken::Invalid) => match (app.impersonations.check(token), &app.directus) {
+            (Ok(claims), _) => {
+                return impersonator(&app, request, &claims)
+                    .await
+                    .map(TokenHolder::Impersonator);
+            }
+            (Err(BadToken::Expired), _) => return Err(ApiError::Expired),
+            (Err(BadToken::Invalid), None) => return Err(forged(&app, request)),
+            (Err(BadToken::Invalid), Some(directus)) => {
+                let account = directus::authenticate(&app, directus, request, token).await?;
+                (Arc::new(account), None)
+            }
+        },
+    };
+    user(&app, request, account, login).map(TokenHolder::User)
 }
 
 /// The user of an access token.
-async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCaller, ApiError> {
-    let (account, login) = match &app.directus {
-        Some(directus) => {
-            let account = directus::authenticate(app, directus, request, token).await?;
-            (Arc::new(account), None)
-        }
-        None => holder(app, request, token).await?,
-    };
+fn user(
+    app: &App,
+    request: &HttpRequest,
+    account: Arc<AccountRow>,
+    login: Option<Uuid>,
+) -> Result<UserCaller, ApiError> {
     request::log_user(account.user);
     admission::count_user(app, request, account.user)?;
     let account = active(account)?;
@@ -101,22 +116,12 @@ async fn user(app: &App, request: &HttpRequest, token: &str) -> Result<UserCalle
     })
 }
 
-/// The account of the holder of one of genie's own access tokens, and the token's login, which must
-/// last.
-async fn holder(
-    app: &App,
-    request: &HttpRequest,
-    token: &str,
-) -> Result<(Arc<AccountRow>, Option<Uuid>), ApiError> {
-    let claims = app.tokens.check(token).map_err(|bad| match bad {
-        BadToken::Expired => ApiError::Expired,
-        BadToken::Invalid => forged(app, request),
-    })?;
-    let account = match app.callers.login(claims.id, claims.sid).await? {
-        Some(account) => account,
-        None => new_login(app, claims.id, claims.sid).await?,
-    };
-    Ok((account, Some(claims.sid)))
+/// The account of the holder of one of genie's own access tokens, whose login must last.
+async fn holder(app: &App, claims: &AccessClaims) -> Result<Arc<AccountRow>, ApiError> {
+    match app.callers.login(claims.id, claims.sid).await? {
+        Some(account) => Ok(account),
+        None => new_login(app, claims.id, claims.sid).await,
+    }
 }
 
 /// The account of a user who registered so lately that the read side does not show it.
