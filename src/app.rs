@@ -16,7 +16,7 @@ use crate::{
     identity::{
         callers::Callers, directus::Directus, impersonation::ImpersonationTokens,
         login_limiter::LoginLimiter, password::Passwords, refresh::RefreshTokens,
-        secret_limiter::SecretLimiter, token::Tokens,
+        reset_limiter::ResetLimiter, secret_limiter::SecretLimiter, token::Tokens,
     },
     keys::server::Ring,
     outages::Outages,
@@ -42,6 +42,7 @@ pub struct App {
     pub passwords: Passwords,
     pub login_limiter: LoginLimiter,
     pub secret_limiter: SecretLimiter,
+    pub reset_limiter: ResetLimiter,
     /// `None` when genie keeps the users itself.
     pub directus: Option<Directus>,
     pub blobs: Blobs,

@@ -11,7 +11,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     blobs::BlobLocation, credential_import::original::OriginalKey, identity::directus,
-    origins::AllowedOrigins, rate_limiter::Rate,
+    origins::AllowedOrigins, password_mail::MailServer, rate_limiter::Rate,
+    reset_pages::ResetPages,
 };
 
 /// `docs/operating/configuration.md`, as `genie config --markdown` prints it.
@@ -41,6 +42,10 @@ pub struct Config {
     /// True when the shared secret opens only the routes of the original.
     pub secret_is_narrow: bool,
     pub directus: Option<directus::DirectusSettings>,
+    /// The mail server for links to set a new password.
+    pub mail: Option<MailServer>,
+    /// The pages that such a link may lead to.
+    pub reset_pages: ResetPages,
     /// Roles besides genie's own two.
     pub roles: Vec<String>,
     /// The time between `DELETE /api/me` and forgetting.
@@ -174,6 +179,8 @@ impl Config {
             proxies: read.proxies(),
             secret_is_narrow: read.is(settings::SHARED_SECRET_ROUTES, "original"),
             directus: read.directus(),
+            mail: read.mail(),
+            reset_pages: read.reset_pages(),
             roles: read.roles(settings::GENIE_ROLES),
             forget_grace: read.duration(settings::FORGET_GRACE),
             forgotten_file: read.forgotten_file(),

@@ -13,6 +13,8 @@ pub mod login_limiter;
 pub mod password;
 /// genie's own refresh tokens.
 pub mod refresh;
+/// Counts requests for a new password.
+pub mod reset_limiter;
 /// Counts wrong secrets, keys and tokens by address.
 pub mod secret_limiter;
 /// Checks the signature of a token.

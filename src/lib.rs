@@ -49,6 +49,8 @@ mod onboarding;
 mod origins;
 /// Counts answers with status 503 for the log.
 mod outages;
+/// Sends mails with a link to set a new password.
+mod password_mail;
 /// Accepts connections, and serves HTTP on them.
 mod port;
 /// Copies signed heads to a file and to a webhook, outside the store.
@@ -57,6 +59,8 @@ mod publish_heads;
 mod rate_limiter;
 /// The two rates of requests: by user and by address.
 mod request_limits;
+/// The pages that a mail's link may lead to.
+mod reset_pages;
 mod roles;
 /// Builds a server and starts listening.
 pub mod serve;

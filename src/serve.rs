@@ -41,12 +41,14 @@ use crate::{
         login_limiter::LoginLimiter,
         password::Passwords,
         refresh::RefreshTokens,
+        reset_limiter::ResetLimiter,
         secret_limiter::{self, SecretLimiter},
         token::Tokens,
     },
     keys::{self, server::Ring},
     logging,
     outages::Outages,
+    password_mail::PasswordMails,
     port, publish_heads,
     request_limits::RequestLimits,
     socket,
@@ -229,6 +231,7 @@ async fn build(
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
     start_housekeeping(&config, &log, &election);
+    start_password_mails(&config, &log, &reads, &write, &election)?;
     let eraser = Eraser::new(
         log.clone(),
         write.forgetting.clone(),
@@ -247,6 +250,7 @@ async fn build(
         passwords: Passwords::new().map_err(sentence)?,
         login_limiter: LoginLimiter::new(),
         secret_limiter: SecretLimiter::new(),
+        reset_limiter: ResetLimiter::new(),
         uploads: Uploads::default(),
         exports: Exports::default(),
         outages: Outages::default(),
@@ -357,6 +361,28 @@ fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs,
 fn start_housekeeping(config: &Config, log: &Log, election: &Election) {
     let tidy = housekeeping::run(log.clone(), election.clone(), config.keep_outcomes);
     tokio::spawn(tidy);
+}
+
+/// With a Directus the mails are its own.
+fn start_password_mails(
+    config: &Config,
+    log: &Log,
+    reads: &ReadSide,
+    write: &WriteSide,
+    election: &Election,
+) -> Result<(), String> {
+    let Some(server) = config.mail.clone().filter(|_| config.directus.is_none()) else {
+        return Ok(());
+    };
+    let mails = PasswordMails::new(
+        server,
+        config.reset_pages.clone(),
+        log.clone(),
+        reads.clone(),
+        write.accounts.clone(),
+    )?;
+    tokio::spawn(mails.run(election.clone()));
+    Ok(())
 }
 
 fn start_request_limits(config: &Config) -> RequestLimits {

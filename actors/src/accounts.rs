@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use genie_events::{
-    Event, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User, UserCommand, UserId,
+    EmailAddress, Event, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User,
+    UserCommand, UserId, UserName,
     account::{
-        AccountCommand, AccountEvent, AccountSync, LifecycleCommand, OneTimeCode, ProfileCommand,
-        ResetLink, TwoFactor,
+        AccountCommand, AccountEvent, AccountSync, LifecycleCommand, NamePart, OneTimeCode,
+        ProfileCommand, ResetLink, TwoFactor,
     },
     typed_text,
 };
@@ -31,6 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     WriteError,
+    accounts::change_login::decided,
     administrators::one_remains,
     caller::CommandContext,
     emails::Emails,
@@ -85,10 +87,23 @@ pub struct NewFamily {
     pub seconds: i64,
 }
 
-/// The outcome of a sync, as it is kept with its request.
+/// The outcome of a command that may change nothing, as it is kept with its request.
 #[derive(Serialize, Deserialize)]
-struct SyncOutcome {
+struct ChangeOutcome {
     changed: bool,
+}
+
+/// The wish for another name; `None` removes it.
+#[derive(Debug, Clone)]
+pub struct NameChange {
+    pub part: NamePart,
+    pub name: Option<UserName>,
+}
+
+impl From<NameChange> for ProfileCommand {
+    fn from(NameChange { part, name }: NameChange) -> Self {
+        Self::ChangeName { part, name }
+    }
 }
 
 /// A link to set a new password, shown once.
@@ -132,7 +147,7 @@ impl Accounts {
                 } else {
                     vec![]
                 };
-                let synced = SyncOutcome {
+                let synced = ChangeOutcome {
                     changed: !changes.is_empty(),
                 };
                 Ok(Plan {
@@ -149,7 +164,7 @@ impl Accounts {
             }
             planned => planned?,
         };
-        let synced: SyncOutcome = receipt.outcome("a synced account")?;
+        let synced: ChangeOutcome = receipt.outcome("a synced account")?;
         Ok((synced.changed, receipt.position))
     }
 
@@ -403,26 +418,84 @@ impl Accounts {
         user: UserId,
         context: impl Into<CommandContext>,
     ) -> Result<NewResetLink, WriteError> {
-        let bytes = Zeroizing::new([user.0.as_bytes().as_slice(), &random_bytes::<32>()].concat());
-        let token = SecretString::from(BASE64.encode(&*bytes));
-        let expires_at = self.log.clock().now().plus_seconds(RESET_SECONDS);
-        let link = ResetLink {
-            token_hash: sha256_hex(token.expose_secret().as_bytes()),
-            expires_at,
-        };
-        let done = self
-            .account(
-                user,
-                ProfileCommand::OfferPasswordReset(link.clone()),
-                vec![],
-                context,
-            )
-            .await?;
+        let (token, link) = self.draw_link(user);
+        let offer = ProfileCommand::OfferPasswordReset(link.clone());
+        let done = self.account(user, offer, vec![], context).await?;
         Ok(NewResetLink {
             token,
             link,
             position: done.position,
         })
+    }
+
+    fn draw_link(&self, user: UserId) -> (SecretString, ResetLink) {
+        let bytes = Zeroizing::new([user.0.as_bytes().as_slice(), &random_bytes::<32>()].concat());
+        let token = SecretString::from(BASE64.encode(&*bytes));
+        let link = ResetLink {
+            token_hash: sha256_hex(token.expose_secret().as_bytes()),
+            expires_at: self.log.clock().now().plus_seconds(RESET_SECONDS),
+        };
+        (token, link)
+    }
+
+    /// Records that somebody asked for a link to set a new password. `None` when nothing is recorded: nobody holds the
+    /// address, the holder may not act, or a request was recorded moments ago.
+    pub async fn request_reset(
+        &self,
+        address: &EmailAddress,
+        reset_url: Option<String>,
+        metadata: Metadata,
+    ) -> Result<Option<u64>, WriteError> {
+        let Some(user) = self.emails.holder(address).await? else {
+            return Ok(None);
+        };
+        let request = ProfileCommand::RequestPasswordReset {
+            now: self.log.clock().now(),
+            reset_url,
+        };
+        match self.change(user, request, metadata).await {
+            Ok(changed) => Ok(changed),
+            Err(WriteError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a link for a mail that is about to be sent; `None` when no request is open any more.
+    pub async fn reset_for_mail(&self, user: UserId) -> Result<Option<NewResetLink>, WriteError> {
+        let (token, link) = self.draw_link(user);
+        let offer = ProfileCommand::MailPasswordReset(link.clone());
+        let offered = self.change(user, offer, Metadata::system()).await?;
+        Ok(offered.map(|position| NewResetLink {
+            token,
+            link,
+            position,
+        }))
+    }
+
+    /// Records that the mail with the link was sent.
+    pub async fn note_mail_sent(&self, user: UserId) -> Result<Receipt, WriteError> {
+        let sent = ProfileCommand::NotePasswordMailSent;
+        self.account(user, sent, vec![], Metadata::system()).await
+    }
+
+    /// Changes names; `None` removes one.
+    pub async fn change_names(
+        &self,
+        user: UserId,
+        names: Vec<NameChange>,
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        self.plan(user, context, move |state, _| {
+            let mut changes = vec![];
+            for name in names.iter().cloned() {
+                changes.extend(decided(state, ProfileCommand::from(name))?);
+            }
+            Ok(Plan {
+                changes,
+                ..Plan::default()
+            })
+        })
+        .await
     }
 
     /// Checks that a link may be used now, and answers its user. Called before a password is hashed, which costs
@@ -547,6 +620,29 @@ impl Accounts {
                 warn!(%error, "sessions: deleting expired ones failed; trying again in 10 min");
             }
         }
+    }
+
+    /// Carries out a command. Answers the position of its fact; `None` when nothing changed.
+    async fn change(
+        &self,
+        user: UserId,
+        command: ProfileCommand,
+        metadata: Metadata,
+    ) -> Result<Option<u64>, WriteError> {
+        let planned = self.plan(user, metadata, move |state, now| {
+            let changes = state.decide(now, UserCommand::account(command.clone()))?;
+            let done = ChangeOutcome {
+                changed: !changes.is_empty(),
+            };
+            Ok(Plan {
+                changes,
+                outcome: json!(done),
+                ..Plan::default()
+            })
+        });
+        let receipt = planned.await?;
+        let done: ChangeOutcome = receipt.outcome("a changed account")?;
+        Ok(Some(receipt.position).filter(|_| done.changed))
     }
 
     async fn account(

@@ -23,7 +23,10 @@ mod registration;
 pub use command::{AccountCommand, AccountSync, LifecycleCommand, ProfileCommand};
 pub use forgetting::{FORGOTTEN, ForgottenBy};
 pub use onboarding::Onboarding;
-pub use profile::{FIRST_PASSWORD, OneTimeCode, Profile, ResetLink, TwoFactor};
+pub use profile::{
+    FIRST_PASSWORD, NamePart, OneTimeCode, Profile, REQUEST_EVERY, RequestAnsweredBy, ResetLink,
+    TwoFactor,
+};
 pub use registration::{ExternalAccount, Registration};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +69,12 @@ pub enum AccountEvent {
     TierChanged {
         tier: Tier,
     },
+    /// The user chose another name.
+    NameChanged {
+        part: NamePart,
+        /// The name; personal. `None` when the user wants to have none.
+        own_name: Option<String>,
+    },
     EmailChanged {
         /// The address as given; personal.
         email: String,
@@ -76,8 +85,18 @@ pub enum AccountEvent {
         /// The version of the new hash.
         version: u32,
     },
-    /// An administrator issued a one-time link to set a new password.
+    /// A one-time link to set a new password was made, by an administrator or for a mail.
     PasswordResetOffered(ResetLink),
+    /// Somebody who knows the address asked for a link to set a new password.
+    PasswordResetRequested {
+        requested_at: Timestamp,
+        /// The page that the link leads to; personal. `None` for the server's own choice.
+        reset_url: Option<String>,
+    },
+    /// The request needs nothing any more: its link was sent.
+    PasswordRequestAnswered {
+        by: RequestAnsweredBy,
+    },
     /// The user set a new password by the link.
     PasswordReset {
         /// The version of the new hash.
@@ -154,9 +173,12 @@ domain_event!(AccountEvent,
     Self::Reactivated => "account.reactivated",
     Self::RoleChanged { .. } => "account.role_changed",
     Self::TierChanged { .. } => "account.tier_changed",
+    Self::NameChanged { .. } => "account.name_changed",
     Self::EmailChanged { .. } => "account.email_changed",
     Self::PasswordChanged { .. } => "account.password_changed",
     Self::PasswordResetOffered(_) => "account.password_reset_offered",
+    Self::PasswordResetRequested { .. } => "account.password_reset_requested",
+    Self::PasswordRequestAnswered { .. } => "account.password_request_answered",
     Self::PasswordReset { .. } => "account.password_reset",
     Self::TwoFactorEnabled { .. } => "account.two_factor_enabled",
     Self::TwoFactorUsed { .. } => "account.two_factor_used",
@@ -190,6 +212,11 @@ impl AccountEvent {
                 json!({"version": version})
             }
             Self::PasswordResetOffered(link) => json!({"expires_at": link.expires_at}),
+            Self::PasswordResetRequested { requested_at, .. } => {
+                json!({"requested_at": requested_at})
+            }
+            Self::PasswordRequestAnswered { by } => json!({"by": by}),
+            Self::NameChanged { part, .. } => json!({"part": part}),
             Self::Exported { secrets } => json!({"secrets": secrets}),
             Self::SessionReuseDetected { family } | Self::SessionEnded { family } => {
                 json!({"family": family})

@@ -10,9 +10,11 @@ use serde_json::Value;
 
 /// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
 /// look for it where it must not be.
-const PERSONAL: [&str; 15] = [
+const PERSONAL: [&str; 17] = [
     "email",
     "first_name",
+    "own_name",
+    "reset_url",
     "platform_username",
     "purpose",
     "params",
@@ -60,6 +62,12 @@ const WORDS: &[(&str, &str, &[&str])] = &[
             "PROCESSING",
             "COMPLETE",
         ],
+    ),
+    ("account.name_changed.1", "part", &["first", "last"]),
+    (
+        "account.password_request_answered.1",
+        "by",
+        &["mail", "administrator"],
     ),
     (
         "account.forgotten.1",

@@ -13,9 +13,14 @@ CREATE TABLE accounts (
     two_factor        bigint NOT NULL,
     created_at        bigint NOT NULL,
     email_sealed      bytea NOT NULL,
-    first_name_sealed bytea
+    first_name_sealed bytea,
+    last_name_sealed  bytea,
+    -- When a link to set a new password was asked for, until one was sent or used.
+    reset_requested_at bigint,
+    reset_url_sealed  bytea
 );
 CREATE INDEX accounts_administrators ON accounts (user_id) WHERE admin = 1 AND status = 'active';
+CREATE INDEX accounts_password_requests ON accounts (reset_requested_at, user_id) WHERE reset_requested_at IS NOT NULL;
 
 -- Counts by month. Month 0 holds the counts of what exists now, which the projections of those
 -- things keep: scheduled jobs by `jobs`, connected platforms by `credentials`.

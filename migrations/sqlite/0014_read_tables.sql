@@ -13,9 +13,14 @@ CREATE TABLE accounts (
     two_factor        INTEGER NOT NULL,
     created_at        INTEGER NOT NULL,
     email_sealed      BLOB    NOT NULL,
-    first_name_sealed BLOB
+    first_name_sealed BLOB,
+    last_name_sealed  BLOB,
+    -- When a link to set a new password was asked for, until one was sent or used.
+    reset_requested_at INTEGER,
+    reset_url_sealed  BLOB
 ) STRICT;
 CREATE INDEX accounts_administrators ON accounts (user_id) WHERE admin = 1 AND status = 'active';
+CREATE INDEX accounts_password_requests ON accounts (reset_requested_at, user_id) WHERE reset_requested_at IS NOT NULL;
 
 -- Counts by month. Month 0 holds the counts of what exists now, which the projections of those
 -- things keep: scheduled jobs by `jobs`, connected platforms by `credentials`.

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, StreamKind, Timestamp, UserId,
-    account::{AccountEvent, ExternalAccount},
+    account::{AccountEvent, ExternalAccount, NamePart},
 };
 use genie_log::{Log, LogError, forgetting::UserRows, keys::KeyState, store::Store};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    projection::{Projection, Seen, Tx, begun_before, open, open_option, read},
+    projection::{Projection, Seen, Tx, begun_before, open, open_option, read, user_id},
     rows::{ByKey, Cell, Upsert},
 };
 
@@ -79,13 +79,16 @@ struct AccountColumns {
     created_at: i64,
     email_sealed: Vec<u8>,
     first_name_sealed: Option<Vec<u8>>,
+    last_name_sealed: Option<Vec<u8>>,
+    reset_requested_at: Option<i64>,
+    reset_url_sealed: Option<Vec<u8>>,
     /// False for a row that is as it was read.
     is_changed: bool,
 }
 
 const BY_ID: ByKey = ByKey(
-    "SELECT user_id, status, role_sealed, admin, tier, onboarding, two_factor, created_at, email_sealed, first_name_sealed \
-     FROM accounts WHERE user_id IN ({})",
+    "SELECT user_id, status, role_sealed, admin, tier, onboarding, two_factor, created_at, email_sealed, first_name_sealed, \
+     last_name_sealed, reset_requested_at, reset_url_sealed FROM accounts WHERE user_id IN ({})",
 );
 
 const UPSERT: Upsert = Upsert {
@@ -101,10 +104,15 @@ const UPSERT: Upsert = Upsert {
         "created_at",
         "email_sealed",
         "first_name_sealed",
+        "last_name_sealed",
+        "reset_requested_at",
+        "reset_url_sealed",
     ],
     on_conflict: "(user_id) DO UPDATE SET status = excluded.status, role_sealed = excluded.role_sealed, admin = excluded.admin, \
                   tier = excluded.tier, onboarding = excluded.onboarding, two_factor = excluded.two_factor, \
-                  email_sealed = excluded.email_sealed",
+                  email_sealed = excluded.email_sealed, first_name_sealed = excluded.first_name_sealed, \
+                  last_name_sealed = excluded.last_name_sealed, reset_requested_at = excluded.reset_requested_at, \
+                  reset_url_sealed = excluded.reset_url_sealed",
 };
 
 impl AccountColumns {
@@ -119,6 +127,9 @@ impl AccountColumns {
             created_at: row.try_get("created_at")?,
             email_sealed: row.try_get("email_sealed")?,
             first_name_sealed: row.try_get("first_name_sealed")?,
+            last_name_sealed: row.try_get("last_name_sealed")?,
+            reset_requested_at: row.try_get("reset_requested_at")?,
+            reset_url_sealed: row.try_get("reset_url_sealed")?,
             is_changed: false,
         })
     }
@@ -142,6 +153,9 @@ impl AccountColumns {
             created_at: seen.at().0,
             email_sealed: seen.seal("accounts.email", email),
             first_name_sealed: seen.seal_option("accounts.first_name", first_name),
+            last_name_sealed: None,
+            reset_requested_at: None,
+            reset_url_sealed: None,
             is_changed: true,
         }
     }
@@ -158,6 +172,9 @@ impl AccountColumns {
             self.created_at.into(),
             self.email_sealed.into(),
             self.first_name_sealed.into(),
+            self.last_name_sealed.into(),
+            self.reset_requested_at.into(),
+            self.reset_url_sealed.into(),
         ]
     }
 
@@ -179,15 +196,38 @@ impl AccountColumns {
             AccountEvent::EmailChanged { email, .. } => {
                 self.email_sealed = seen.seal("accounts.email", email);
             }
+            AccountEvent::NameChanged { part, own_name } => {
+                let name = own_name.as_deref();
+                match part {
+                    NamePart::First => {
+                        self.first_name_sealed = seen.seal_option("accounts.first_name", name);
+                    }
+                    NamePart::Last => {
+                        self.last_name_sealed = seen.seal_option("accounts.last_name", name);
+                    }
+                }
+            }
+            AccountEvent::PasswordResetRequested {
+                requested_at,
+                reset_url,
+            } => {
+                self.reset_requested_at = Some(requested_at.0);
+                self.reset_url_sealed =
+                    seen.seal_option("accounts.reset_url", reset_url.as_deref());
+            }
+            AccountEvent::PasswordRequestAnswered { .. }
+            | AccountEvent::PasswordChanged { .. }
+            | AccountEvent::PasswordReset { .. } => {
+                self.reset_requested_at = None;
+                self.reset_url_sealed = None;
+            }
             AccountEvent::TwoFactorEnabled { .. } => self.two_factor = true,
             AccountEvent::TwoFactorDisabled { .. } => self.two_factor = false,
             AccountEvent::Registered(_)
             | AccountEvent::Met(_)
             | AccountEvent::SignedIn
             | AccountEvent::TwoFactorUsed { .. }
-            | AccountEvent::PasswordChanged { .. }
             | AccountEvent::PasswordResetOffered(_)
-            | AccountEvent::PasswordReset { .. }
             | AccountEvent::SessionsEnded
             | AccountEvent::SessionEnded { .. }
             | AccountEvent::ImpersonationEnded { .. }
@@ -225,6 +265,7 @@ pub struct AccountRow {
     pub onboarding: String,
     pub email: Option<String>,
     pub first_name: Option<String>,
+    pub last_name: Option<String>,
     /// True when a login asks for a one-time code.
     pub two_factor: bool,
     /// When the user registered, or first signed in through Directus.
@@ -232,6 +273,21 @@ pub struct AccountRow {
 }
 
 const OTHER_ADMINISTRATORS: &str = "SELECT user_id FROM accounts WHERE admin = 1 AND status = 'active' AND user_id > '' AND user_id <> $1 LIMIT 10";
+
+/// A request for a link to set a new password that nobody answered yet.
+#[derive(Debug, Clone)]
+pub struct PasswordRequestRow {
+    pub user: UserId,
+    pub email: Option<String>,
+    pub requested_at: Timestamp,
+    /// The page that the link is to lead to.
+    pub reset_url: Option<String>,
+}
+
+/// By time and user.
+const PASSWORD_REQUESTS: &str = "SELECT user_id, email_sealed, reset_requested_at, reset_url_sealed FROM accounts \
+     WHERE reset_requested_at IS NOT NULL AND status = 'active' AND (reset_requested_at, user_id) > ($1, $2) \
+     ORDER BY reset_requested_at, user_id LIMIT $3";
 
 #[derive(Debug, Clone)]
 pub struct AccountReader {
@@ -246,8 +302,8 @@ impl AccountReader {
     /// `None` for an id that is unknown or forgotten.
     pub async fn get(&self, user: UserId) -> Result<Option<AccountRow>, LogError> {
         let row = read(&self.log, async move |store: Store| {
-            let sql = "SELECT status, role_sealed, admin, tier, onboarding, email_sealed, first_name_sealed, two_factor, \
-                       created_at FROM accounts WHERE user_id = $1";
+            let sql = "SELECT status, role_sealed, admin, tier, onboarding, email_sealed, first_name_sealed, \
+                       last_name_sealed, two_factor, created_at FROM accounts WHERE user_id = $1";
             Ok(sqlx::query(sql)
                 .bind(user.to_string())
                 .fetch_optional(store.reads())
@@ -274,9 +330,51 @@ impl AccountReader {
                 "accounts.first_name",
                 row.try_get("first_name_sealed")?,
             )?,
+            last_name: open_option(
+                &keys,
+                "accounts.last_name",
+                row.try_get("last_name_sealed")?,
+            )?,
             two_factor: row.try_get::<i64, _>("two_factor")? != 0,
             created_at: Timestamp(row.try_get("created_at")?),
         }))
+    }
+
+    /// The requests for a new password after this one, the oldest first.
+    pub async fn password_requests(
+        &self,
+        (at, user): (i64, String),
+        limit: i64,
+    ) -> Result<Vec<PasswordRequestRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            Ok(sqlx::query(PASSWORD_REQUESTS)
+                .bind(at)
+                .bind(user.clone())
+                .bind(limit)
+                .fetch_all(store.reads())
+                .await?)
+        });
+        let mut requests = Vec::new();
+        for row in rows.await? {
+            let id: String = row.try_get("user_id")?;
+            let user = user_id(&id)?;
+            let KeyState::Live(keys) = self.log.keys().of(user.0).await? else {
+                continue; // forgotten
+            };
+            let email: Vec<u8> = row.try_get("email_sealed")?;
+            requests.push(PasswordRequestRow {
+                user,
+                email: Some(open(&keys, "accounts.email", &email)?)
+                    .filter(|email| !email.is_empty()),
+                requested_at: Timestamp(row.try_get("reset_requested_at")?),
+                reset_url: open_option(
+                    &keys,
+                    "accounts.reset_url",
+                    row.try_get("reset_url_sealed")?,
+                )?,
+            });
+        }
+        Ok(requests)
     }
 
     /// Some other active users who are administrators.
@@ -297,5 +395,10 @@ impl AccountReader {
 
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
-    vec![BY_ID.sql(4), UPSERT.sql(4), OTHER_ADMINISTRATORS.into()]
+    vec![
+        BY_ID.sql(4),
+        UPSERT.sql(4),
+        OTHER_ADMINISTRATORS.into(),
+        PASSWORD_REQUESTS.into(),
+    ]
 }

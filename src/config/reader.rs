@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::settings::{self, Form, SETTINGS, Setting};
 use crate::{
     credential_import::original::OriginalKey, identity::directus, origins::AllowedOrigins,
-    rate_limiter::Rate, roles,
+    password_mail::MailServer, rate_limiter::Rate, reset_pages::ResetPages, roles,
 };
 
 pub(super) struct Reader<'a> {
@@ -199,6 +199,35 @@ impl Reader<'_> {
             );
         }
         Some(settings)
+    }
+
+    /// A mail server is of use only with a sender and a page to lead to.
+    pub(super) fn mail(&mut self) -> Option<MailServer> {
+        let url = self.secret(settings::SMTP_URL, |_| true, "")?;
+        if self
+            .text(settings::PASSWORD_RESET_URL_ALLOW_LIST)
+            .is_empty()
+        {
+            self.wrong(
+                settings::PASSWORD_RESET_URL_ALLOW_LIST,
+                "is missing; SMTP_URL needs a page that a mail's link leads to",
+            );
+        }
+        match MailServer::read(&url, &self.text(settings::MAIL_FROM)) {
+            Ok(server) => Some(server),
+            Err(wrong) => {
+                self.wrong.push(wrong);
+                None
+            }
+        }
+    }
+
+    pub(super) fn reset_pages(&mut self) -> ResetPages {
+        let setting = settings::PASSWORD_RESET_URL_ALLOW_LIST;
+        ResetPages::read(&self.text(setting)).unwrap_or_else(|must| {
+            self.wrong(setting, &must);
+            ResetPages::default()
+        })
     }
 
     pub(super) fn proxies(&mut self) -> ProxyUse {

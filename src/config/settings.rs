@@ -109,6 +109,9 @@ settings! {
     DIRECTUS_SECRET = secret("text", "that Directus' `SECRET`; with it, tokens are checked without asking");
     DIRECTUS_CREATOR_ROLE = text("creator", "name", "the role in Directus that a registration gives");
     GENIE_RESERVATION_SECONDS = number("600", (30, 86_400), "seconds", "how long a registration that broke off keeps its invite and address (Directus)");
+    SMTP_URL = secret("`smtp://USER:PASSWORD@HOST:587` or `smtps://USER:PASSWORD@HOST:465`", "the mail server for links to set a new password; without it, requests wait for an administrator. `smtp` needs STARTTLS, unless the address ends in `?tls=none`");
+    MAIL_FROM = text("", "address such as `genie <genie@example.com>`", "the sender of mails; needed with SMTP_URL");
+    PASSWORD_RESET_URL_ALLOW_LIST = text("", "addresses of pages, separated by commas", "the pages that a link to set a new password may lead to; the first unless the client names another; one is needed with SMTP_URL");
     GENIE_ROLES = text("", "names, separated by commas", "roles beside `creator` and `administrator`; a Directus has its own");
     FORGET_GRACE = text("7d", "duration: `0`, or a number with `s`, `m`, `h` or `d`", "how long after `DELETE /api/me` a user is forgotten; until then it can be undone");
     GENIE_FORGOTTEN_FILE = text("", "file", "the ledger of the forgotten, read at each start; without it, GENIE_DATA_DIR/forgotten");

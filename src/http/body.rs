@@ -58,6 +58,31 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     }
 }
 
+/// A body that changes something, in which a null removes what is there.
+pub struct PatchBody<T> {
+    pub body: T,
+    /// The fields that are null.
+    pub cleared: Vec<String>,
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for PatchBody<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let payload = payload.take();
+        Box::pin(async move {
+            let mut bytes = whole(&request, payload).await?;
+            let tree = input::json(&mut bytes)?;
+            Ok(Self {
+                body: input::read(&tree)?,
+                cleared: tree.null_fields(),
+            })
+        })
+    }
+}
+
 /// A body that may be absent. Then it has no `Content-Type`.
 pub struct OptionalBody<T>(pub Option<T>);
 

@@ -14,7 +14,9 @@ use crate::http::error::{ApiError, DirectusError};
 
 mod authenticate;
 use authenticate::TokenHolder;
-pub use authenticate::{ACCOUNT_WAIT, SECRET_HEADER, account_of, forged, still_administers, token};
+pub use authenticate::{
+    ACCOUNT_WAIT, SECRET_HEADER, account_of, not_issued, still_administers, token,
+};
 mod look;
 pub use look::look_at_another_s;
 

@@ -240,6 +240,15 @@ pub async fn pass_password_on(
     )
 }
 
+/// `GET /auth`
+pub async fn providers(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, DirectusError> {
+    let asking = UpstreamRequest::new(Method::GET, "/auth").of(address(&request));
+    passed_on(directus(&app)?.ask(asking).await)
+}
+
 /// `GET /users/me`, with Directus' own query parameters.
 pub async fn show_me(
     app: Data<App>,

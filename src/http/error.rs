@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use actix_web::{
-    HttpResponse, ResponseError,
+    HttpRequest, HttpResponse, ResponseError,
     http::{StatusCode, header},
 };
 use genie_actors::WriteError;
@@ -49,6 +49,9 @@ pub enum ApiError {
     /// The token was good once.
     #[error("Invalid or expired token")]
     Expired,
+    /// The token names its issuer and is not from there.
+    #[error("Invalid or expired token")]
+    Forged,
     /// The password was right, and a one-time code is missing or wrong.
     #[error("The one-time code is missing, wrong, or was used before; wait for the next")]
     InvalidOtp,
@@ -223,7 +226,9 @@ impl ApiError {
         use StatusCode as S;
         match self {
             Self::Invalid { code, .. } => Wire::new(S::BAD_REQUEST, code),
-            Self::NoCaller | Self::Expired => Wire::new(S::UNAUTHORIZED, "invalid_token"),
+            Self::NoCaller | Self::Expired | Self::Forged => {
+                Wire::new(S::UNAUTHORIZED, "invalid_token")
+            }
             Self::InvalidOtp => Wire::new(S::UNAUTHORIZED, "invalid_otp"),
             Self::TooManyWrong { retry_after } => Wire {
                 retry_after: Some(*retry_after),
@@ -508,8 +513,13 @@ impl ResponseError for ApiError {
     }
 }
 
-pub async fn no_such_route() -> Result<HttpResponse, ApiError> {
-    Err(ApiError::NoRoute)
+/// The answer to all other paths and methods, in the shape of the routes beside them.
+pub async fn no_such_route(request: HttpRequest) -> HttpResponse {
+    let mut parts = request.path().split('/').skip(1);
+    match parts.next() {
+        Some("auth" | "users") => DirectusError(ApiError::NoRoute).error_response(),
+        _ => ApiError::NoRoute.error_response(),
+    }
 }
 
 #[cfg(test)]

@@ -1,45 +1,32 @@
 //! Registration, login and the caller's own account, in Directus' shape (docs/api.md, Identity).
 
-use std::{
-    borrow::Cow,
-    convert::Infallible,
-    future::{Ready, ready},
-};
-
 use actix_web::{
-    FromRequest, HttpRequest,
-    dev::Payload,
+    HttpRequest,
     http::header::USER_AGENT,
-    web::{Data, Query},
+    web::{Data, Json},
 };
 use genie_actors::{
     WriteError,
-    accounts::{LoginProof, NewFamily, change_login::LoginChange},
+    accounts::{LoginProof, NewFamily},
     registration::Applicant,
 };
 use genie_events::{EmailAddress, InviteCode, Metadata, UserId, UserName, account::OneTimeCode};
 use genie_log::sessions::{Refresh, Refreshed};
-use genie_projections::accounts::AccountRow;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use tokio::time::Instant;
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{RefOr, Schema},
-};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{DirectusActingUser, DirectusUser, UserCaller, account_of},
+        caller::{DirectusActingUser, UserCaller, account_of},
         error::{ApiError, DirectusError},
         input,
         read_your_writes::MinPosition,
         request,
         response::{DirectusData, NoContent, Written},
-        words::{self, Time},
     },
     identity::{
         login_limiter::Guesser,
@@ -49,7 +36,14 @@ use crate::{
     },
 };
 
+pub mod passwords;
 pub mod two_factor;
+
+mod account_changes;
+mod account_fields;
+
+pub use account_changes::change_me;
+pub use account_fields::{AccountFields, FieldsQuery};
 
 /// In bytes.
 const MIN_PASSWORD: usize = 8;
@@ -169,7 +163,7 @@ pub struct Login {
     #[schema(value_type = Option<String>)]
     #[serde(default, deserialize_with = "input::whole")]
     pub otp: Option<SecretString>,
-    /// `json` or absent: both tokens are in the body.
+    /// `json` or absent: both tokens are in the answer. genie sets no cookies, so `cookie` and `session` are 400.
     pub mode: Option<String>,
 }
 
@@ -182,6 +176,23 @@ pub struct IssuedTokens {
     refresh_token: String,
     /// The lifetime of the access token, in milliseconds.
     expires: i64,
+}
+
+/// The other ways to log in, as Directus lists them.
+#[derive(Serialize, ToSchema)]
+pub struct LoginProviders {
+    data: [String; 0],
+    /// True when the login with e-mail and password is off.
+    #[serde(rename = "disableDefault")]
+    disable_default: bool,
+}
+
+/// `GET /auth`. There is no other way than e-mail and password.
+pub async fn providers() -> Json<LoginProviders> {
+    Json(LoginProviders {
+        data: [],
+        disable_default: false,
+    })
 }
 
 /// `POST /auth/login`. The time it takes tells neither whether the address is known nor whether the password is
@@ -457,175 +468,14 @@ pub async fn log_out(
     Ok(NoContent { position })
 }
 
-/// Only `json`: genie sets no cookies.
+/// Only `json`: genie sets no cookies, whatever its identity.
 pub fn check_mode(mode: Option<&str>) -> Result<(), DirectusError> {
     match mode {
         None | Some("json") => Ok(()),
-        Some(_) => Err(DirectusError(ApiError::field("`mode` must be `json`"))),
+        Some(_) => Err(DirectusError(ApiError::field(
+            "`mode` must be `json` or absent: genie sets no cookies, and both tokens are in the answer",
+        ))),
     }
-}
-
-#[derive(Deserialize, ToSchema)]
-pub struct NewPassword {
-    #[schema(value_type = String)]
-    #[serde(deserialize_with = "input::whole")]
-    token: SecretString,
-    /// 8 to 1024 bytes.
-    #[schema(value_type = String, format = Password)]
-    #[serde(deserialize_with = "input::whole")]
-    password: SecretString,
-}
-
-/// `POST /auth/password/reset`
-pub async fn reset_password(
-    app: Data<App>,
-    body: Result<Body<NewPassword>, ApiError>,
-) -> Result<NoContent, DirectusError> {
-    let Body(body) = body.map_err(DirectusError)?;
-    check_password(&body.password).map_err(DirectusError)?;
-    let user = app
-        .write
-        .accounts
-        .check_reset(&body.token, Metadata::system())
-        .await?;
-    let hash = app.passwords.hash(body.password).await?;
-    let metadata = Metadata::user(user, &request::current_id());
-    let done = app
-        .write
-        .accounts
-        .reset_password(&body.token, hash, metadata)
-        .await?;
-    Ok(NoContent {
-        position: Some(done.position),
-    })
-}
-
-#[derive(Deserialize, ToSchema)]
-pub struct AccountChanges {
-    email: Option<String>,
-    /// 8 to 1024 bytes.
-    #[schema(value_type = Option<String>, format = Password)]
-    #[serde(default, deserialize_with = "input::whole")]
-    password: Option<SecretString>,
-    #[schema(value_type = Option<String>, format = Password)]
-    #[serde(default, deserialize_with = "input::whole")]
-    old_password: Option<SecretString>,
-}
-
-impl AccountChanges {
-    /// Checks the changes. Returns the new address.
-    fn check(&self) -> Result<Option<EmailAddress>, ApiError> {
-        if self.email.is_none() && self.password.is_none() {
-            return Err(ApiError::field(
-                "`email` or `password` must be given; nothing else can be changed here",
-            ));
-        }
-        self.password.as_ref().map_or(Ok(()), check_password)?;
-        let email = self.email.as_deref().map(EmailAddress::read);
-        Ok(email.transpose()?)
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Account)]
-pub struct AccountAnswer {
-    #[schema(value_type = Uuid)]
-    id: UserId,
-    email: Option<String>,
-    first_name: Option<String>,
-    last_name: Option<String>,
-    role: String,
-    /// Always `active`: other users cannot ask.
-    status: String,
-    #[schema(value_type = words::Tier)]
-    tier: String,
-    #[schema(value_type = words::OnboardingState)]
-    onboarding: String,
-    /// Asterisks when a login asks for a one-time code.
-    tfa_secret: Option<&'static str>,
-    created_at: Time,
-}
-
-impl From<&AccountRow> for AccountAnswer {
-    fn from(account: &AccountRow) -> Self {
-        Self {
-            id: account.user,
-            email: account.email.clone(),
-            first_name: account.first_name.clone(),
-            last_name: None,
-            role: account.role.clone(),
-            status: account.status.clone(),
-            tier: account.tier.clone(),
-            onboarding: account.onboarding.clone(),
-            // Directus shows that there is a secret, and never the secret.
-            tfa_secret: account.two_factor.then_some("**********"),
-            created_at: account.created_at.into(),
-        }
-    }
-}
-
-/// The fields of an [`Account`] that were asked for.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub enum AccountFields {
-    All(AccountAnswer),
-    Some(Map<String, Value>),
-}
-
-/// `PATCH /users/me`
-pub async fn change_me(
-    app: Data<App>,
-    request: HttpRequest,
-    DirectusUser(caller): DirectusUser,
-    body: Result<Body<AccountChanges>, ApiError>,
-) -> Result<DirectusData<AccountFields>, DirectusError> {
-    let Body(changes) = body.map_err(DirectusError)?;
-    let email = changes.check().map_err(DirectusError)?;
-    let AccountChanges {
-        password,
-        old_password,
-        ..
-    } = changes;
-    let old =
-        old_password.ok_or_else(|| DirectusError(ApiError::field("`old_password` is missing")))?;
-    let from = prove_again(&app, &request, &caller, old).await?;
-    let password_hash = match password {
-        Some(password) => Some(app.passwords.hash(password).await?),
-        None => None,
-    };
-    let revision = LoginChange {
-        from,
-        password_hash,
-        email,
-        keep: caller.login.map(|login| login.to_string()),
-    };
-    let id = caller.account.user;
-    let position = app
-        .write
-        .accounts
-        .change_login(id, &revision, caller.caller.metadata())
-        .await
-        .map_err(|error| match error {
-            WriteError::Refused(refusal) if refusal.code == "wrong_password" => {
-                DirectusError(ApiError::NoCaller)
-            }
-            error => error.into(),
-        })?;
-    // The change stands, however slow the read side is.
-    let _ = app
-        .reads
-        .wait_for("accounts", position, app.config.read_wait)
-        .await;
-    let account = app
-        .reads
-        .accounts
-        .get(id)
-        .await?
-        .ok_or(DirectusError(ApiError::NoCaller))?;
-    Ok(DirectusData {
-        data: AccountFields::asked_for(&account, &FieldsQuery::of(&request))?,
-        position: Some(position),
-    })
 }
 
 /// Checks the password of a user who has a token already, because a token may have been stolen. Wrong passwords count
@@ -671,71 +521,4 @@ pub async fn show_me(
         data: AccountFields::asked_for(&account, &fields)?,
         position: None,
     })
-}
-
-/// The query of `GET /users/me`. A client of Directus may repeat `fields` or call it `fields[]`.
-pub struct FieldsQuery(String);
-
-impl FieldsQuery {
-    pub fn of(request: &HttpRequest) -> Self {
-        Self(request.query_string().to_owned())
-    }
-}
-
-impl FromRequest for FieldsQuery {
-    type Error = Infallible;
-    type Future = Ready<Result<Self, Infallible>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Ok(Self::of(request)))
-    }
-}
-
-/// The schema of `Account`, with every field optional.
-impl PartialSchema for AccountFields {
-    fn schema() -> RefOr<Schema> {
-        let mut schema = AccountAnswer::schema();
-        if let RefOr::T(Schema::Object(object)) = &mut schema {
-            object.required.clear();
-        }
-        schema
-    }
-}
-
-impl ToSchema for AccountFields {
-    fn name() -> Cow<'static, str> {
-        AccountAnswer::name()
-    }
-
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        AccountAnswer::schemas(schemas);
-    }
-}
-
-impl AccountFields {
-    /// Unknown field names are ignored, as Directus does.
-    fn asked_for(account: &AccountRow, fields: &FieldsQuery) -> Result<Self, DirectusError> {
-        let query = Query::<Vec<(String, String)>>::from_query(&fields.0).map_err(|_| {
-            DirectusError(ApiError::field(
-                "The query cannot be read: a field has the wrong form",
-            ))
-        })?;
-        let asked = query
-            .iter()
-            .filter(|(name, _)| name == "fields" || name == "fields[]");
-        let wanted: Vec<&str> = asked
-            .flat_map(|(_, fields)| fields.split(','))
-            .map(str::trim)
-            .collect();
-        let all = AccountAnswer::from(account);
-        if wanted.is_empty() || wanted.contains(&"*") {
-            return Ok(Self::All(all));
-        }
-        let all = serde_json::to_value(all).expect("a struct with names for fields is JSON");
-        let Value::Object(mut fields) = all else {
-            unreachable!("a struct is a JSON object")
-        };
-        fields.retain(|field, _| wanted.contains(&field.as_str()));
-        Ok(Self::Some(fields))
-    }
 }

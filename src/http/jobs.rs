@@ -23,7 +23,7 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{ActingUser, Somebody, look_at_another_s},
+        caller::{ActingUser, NoScope, Operator, Somebody, look_at_another_s},
         error::ApiError,
         idempotency::IdempotencyKey,
         input::{self, Query},
@@ -445,6 +445,22 @@ pub async fn stats(
     let asked = min_position.asked()?.unwrap_or(0);
     let stats = recent.get(asked, count_jobs(&app)).await?;
     Ok(Answer(stats))
+}
+
+/// The original's answer to an emptied cache.
+#[derive(Serialize, ToSchema)]
+pub struct InvalidatedTaxonomy {
+    /// The entries that were dropped: 0, because genie has no such cache.
+    cleared: u64,
+}
+
+/// `POST /api/queue/taxonomy/invalidate`, for clients of the original. genie has no taxonomy cache, so nothing is
+/// dropped.
+pub async fn invalidate_taxonomy(
+    _: Operator<NoScope>,
+) -> Result<Answer<InvalidatedTaxonomy>, ApiError> {
+    let cleared = TaxonomyCache::default().size;
+    Ok(Answer(InvalidatedTaxonomy { cleared }))
 }
 
 async fn count_jobs(app: &App) -> Result<QueueStatsAnswer, ApiError> {

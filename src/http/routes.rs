@@ -6,7 +6,6 @@
 //! - `.uncounted()`: no rate applies.
 //! - `.with_directus(handler)`: another handler when a Directus is the identity.
 //! - `.not_with_directus()`: the route is absent when a Directus is the identity.
-//! - `.only_with_directus()`: the route is absent without a Directus.
 
 use actix_web::{Handler, Route, http::Method, web};
 use tracing::{Instrument, Span, info_span, instrument::Instrumented};
@@ -40,7 +39,6 @@ enum WithDirectus {
     Same,
     Another(RoutedHandler),
     Absent,
-    Only,
 }
 
 /// A handler as the router takes it.
@@ -137,16 +135,6 @@ impl Endpoint {
         self
     }
 
-    const fn only_with_directus(mut self) -> Self {
-        self.with_directus = WithDirectus::Only;
-        self
-    }
-
-    /// True when the route exists without a Directus.
-    pub fn is_built_in(&self) -> bool {
-        !matches!(self.with_directus, WithDirectus::Only)
-    }
-
     /// True when a rate applies.
     #[cfg(test)]
     pub fn is_counted(&self) -> bool {
@@ -167,7 +155,6 @@ impl Endpoint {
         let registration = match &self.with_directus {
             WithDirectus::Another(handler) if has_directus => handler,
             WithDirectus::Absent if has_directus => &absent,
-            WithDirectus::Only if !has_directus => &absent,
             _ => &self.handler,
         };
         (registration.register)(route)
@@ -179,8 +166,9 @@ pub static API: &[Endpoint] = routes! {
     POST   "/auth/login"                           Public, identity::log_in                 .with_directus(directus::log_in);
     POST   "/auth/refresh"                         Public, identity::refresh                .with_directus(directus::refresh);
     POST   "/auth/logout"                          Public, identity::log_out                .with_directus(directus::log_out);
-    POST   "/auth/password/request"                Public, directus::pass_password_on       .only_with_directus();
-    POST   "/auth/password/reset"                  Public, identity::reset_password         .with_directus(directus::pass_password_on);
+    GET    "/auth"                                 Public, identity::providers              .with_directus(directus::providers);
+    POST   "/auth/password/request"                Public, identity::passwords::request     .with_directus(directus::pass_password_on);
+    POST   "/auth/password/reset"                  Public, identity::passwords::reset       .with_directus(directus::pass_password_on);
     GET    "/users/me"                             ActingUser, identity::show_me            .with_directus(directus::show_me);
     PATCH  "/users/me"                             User, identity::change_me                .with_directus(directus::change_me);
     POST   "/users/me/tfa/generate"                User, identity::two_factor::generate     .with_directus(directus::change_me);
@@ -197,6 +185,7 @@ pub static API: &[Endpoint] = routes! {
     POST   "/api/me/export"                        User, account_export::with_secrets;
     POST   "/api/rbac-sync"                        SharedSecret, accounts::sync             .original();
 
+    GET    "/api/admin/password-requests"          Admin, identity::passwords::list_requests   .not_with_directus();
     POST   "/api/admin/users/{id}/password-reset"  Admin, accounts::offer_reset             .not_with_directus();
     POST   "/api/admin/users/{id}/forget"          Admin, forgetting::forget_user;
     DELETE "/api/admin/users/{id}/forget"          Admin, forgetting::keep_user;
@@ -231,6 +220,7 @@ pub static API: &[Endpoint] = routes! {
     DELETE "/api/credentials/{id}"                 User, credentials::remove;
 
     GET    "/api/queue/stats"                      PublicByDefault, jobs::stats;
+    POST   "/api/queue/taxonomy/invalidate"        Operator(NoScope), jobs::invalidate_taxonomy  .original();
     POST   "/api/queue/media"                      ActingUser, jobs::submit;
     POST   "/api/queue/retry/{id}"                 ActingUser, jobs::retry;
     POST   "/api/queue/cancel/{id}"                ActingUser, jobs::cancel;

@@ -37,13 +37,15 @@ const CALLERS: [CallerKind; 5] = [
     CallerKind::System,
 ];
 
-const DIRECTUS_CODES: [&str; 9] = [
+const DIRECTUS_CODES: [&str; 11] = [
     "INVALID_CREDENTIALS",
     "TOKEN_EXPIRED",
+    "INVALID_TOKEN",
     "INVALID_OTP",
     "INVALID_PAYLOAD",
     "RECORD_NOT_UNIQUE",
     "FORBIDDEN",
+    "ROUTE_NOT_FOUND",
     "REQUESTS_EXCEEDED",
     "SERVICE_UNAVAILABLE",
     "INTERNAL_SERVER_ERROR",

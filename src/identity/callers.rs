@@ -69,7 +69,7 @@ impl KnownCaller {
             &account.tier,
             &account.onboarding,
         ];
-        let optional = [&account.email, &account.first_name];
+        let optional = [&account.email, &account.first_name, &account.last_name];
         let bytes = texts.iter().map(|text| text.len()).sum::<usize>()
             + optional
                 .iter()

@@ -90,6 +90,7 @@ pub struct Authenticated {
 #[derive(Debug)]
 pub enum NotAuthenticated {
     Expired,
+    Forged,
     Invalid,
     /// The token's user is not active in Directus, or was deleted there.
     Inactive(UserId),
@@ -101,6 +102,7 @@ impl From<BadToken> for NotAuthenticated {
     fn from(bad: BadToken) -> Self {
         match bad {
             BadToken::Expired => Self::Expired,
+            BadToken::Forged => Self::Forged,
             BadToken::Invalid => Self::Invalid,
         }
     }
@@ -266,7 +268,11 @@ impl Directus {
         token: &str,
         address: Option<IpAddr>,
     ) -> Result<Authenticated, NotAuthenticated> {
-        let claims = claims::read(token, self.0.clock.now())?;
+        let claims = match claims::read(token, self.0.clock.now()) {
+            // Without the secret nobody can tell an expired token from a forged one.
+            Err(BadToken::Expired) => return Err(self.expired_or_forged(token)),
+            read => read?,
+        };
         let (about, is_doubted) = match &self.0.signature {
             // A session may end before its token does. And once Directus is found to sign with
             // another secret, a signature by this one proves nothing: the secret may have been
@@ -275,14 +281,16 @@ impl Directus {
                 match signature.is_good(token) {
                     Ok(()) => (About::holder(claims.user, token, address), false),
                     Err(BadToken::Expired) => return Err(NotAuthenticated::Expired),
-                    Err(BadToken::Invalid) => (About::token(claims.user, token, address), true),
+                    Err(BadToken::Forged | BadToken::Invalid) => {
+                        (About::token(claims.user, token, address), true)
+                    }
                 }
             }
             _ => (About::token(claims.user, token, address), false),
         };
         let is_new_doubt = is_doubted && !self.0.standings.has_known(&about);
         if is_new_doubt && self.0.doubts.take((), Instant::now()).is_err() {
-            return Err(NotAuthenticated::Invalid);
+            return Err(NotAuthenticated::Forged);
         }
         let standing = self
             .0
@@ -298,7 +306,9 @@ impl Directus {
             Standing::Known(_) | Standing::Gone => {
                 return Err(NotAuthenticated::Inactive(claims.user));
             }
-            Standing::NotTaken => return Err(NotAuthenticated::Invalid),
+            // A session that was ended, not a forgery.
+            Standing::NotTaken if claims.in_session => return Err(NotAuthenticated::Invalid),
+            Standing::NotTaken => return Err(NotAuthenticated::Forged),
         };
         // A role change since the token was issued removes its admin rights.
         let admin = claims.admin
@@ -310,6 +320,17 @@ impl Directus {
                 .await
                 .map_err(NotAuthenticated::Trouble)?;
         Ok(Authenticated { person, admin })
+    }
+
+    fn expired_or_forged(&self, token: &str) -> NotAuthenticated {
+        let checked = match &self.0.signature {
+            Some(signature) if self.other_secret_since().is_none() => signature.is_good(token),
+            _ => Ok(()),
+        };
+        match checked {
+            Err(BadToken::Forged) => NotAuthenticated::Forged,
+            _ => NotAuthenticated::Expired,
+        }
     }
 
     /// The standing of a user whose token is not at hand; `None` without an administrator's token

@@ -106,7 +106,7 @@ mod tests {
             ImpersonationTokens::new(b"another")
                 .check(&token)
                 .unwrap_err(),
-            BadToken::Invalid
+            BadToken::Forged
         );
     }
 }

@@ -1,19 +1,40 @@
 //! Checks a signed token (JWT with HS256, RFC 7519). It must be signed by one key, come from one
 //! issuer, and have an expiry, which is observed to the second.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, errors::ErrorKind};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// Why a token is refused. Each variant has its own code in Directus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadToken {
     Expired,
+    /// It says that the issuer made it, and the issuer did not make it so.
+    Forged,
+    /// Another's token, or no token.
     Invalid,
 }
 
 pub struct Signature {
     key: DecodingKey,
+    issuer: String,
     validation: Validation,
+}
+
+/// The issuer that a token names.
+#[derive(Deserialize)]
+struct NamedIssuer {
+    iss: String,
+}
+
+/// True when a token names this issuer, whatever its signature.
+fn names_issuer(token: &str, issuer: &str) -> bool {
+    let parts: Vec<&str> = token.split('.').collect();
+    let [_, payload, _] = parts[..] else {
+        return false;
+    };
+    let claims = BASE64.decode(payload).unwrap_or_default();
+    serde_json::from_slice::<NamedIssuer>(&claims).is_ok_and(|named| named.iss == issuer)
 }
 
 impl Signature {
@@ -25,6 +46,7 @@ impl Signature {
         validation.leeway = 0;
         Self {
             key: DecodingKey::from_secret(key),
+            issuer: issuer.to_owned(),
             validation,
         }
     }
@@ -35,6 +57,7 @@ impl Signature {
             .map(|token| token.claims)
             .map_err(|error| match error.kind() {
                 ErrorKind::ExpiredSignature => BadToken::Expired,
+                _ if names_issuer(token, &self.issuer) => BadToken::Forged,
                 _ => BadToken::Invalid,
             })
     }

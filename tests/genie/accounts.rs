@@ -814,7 +814,7 @@ both_stores!(
         for bad in ["", "nonsense", &void, &"A".repeat(64)] {
             reset(bad, "a new password")
                 .await
-                .refused_by_identity(400, "INVALID_PAYLOAD");
+                .refused_by_identity(403, "INVALID_TOKEN");
         }
         reset(&token, "short")
             .await
@@ -849,7 +849,7 @@ both_stores!(
         );
         reset(&token, "another password")
             .await
-            .refused_by_identity(400, "INVALID_PAYLOAD");
+            .refused_by_identity(403, "INVALID_TOKEN");
         let facts = facts_of(&genie, &ada).await;
         assert_eq!(
             (
@@ -997,7 +997,7 @@ both_stores!(bad_tokens_are_refused, async |store: TestStore| {
     me(format!("Bearer {expired}"), "")
         .await
         .refused_by_identity(401, "TOKEN_EXPIRED");
-    for (what, bad) in [
+    for (what, forged) in [
         ("forged", signed(&|_| {}, &stranger, Algorithm::HS256)),
         ("another algorithm", signed(&|_| {}, &key, Algorithm::HS512)),
         ("unsigned", unsigned),
@@ -1010,6 +1010,20 @@ both_stores!(bad_tokens_are_refused, async |store: TestStore| {
             ),
         ),
         (
+            "no user",
+            signed(
+                &|claims| claims["id"] = "ada".into(),
+                &key,
+                Algorithm::HS256,
+            ),
+        ),
+    ] {
+        let told = me(format!("Bearer {forged}"), "").await;
+        assert_eq!(told.status, 403, "{what}: {:?}", told.json);
+        told.refused_by_identity(403, "INVALID_TOKEN");
+    }
+    for (what, bad) in [
+        (
             "another issuer",
             signed(
                 &|claims| claims["iss"] = "genie".into(),
@@ -1021,14 +1035,6 @@ both_stores!(bad_tokens_are_refused, async |store: TestStore| {
             "nobody",
             signed(
                 &|claims| claims["id"] = "0192d4e0-7f3a-7c3b-8f4e-0123456789ab".into(),
-                &key,
-                Algorithm::HS256,
-            ),
-        ),
-        (
-            "no user",
-            signed(
-                &|claims| claims["id"] = "ada".into(),
                 &key,
                 Algorithm::HS256,
             ),

@@ -234,11 +234,12 @@ both_stores!(
 
         // No token, nonsense, and a token signed with another key.
         let other_key = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6IjAiLCJpc3MiOiJkaXJlY3R1cyIsImV4cCI6OTk5OTk5OTk5OX0.c2lnbmF0dXJl";
-        for token in [
-            None,
-            Some("Bearer nonsense".to_owned()),
-            Some(format!("Bearer {other_key}")),
-            Some("Basic YTpi".to_owned()),
+        let nobody = (401, "INVALID_CREDENTIALS");
+        for (token, (status, code)) in [
+            (None, nobody),
+            (Some("Bearer nonsense".to_owned()), nobody),
+            (Some(format!("Bearer {other_key}")), (403, "INVALID_TOKEN")),
+            (Some("Basic YTpi".to_owned()), nobody),
         ] {
             let headers: Vec<(&str, String)> = token
                 .into_iter()
@@ -250,7 +251,7 @@ both_stores!(
                 .refused(401, "invalid_token");
             assert_eq!(refused["error"], "Invalid or expired token");
             let me = genie.send(Method::GET, "/users/me", &headers, None).await;
-            me.refused_by_identity(401, "INVALID_CREDENTIALS");
+            me.refused_by_identity(status, code);
         }
         // A wrong secret, no secret, and a user's token instead of the secret.
         let reveal = json!({"creatorProfileId": credential});

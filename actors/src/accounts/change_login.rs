@@ -17,7 +17,7 @@ use genie_log::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Accounts;
+use super::{Accounts, NameChange};
 use crate::{WriteError, race::Race, vault::seal_password};
 
 /// The wanted change. Its user gave the right password.
@@ -28,6 +28,8 @@ pub struct LoginChange {
     /// The new password, already hashed (Argon2id, PHC string).
     pub password_hash: Option<SecretString>,
     pub email: Option<EmailAddress>,
+    /// Other names, changed with it.
+    pub names: Vec<NameChange>,
     /// The login that goes on; all others end.
     pub keep: Option<String>,
 }
@@ -96,6 +98,9 @@ impl Accounts {
         }
         if changes.is_empty() {
             return Ok(None);
+        }
+        for name in change.names.iter().cloned() {
+            changes.extend(decided(state, ProfileCommand::from(name))?);
         }
         let now = Now {
             moment: self.log.clock().now(),

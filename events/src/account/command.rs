@@ -2,11 +2,14 @@
 
 use uuid::Uuid;
 
-use super::{ExternalAccount, ForgottenBy, Onboarding, OneTimeCode, Registration, ResetLink};
+use super::{
+    ExternalAccount, ForgottenBy, NamePart, Onboarding, OneTimeCode, Registration, ResetLink,
+};
 use crate::{
     ids::{EmailId, UserId},
     tier::Tier,
     timestamp::Timestamp,
+    user_name::UserName,
 };
 
 /// The commands of an account. There are two enums, so that a command that needs an active account
@@ -82,8 +85,24 @@ pub enum ProfileCommand {
         /// The version of the hash that the old password matched.
         from: u32,
     },
-    /// Issues a one-time link to set a new password. An earlier link becomes void.
+    /// Asks for a link to set a new password. Soon after another request nothing happens.
+    RequestPasswordReset {
+        now: Timestamp,
+        /// The page that the link is to lead to; personal.
+        reset_url: Option<String>,
+    },
+    /// Issues a one-time link to set a new password. An earlier link becomes void, and a request is answered.
     OfferPasswordReset(ResetLink),
+    /// The same for a mail that is about to be sent. Without a request nothing happens. Until it is sent the request
+    /// stays open, so that it is sent again after a crash.
+    MailPasswordReset(ResetLink),
+    /// Records that the mail was sent.
+    NotePasswordMailSent,
+    /// Changes a name, or removes it.
+    ChangeName {
+        part: NamePart,
+        name: Option<UserName>,
+    },
     /// Sets a new password by that link.
     ResetPassword {
         /// SHA-256 of the link's token.

@@ -7,6 +7,8 @@ use crate::{ids::EmailId, refusal::Refusal, tier::Tier, timestamp::Timestamp};
 
 /// The version of the password's hash at registration.
 pub const FIRST_PASSWORD: u32 = 1;
+/// In seconds. Within it a second request for a new password is the same request.
+pub const REQUEST_EVERY: i64 = 5 * 60;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
@@ -22,6 +24,8 @@ pub struct Profile {
     pub two_factor: TwoFactor,
     /// The last issued link to set a new password, until it is used.
     pub reset: Option<ResetLink>,
+    /// When a link to set a new password was asked for, until one was sent or the password changed.
+    pub requested: Option<Timestamp>,
     /// The last family of refresh tokens that was ended because an old token came back.
     pub reused: Option<String>,
 }
@@ -46,6 +50,24 @@ pub struct OneTimeCode {
     pub step: u64,
 }
 
+/// The two names that a user may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamePart {
+    First,
+    Last,
+}
+
+/// How a request for a new password was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestAnsweredBy {
+    /// The mail server took the mail.
+    Mail,
+    /// An administrator has a link to hand on.
+    Administrator,
+}
+
 /// A one-time link to set a new password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetLink {
@@ -66,6 +88,7 @@ impl Profile {
             password: FIRST_PASSWORD,
             two_factor: TwoFactor::default(),
             reset: None,
+            requested: None,
             reused: None,
         }
     }
@@ -84,8 +107,32 @@ impl Profile {
                     version: self.password + 1,
                 }])
             }
+            ProfileCommand::RequestPasswordReset { now, reset_url } => {
+                let last = self.requested;
+                if last.is_some_and(|last| now < last.plus_seconds(REQUEST_EVERY)) {
+                    return Ok(vec![]);
+                }
+                Ok(vec![AccountEvent::PasswordResetRequested {
+                    requested_at: now,
+                    reset_url,
+                }])
+            }
             ProfileCommand::OfferPasswordReset(link) => {
-                Ok(vec![AccountEvent::PasswordResetOffered(link)])
+                let offered = AccountEvent::PasswordResetOffered(link);
+                let answered = self.request_answered(RequestAnsweredBy::Administrator);
+                Ok([offered].into_iter().chain(answered).collect())
+            }
+            ProfileCommand::MailPasswordReset(link) => {
+                let offered = AccountEvent::PasswordResetOffered(link);
+                Ok(self.requested.map(|_| offered).into_iter().collect())
+            }
+            ProfileCommand::NotePasswordMailSent => {
+                let answered = self.request_answered(RequestAnsweredBy::Mail);
+                Ok(answered.into_iter().collect())
+            }
+            ProfileCommand::ChangeName { part, name } => {
+                let own_name = name.map(String::from);
+                Ok(vec![AccountEvent::NameChanged { part, own_name }])
             }
             ProfileCommand::ResetPassword { token_hash, now } => {
                 self.reset_password(&token_hash, now)
@@ -131,6 +178,11 @@ impl Profile {
                 }])
             }
         }
+    }
+
+    fn request_answered(&self, by: RequestAnsweredBy) -> Option<AccountEvent> {
+        self.requested
+            .map(|_| AccountEvent::PasswordRequestAnswered { by })
     }
 
     fn sign_in(
@@ -226,8 +278,13 @@ impl Profile {
             AccountEvent::PasswordChanged { version } | AccountEvent::PasswordReset { version } => {
                 self.password = version;
                 self.reset = None; // a user with the old password needs no link
+                self.requested = None;
             }
             AccountEvent::PasswordResetOffered(link) => self.reset = Some(link),
+            AccountEvent::PasswordResetRequested { requested_at, .. } => {
+                self.requested = Some(requested_at);
+            }
+            AccountEvent::PasswordRequestAnswered { .. } => self.requested = None,
             AccountEvent::TwoFactorEnabled { version, step } => {
                 self.two_factor = TwoFactor {
                     version,
@@ -242,6 +299,7 @@ impl Profile {
             }
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
             AccountEvent::SignedIn
+            | AccountEvent::NameChanged { .. }
             | AccountEvent::SessionsEnded
             | AccountEvent::Exported { .. }
             | AccountEvent::SessionEnded { .. }

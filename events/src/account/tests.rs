@@ -228,6 +228,68 @@ fn a_reset_link_works_once_in_its_time_and_until_another_is_given_out() {
 }
 
 #[test]
+fn a_request_for_a_password_stays_open_until_its_link_was_sent_or_used() {
+    let at = |seconds| Timestamp(0).plus_seconds(seconds);
+    let request = |seconds| ProfileCommand::RequestPasswordReset {
+        now: at(seconds),
+        reset_url: Some("https://app.example/reset".into()),
+    };
+    let link = ResetLink {
+        token_hash: "a".into(),
+        expires_at: at(9000),
+    };
+    let mail = ProfileCommand::MailPasswordReset(link.clone());
+    let offered = AccountEvent::PasswordResetOffered(link.clone());
+    let answered = |by| AccountEvent::PasswordRequestAnswered { by };
+
+    let mut account = registered(vec![]);
+    assert_eq!(
+        account.decide(mail.clone()).unwrap(),
+        vec![],
+        "nobody asked"
+    );
+    assert_eq!(
+        account
+            .decide(ProfileCommand::NotePasswordMailSent)
+            .unwrap(),
+        vec![]
+    );
+    let requested = account.decide(request(0)).unwrap();
+    assert_eq!(requested.len(), 1);
+    requested
+        .into_iter()
+        .for_each(|event| account.evolve(event));
+    assert_eq!(account.decide(request(REQUEST_EVERY - 1)).unwrap(), vec![]);
+    assert_eq!(account.decide(request(REQUEST_EVERY)).unwrap().len(), 1);
+
+    // The offer alone does not answer it: the mail may not have been sent.
+    assert_eq!(account.decide(mail.clone()).unwrap(), vec![offered.clone()]);
+    account.evolve(offered.clone());
+    assert_eq!(account.decide(mail.clone()).unwrap(), vec![offered.clone()]);
+    assert_eq!(
+        account
+            .decide(ProfileCommand::NotePasswordMailSent)
+            .unwrap(),
+        vec![answered(RequestAnsweredBy::Mail)]
+    );
+    assert_eq!(
+        account
+            .decide(ProfileCommand::OfferPasswordReset(link.clone()))
+            .unwrap(),
+        vec![offered, answered(RequestAnsweredBy::Administrator)]
+    );
+    let mut changed = account.clone();
+    changed.evolve(AccountEvent::PasswordReset { version: 2 });
+    account.evolve(answered(RequestAnsweredBy::Mail));
+    for account in [account, changed] {
+        assert_eq!(account.decide(mail.clone()).unwrap(), vec![]);
+        assert_eq!(account.decide(request(1)).unwrap().len(), 1);
+    }
+    let suspended = registered(vec![AccountEvent::Suspended]);
+    assert!(suspended.decide(request(0)).is_err());
+}
+
+#[test]
 fn a_code_counts_once_and_only_while_the_second_factor_is_on() {
     let code = |version, step| OneTimeCode { version, step };
     let sign_in = |code| ProfileCommand::SignInByPassword { password: 1, code };

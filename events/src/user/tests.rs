@@ -594,7 +594,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!(
         (snapshot::VERSION, json),
-        (5, serde_json::from_str(kept).unwrap())
+        (6, serde_json::from_str(kept).unwrap())
     );
 }
 

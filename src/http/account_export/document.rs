@@ -64,6 +64,8 @@ pub struct ExportedAccount {
     email: Option<String>,
     #[schema(required)]
     first_name: Option<String>,
+    #[schema(required)]
+    last_name: Option<String>,
     role: String,
     admin: bool,
     status: String,
@@ -79,6 +81,7 @@ impl From<&AccountRow> for ExportedAccount {
             id: account.user,
             email: account.email.clone(),
             first_name: account.first_name.clone(),
+            last_name: account.last_name.clone(),
             role: account.role.clone(),
             admin: account.admin,
             status: account.status.clone(),

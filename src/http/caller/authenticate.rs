@@ -82,15 +82,15 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
     let (account, login) = match access {
         Ok(claims) => (holder(&app, &claims).await?, Some(claims.sid)),
         Err(BadToken::Expired) => return Err(ApiError::Expired),
-        Err(BadToken::Invalid) => match (app.impersonations.check(token), &app.directus) {
+        Err(bad) => match (app.impersonations.check(token), &app.directus) {
             (Ok(claims), _) => {
                 return impersonator(&app, request, &claims)
                     .await
                     .map(TokenHolder::Impersonator);
             }
             (Err(BadToken::Expired), _) => return Err(ApiError::Expired),
-            (Err(BadToken::Invalid), None) => return Err(forged(&app, request)),
-            (Err(BadToken::Invalid), Some(directus)) => {
+            (Err(_), None) => return Err(not_issued(&app, request, bad.into())),
+            (Err(_), Some(directus)) => {
                 let account = directus::authenticate(&app, directus, request, token).await?;
                 (Arc::new(account), None)
             }
@@ -224,13 +224,13 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
     ))
 }
 
-/// Counts a token that genie did not make.
-pub fn forged(app: &App, request: &HttpRequest) -> ApiError {
+/// Counts a token that its issuer did not make. `refusal` is the answer to the first of them.
+pub fn not_issued(app: &App, request: &HttpRequest, refusal: ApiError) -> ApiError {
     match app
         .secret_limiter
         .was_forged(request::client_address(request), Instant::now())
     {
-        Ok(()) => ApiError::NoCaller,
+        Ok(()) => refusal,
         Err(stop) => stop.into(),
     }
 }
@@ -244,6 +244,16 @@ impl From<StoppedSecret> for ApiError {
         match stop {
             StoppedSecret::WasWrong => Self::NoCaller,
             StoppedSecret::TooMany { retry_after } => Self::TooManyWrong { retry_after },
+        }
+    }
+}
+
+impl From<BadToken> for ApiError {
+    fn from(bad: BadToken) -> Self {
+        match bad {
+            BadToken::Expired => Self::Expired,
+            BadToken::Forged => Self::Forged,
+            BadToken::Invalid => Self::NoCaller,
         }
     }
 }

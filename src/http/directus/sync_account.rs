@@ -16,7 +16,7 @@ use crate::{
     app::App,
     http::{
         admission,
-        caller::{ACCOUNT_WAIT, account_of, forged},
+        caller::{ACCOUNT_WAIT, account_of, not_issued},
         error::ApiError,
     },
     identity::directus::{
@@ -28,6 +28,7 @@ impl From<NotAuthenticated> for ApiError {
     fn from(not: NotAuthenticated) -> Self {
         match not {
             NotAuthenticated::Expired => Self::Expired,
+            NotAuthenticated::Forged => Self::Forged,
             NotAuthenticated::Invalid | NotAuthenticated::Inactive(_) => Self::NoCaller,
             NotAuthenticated::Trouble(trouble) => Self::Directus(trouble),
         }
@@ -49,7 +50,9 @@ pub async fn authenticate(
             suspend(app, user).await;
             return Err(ApiError::NoCaller);
         }
-        Err(NotAuthenticated::Invalid) => return Err(forged(app, request)),
+        Err(not @ (NotAuthenticated::Forged | NotAuthenticated::Invalid)) => {
+            return Err(not_issued(app, request, not.into()));
+        }
         Err(not) => return Err(not.into()),
     };
     // Before anything is read or written for the user: a user who is suspended here holds a good

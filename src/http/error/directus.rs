@@ -41,6 +41,8 @@ impl DirectusError {
             ApiError::Directus(_) => "SERVICE_UNAVAILABLE",
             ApiError::NoCaller => "INVALID_CREDENTIALS",
             ApiError::Expired => "TOKEN_EXPIRED",
+            ApiError::Forged => "INVALID_TOKEN",
+            ApiError::NoRoute => "ROUTE_NOT_FOUND",
             ApiError::InvalidOtp => "INVALID_OTP",
             ApiError::TooManyWrong { .. } => "REQUESTS_EXCEEDED",
             ApiError::TooFast { .. } => "REQUESTS_EXCEEDED",
@@ -95,6 +97,7 @@ impl ResponseError for DirectusError {
     fn status_code(&self) -> StatusCode {
         match self.code() {
             "RECORD_NOT_UNIQUE" => StatusCode::BAD_REQUEST, // where our own routes say 409
+            "INVALID_TOKEN" => StatusCode::FORBIDDEN,       // where our own routes say 401
             _ => self.0.status_code(),
         }
     }
@@ -106,6 +109,8 @@ impl ResponseError for DirectusError {
         let sentence = match &self.0 {
             ApiError::NoCaller => "Invalid user credentials.".to_owned(),
             ApiError::Expired => "Token expired.".to_owned(),
+            ApiError::Forged => "Invalid token.".to_owned(),
+            ApiError::NoRoute => "Route doesn't exist.".to_owned(),
             other => other.sentence(wire.status, &wire.code),
         };
         let mut answer = HttpResponse::build(status);
@@ -125,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expired_token_has_a_code_of_its_own_on_directus_routes_only() {
+    fn expired_and_forged_tokens_have_codes_of_their_own_on_directus_routes_only() {
         let directus = DirectusError(ApiError::Expired);
         assert_eq!(directus.error_response().status(), StatusCode::UNAUTHORIZED);
         assert_eq!(directus.code(), "TOKEN_EXPIRED");
@@ -138,6 +143,13 @@ mod tests {
                 ApiError::Expired.wire().status,
                 ApiError::Expired.wire().code
             ),
+            (StatusCode::UNAUTHORIZED, "invalid_token".into())
+        );
+        let forged = DirectusError(ApiError::Forged);
+        assert_eq!(forged.error_response().status(), StatusCode::FORBIDDEN);
+        assert_eq!(forged.code(), "INVALID_TOKEN");
+        assert_eq!(
+            (ApiError::Forged.wire().status, ApiError::Forged.wire().code),
             (StatusCode::UNAUTHORIZED, "invalid_token".into())
         );
     }

@@ -91,6 +91,17 @@ impl InputTree<'_> {
         }
     }
 
+    /// The names of an object's fields that are null.
+    pub fn null_fields(&self) -> Vec<String> {
+        let InputTree::Object(fields) = self else {
+            return Vec::new();
+        };
+        let nulls = fields
+            .iter()
+            .filter(|(_, value)| matches!(value, Self::Null));
+        nulls.map(|(name, _)| name.as_str().to_owned()).collect()
+    }
+
     /// True when half of a character was replaced in a text.
     pub fn is_broken(&self) -> bool {
         match self {

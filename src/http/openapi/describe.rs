@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use actix_web::{
     Either, Handler, HttpRequest, HttpResponse,
-    web::{Data, Path},
+    web::{Data, Json, Path},
 };
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -15,7 +15,7 @@ use crate::{
     app::App,
     http::{
         access::RouteAccess,
-        body::{Body, FormBody, JsonObject, OptionalBody},
+        body::{Body, FormBody, JsonObject, OptionalBody, PatchBody},
         caller::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
@@ -182,6 +182,12 @@ impl<T: ToSchema> Describe for Body<T> {
     }
 }
 
+impl<T: ToSchema> Describe for PatchBody<T> {
+    fn describe(operation: &mut Operation) {
+        Body::<T>::describe(operation);
+    }
+}
+
 impl<T: ToSchema> Describe for OptionalBody<T> {
     fn describe(operation: &mut Operation) {
         Body::<T>::describe(operation);
@@ -201,7 +207,7 @@ impl Describe for FieldsQuery {
     fn describe(operation: &mut Operation) {
         operation.query.push(json!({
             "name": "fields", "in": "query", "schema": {"type": "string"},
-            "description": "Only these fields, separated by commas. Unknown fields are left out.",
+            "description": "Only these fields, separated by commas, such as `id,role.name` or `*.*`. Unknown fields are left out, and Directus' other parameters are ignored.",
         }));
     }
 }
@@ -297,6 +303,14 @@ impl<T: ToSchema> Describe for DirectusData<T> {
     fn describe(operation: &mut Operation) {
         let data = operation.reference::<T>();
         let schema = json!({"type": "object", "required": ["data"], "properties": {"data": data}});
+        operation.answers(&schema, false);
+    }
+}
+
+/// An answer of Directus' own that is not within `data`.
+impl<T: ToSchema> Describe for Json<T> {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.reference::<T>();
         operation.answers(&schema, false);
     }
 }

@@ -97,17 +97,17 @@ pub fn read(token: &str, now: Timestamp) -> Result<DirectusClaims, BadToken> {
     else {
         return Err(BadToken::Invalid);
     };
-    if token.len() > MAX_TOKEN || signature.is_empty() {
-        return Err(BadToken::Invalid);
-    }
-    let head = decode_header(token).map_err(|_| BadToken::Invalid)?;
-    if head.alg != Algorithm::HS256 || head.typ.as_deref() != Some("JWT") {
+    if token.len() > MAX_TOKEN {
         return Err(BadToken::Invalid);
     }
     let payload = BASE64.decode(payload).map_err(|_| BadToken::Invalid)?;
     let claims = serde_json::from_slice::<ClaimsJson>(&payload)
         .map_err(|_| BadToken::Invalid)?
         .claims()?;
+    let head = decode_header(token).map_err(|_| BadToken::Forged)?;
+    if signature.is_empty() || head.alg != Algorithm::HS256 || head.typ.as_deref() != Some("JWT") {
+        return Err(BadToken::Forged);
+    }
     if claims.is_expired(now) {
         Err(BadToken::Expired)
     } else {
@@ -199,19 +199,12 @@ mod tests {
         let headless = format!("a.{rest}");
         let other = signed(&claims(), Algorithm::HS512);
         let untyped = format!("{}.{rest}", BASE64.encode(r#"{"alg":"HS256"}"#));
-        for bad in [
-            "",
-            "a-static-token",
-            "a.b",
-            "a.b.c",
-            "a.b.c.d",
-            &unsigned,
-            &headless,
-            &other,
-            &untyped,
-            &format!("{good}{}", "A".repeat(MAX_TOKEN)),
-        ] {
+        let long = format!("{good}{}", "A".repeat(MAX_TOKEN));
+        for bad in ["", "a-static-token", "a.b", "a.b.c", "a.b.c.d", &long] {
             assert_eq!(read(bad, NOW).unwrap_err(), BadToken::Invalid);
+        }
+        for forged in [&unsigned, &headless, &other, &untyped] {
+            assert_eq!(read(forged, NOW).unwrap_err(), BadToken::Forged);
         }
     }
 
@@ -220,18 +213,22 @@ mod tests {
         let signature = |secret: &str| super::signature(&secret.into());
         let good = signed(&claims(), Algorithm::HS256);
         assert_eq!(signature("a secret").is_good(&good), Ok(()));
-        assert_eq!(signature("another").is_good(&good), Err(BadToken::Invalid));
+        assert_eq!(signature("another").is_good(&good), Err(BadToken::Forged));
         assert_eq!(
             signature("a secret").is_good(&signed(&claims(), Algorithm::HS512)),
-            Err(BadToken::Invalid)
+            Err(BadToken::Forged)
         );
         let not_yet = signed(&with("nbf", json!(FAR)), Algorithm::HS256);
         assert_eq!(
             signature("a secret").is_good(&not_yet),
-            Err(BadToken::Invalid)
+            Err(BadToken::Forged)
         );
         let head = BASE64.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let none = format!("{head}.{}.x", BASE64.encode(claims().to_string()));
-        assert_eq!(signature("a secret").is_good(&none), Err(BadToken::Invalid));
+        assert_eq!(signature("a secret").is_good(&none), Err(BadToken::Forged));
+        // A wrong signature wins over the expiry, as in Directus.
+        let over = signed(&with("exp", json!(1)), Algorithm::HS256);
+        assert_eq!(signature("a secret").is_good(&over), Err(BadToken::Expired));
+        assert_eq!(signature("another").is_good(&over), Err(BadToken::Forged));
     }
 }
