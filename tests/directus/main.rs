@@ -33,6 +33,7 @@ mod job_files;
 mod outage;
 mod refresh;
 mod registration;
+mod sdk;
 mod token;
 
 // The stories of the built-in identity that might depend on the kind of identity.
