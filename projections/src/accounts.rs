@@ -362,16 +362,16 @@ impl AccountReader {
                 continue; // forgotten
             };
             let email: Vec<u8> = row.try_get("email_sealed")?;
+            // A damaged address must not hide the requests of others.
+            let email = open(&keys, "accounts.email", &email).ok();
+            let reset_url: Option<Vec<u8>> = row.try_get("reset_url_sealed")?;
             requests.push(PasswordRequestRow {
                 user,
-                email: Some(open(&keys, "accounts.email", &email)?)
-                    .filter(|email| !email.is_empty()),
+                email: email.filter(|email| !email.is_empty()),
                 requested_at: Timestamp(row.try_get("reset_requested_at")?),
-                reset_url: open_option(
-                    &keys,
-                    "accounts.reset_url",
-                    row.try_get("reset_url_sealed")?,
-                )?,
+                reset_url: open_option(&keys, "accounts.reset_url", reset_url)
+                    .ok()
+                    .flatten(),
             });
         }
         Ok(requests)
