@@ -12,11 +12,11 @@ CREATE TABLE accounts (
     -- Whether a login asks for a one-time code.
     two_factor        bigint NOT NULL,
     created_at        bigint NOT NULL,
+    -- When a link to set a new password was asked for, until one was sent or used.
+    reset_requested_at bigint,
     email_sealed      bytea NOT NULL,
     first_name_sealed bytea,
     last_name_sealed  bytea,
-    -- When a link to set a new password was asked for, until one was sent or used.
-    reset_requested_at bigint,
     reset_url_sealed  bytea
 );
 CREATE INDEX accounts_administrators ON accounts (user_id) WHERE admin = 1 AND status = 'active';

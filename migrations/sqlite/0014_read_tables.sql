@@ -12,11 +12,11 @@ CREATE TABLE accounts (
     -- Whether a login asks for a one-time code.
     two_factor        INTEGER NOT NULL,
     created_at        INTEGER NOT NULL,
+    -- When a link to set a new password was asked for, until one was sent or used.
+    reset_requested_at INTEGER,
     email_sealed      BLOB    NOT NULL,
     first_name_sealed BLOB,
     last_name_sealed  BLOB,
-    -- When a link to set a new password was asked for, until one was sent or used.
-    reset_requested_at INTEGER,
     reset_url_sealed  BLOB
 ) STRICT;
 CREATE INDEX accounts_administrators ON accounts (user_id) WHERE admin = 1 AND status = 'active';

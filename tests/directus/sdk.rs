@@ -160,9 +160,12 @@ const WITH_DIRECTUS: [&str; 14] = [
     "serverPing: 200 as value; here 404 as another error",
 ];
 
-/// Beside them, without a Directus: what is no address is a wrong login like any other.
-const BUILT_IN: [&str; 1] =
-    ["login: no address: 400 INVALID_PAYLOAD as errors; here 401 INVALID_CREDENTIALS as errors"];
+/// Beside them, without a Directus: what is no address is a wrong login like any other, and what is wrong with a body has one
+/// code.
+const BUILT_IN: [&str; 2] = [
+    "login: no address: 400 INVALID_PAYLOAD as errors; here 401 INVALID_CREDENTIALS as errors",
+    "updateMe: a wrong kind: 400 FAILED_VALIDATION as errors; here 400 INVALID_PAYLOAD as errors",
+];
 
 both_stores!(
     the_sdk_of_directus_gets_the_answers_of_directus,
