@@ -242,7 +242,6 @@ async fn build(
     );
     start_erasing(&eraser, &election, &say).await?;
     let callers = follow_callers(&log, &reads, &write);
-    let request_limits = start_request_limits(&config);
     let app = App {
         tokens: Tokens::new(log.hashes().token_key()),
         impersonations: ImpersonationTokens::new(log.hashes().impersonation_key()),
@@ -257,6 +256,7 @@ async fn build(
         streams: Streams::new(config.streams_per_user, config.streams_in_all),
         body_bytes: BodyBytes::new(config.body_bytes_in_flight),
         large_answers: ByteBudget::new(config.answer_bytes_in_flight),
+        request_limits: start_request_limits(&config),
         config,
         log,
         head_at_start,
@@ -269,7 +269,6 @@ async fn build(
         blobs,
         eraser,
         callers,
-        request_limits,
         limits,
     };
     Ok(Built { app, first_invite })

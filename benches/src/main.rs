@@ -46,11 +46,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// The log and the users' actors, on Postgres and on SQLite
-    Log(Wanted),
+    Log(Selection),
     /// The server over HTTP; needs the program `genie` beside this one
-    Http(Wanted),
+    Http(Selection),
     /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite
-    Credentials(Wanted),
+    Credentials(Selection),
     /// Internal: the process whose memory is measured
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
@@ -60,7 +60,7 @@ enum What {
 }
 
 #[derive(Args)]
-struct Wanted {
+struct Selection {
     /// Print a JSON list only
     #[arg(long)]
     json: bool,
@@ -69,7 +69,7 @@ struct Wanted {
     only: String,
 }
 
-impl Wanted {
+impl Selection {
     /// True when one of these figures is asked for.
     fn wants(&self, figures: &[String]) -> bool {
         figures.iter().any(|figure| figure.contains(&self.only))
@@ -119,7 +119,7 @@ fn main() -> Measured<()> {
 
 const KINDS: [Kind; 2] = [Kind::Postgres, Kind::Sqlite];
 
-async fn log(arbiters: &[ArbiterHandle], wanted: &Wanted) -> Measured<()> {
+async fn log(arbiters: &[ArbiterHandle], wanted: &Selection) -> Measured<()> {
     let mut rows = Vec::new();
     for kind in KINDS {
         for measurement in Measurement::ALL {
@@ -136,7 +136,7 @@ async fn log(arbiters: &[ArbiterHandle], wanted: &Wanted) -> Measured<()> {
     wanted.print(&rows)
 }
 
-async fn http(wanted: &Wanted) -> Measured<()> {
+async fn http(wanted: &Selection) -> Measured<()> {
     let mut rows = Vec::new();
     for kind in KINDS {
         for measurement in HttpMeasurement::ALL {
@@ -148,7 +148,7 @@ async fn http(wanted: &Wanted) -> Measured<()> {
     wanted.print(&rows)
 }
 
-async fn credentials(arbiters: &[ArbiterHandle], wanted: &Wanted) -> Measured<()> {
+async fn credentials(arbiters: &[ArbiterHandle], wanted: &Selection) -> Measured<()> {
     let mut rows = Vec::new();
     if wanted.wants(&[credentials::SEAL.to_owned()]) {
         rows.extend(credentials::seal_and_open());

@@ -347,8 +347,9 @@ pub async fn prove_again(
             _ => refused(reply.status, &code),
         });
     }
-    let token = refresh_token(&reply.body)
-        .ok_or_else(|| ApiError::Directus(DirectusTrouble::Failed("a login without its tokens")))?;
+    let token = refresh_token(&reply.body).ok_or(ApiError::Directus(DirectusTrouble::Failed(
+        "a login without its tokens",
+    )))?;
     let ending = UpstreamRequest::new(Method::POST, "/auth/logout")
         .of(address(request))
         .json(&RefreshBody::of(&token));

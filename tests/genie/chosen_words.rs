@@ -150,7 +150,7 @@ async fn feed(genie: &TestGenie, who: (&'static str, String), personal: bool) ->
     loop {
         let path = format!("/api/events?limit=500&personal={personal}{after}");
         let page = genie
-            .send(Method::GET, &path, &[who.clone()], None)
+            .send(Method::GET, &path, std::slice::from_ref(&who), None)
             .await
             .ok();
         all.extend_from_slice(page["data"].as_array().unwrap());

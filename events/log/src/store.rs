@@ -208,12 +208,9 @@ impl Store {
         let writer = count(writer, path);
         let writer = writer.connect_with(options).await?;
         if !read_only {
-            Migrator::new(migrations::SQLITE)
-                .await
-                .map_err(migration)?
-                .run(&writer)
-                .await
-                .map_err(migration)?;
+            let migrator = Migrator::new(migrations::SQLITE).await;
+            let run = migrator.map_err(migration)?.run(&writer).await;
+            run.map_err(migration)?;
         }
         let url = format!(
             "sqlite://{}?mode={}",
@@ -237,23 +234,14 @@ impl Store {
                 may_vanish: false,
             })
         };
+        // One connection each: SQLite has one writer at a time anyway.
+        let one_writer = |setting| pool(1, "BEGIN IMMEDIATE", Some(turns.clone()), setting);
         Ok(Self {
             io: Handle::current(),
             pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
             reads: pool(READ_CONNECTIONS, "BEGIN", None, "PRAGMA query_only = ON"),
-            // One connection each: SQLite has one writer at a time anyway.
-            relaxed: pool(
-                1,
-                "BEGIN IMMEDIATE",
-                Some(turns.clone()),
-                "PRAGMA synchronous = NORMAL",
-            ),
-            durable: pool(
-                1,
-                "BEGIN IMMEDIATE",
-                Some(turns.clone()),
-                "PRAGMA synchronous = FULL",
-            ),
+            relaxed: one_writer("PRAGMA synchronous = NORMAL"),
+            durable: one_writer("PRAGMA synchronous = FULL"),
             writing: Writing::Sqlite(writer, turns),
             postgres_streams: None,
         })

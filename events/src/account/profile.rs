@@ -108,19 +108,12 @@ impl Profile {
                 }])
             }
             ProfileCommand::RequestPasswordReset { now, reset_url } => {
-                let last = self.requested;
-                if last.is_some_and(|last| now < last.plus_seconds(REQUEST_EVERY)) {
-                    return Ok(vec![]);
-                }
-                Ok(vec![AccountEvent::PasswordResetRequested {
-                    requested_at: now,
-                    reset_url,
-                }])
+                Ok(self.request_reset(now, reset_url).into_iter().collect())
             }
             ProfileCommand::OfferPasswordReset(link) => {
-                let offered = AccountEvent::PasswordResetOffered(link);
                 let answered = self.request_answered(RequestAnsweredBy::Administrator);
-                Ok([offered].into_iter().chain(answered).collect())
+                let offered = [AccountEvent::PasswordResetOffered(link)];
+                Ok(offered.into_iter().chain(answered).collect())
             }
             ProfileCommand::MailPasswordReset(link) => {
                 let offered = AccountEvent::PasswordResetOffered(link);
@@ -137,34 +130,18 @@ impl Profile {
             ProfileCommand::ResetPassword { token_hash, now } => {
                 self.reset_password(&token_hash, now)
             }
-            ProfileCommand::EnableTwoFactor { step } => match self.two_factor {
-                TwoFactor { on: true, .. } => Err(Refusal::conflict(
-                    "two_factor_on",
-                    "Two-factor login is on already; disable it first",
-                )),
-                TwoFactor { version, .. } => Ok(vec![AccountEvent::TwoFactorEnabled {
-                    version: version + 1,
-                    step,
-                }]),
-            },
+            ProfileCommand::EnableTwoFactor { step } => self.enable_two_factor(step),
             ProfileCommand::DisableTwoFactor(code) => {
                 let step = self.check_code(Some(code))?;
                 Ok(vec![AccountEvent::TwoFactorDisabled { step }])
             }
-            ProfileCommand::RemoveTwoFactor => match self.two_factor {
-                TwoFactor { on: false, .. } => Ok(vec![]),
-                TwoFactor {
-                    last_step: step, ..
-                } => Ok(vec![AccountEvent::TwoFactorDisabled { step }]),
-            },
+            ProfileCommand::RemoveTwoFactor => Ok(self.remove_two_factor().into_iter().collect()),
             ProfileCommand::EndSessions => Ok(vec![AccountEvent::SessionsEnded]),
             ProfileCommand::EndSession { family } => {
                 Ok(vec![AccountEvent::SessionEnded { family }])
             }
             ProfileCommand::NoteReuse { family } => {
-                let is_new = self.reused.as_ref() != Some(&family);
-                let detected = is_new.then_some(AccountEvent::SessionReuseDetected { family });
-                Ok(detected.into_iter().collect())
+                Ok(self.note_reuse(family).into_iter().collect())
             }
             ProfileCommand::Export { secrets } => Ok(vec![AccountEvent::Exported { secrets }]),
             ProfileCommand::StartImpersonation { .. } if self.admin => Err(Refusal::forbidden(
@@ -172,12 +149,45 @@ impl Profile {
                 "Nobody may act in an administrator's name",
             )),
             ProfileCommand::StartImpersonation { by, impersonation } => {
-                Ok(vec![AccountEvent::ImpersonationStarted {
-                    by,
-                    impersonation,
-                }])
+                let started = AccountEvent::ImpersonationStarted { by, impersonation };
+                Ok(vec![started])
             }
         }
+    }
+
+    /// A request too soon after the last one changes nothing.
+    fn request_reset(&self, now: Timestamp, reset_url: Option<String>) -> Option<AccountEvent> {
+        let last = self.requested;
+        if last.is_some_and(|last| now < last.plus_seconds(REQUEST_EVERY)) {
+            return None;
+        }
+        Some(AccountEvent::PasswordResetRequested {
+            requested_at: now,
+            reset_url,
+        })
+    }
+
+    fn remove_two_factor(&self) -> Option<AccountEvent> {
+        let step = self.two_factor.last_step;
+        let is_on = self.two_factor.on;
+        is_on.then_some(AccountEvent::TwoFactorDisabled { step })
+    }
+
+    /// The same family is noted once.
+    fn note_reuse(&self, family: String) -> Option<AccountEvent> {
+        let is_new = self.reused.as_ref() != Some(&family);
+        is_new.then_some(AccountEvent::SessionReuseDetected { family })
+    }
+
+    fn enable_two_factor(&self, step: u64) -> Result<Vec<AccountEvent>, Refusal> {
+        if self.two_factor.on {
+            return Err(Refusal::conflict(
+                "two_factor_on",
+                "Two-factor login is on already; disable it first",
+            ));
+        }
+        let version = self.two_factor.version + 1;
+        Ok(vec![AccountEvent::TwoFactorEnabled { version, step }])
     }
 
     fn request_answered(&self, by: RequestAnsweredBy) -> Option<AccountEvent> {
