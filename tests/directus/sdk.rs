@@ -100,10 +100,9 @@ struct Tried {
 
 /// An answer in brief.
 fn brief(answer: &Value) -> String {
-    let ended = match answer["ended"].as_str() {
-        Some(ended @ ("value" | "errors")) => ended,
-        _ => "another error",
-    };
+    let ended = answer["ended"].as_str();
+    let known = ended.filter(|ended| ["value", "errors"].contains(ended));
+    let ended = known.unwrap_or("another error");
     match answer["codes"][0].as_str() {
         Some(code) => format!("{} {code} as {ended}", answer["status"]),
         None => format!("{} as {ended}", answer["status"]),
