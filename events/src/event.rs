@@ -135,7 +135,7 @@ any_event!(
 );
 
 /// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.
-pub const CLEAR_FIELDS: [&str; 41] = [
+pub const CLEAR_FIELDS: [&str; 43] = [
     "active",
     "admin",
     "amount",
@@ -158,10 +158,12 @@ pub const CLEAR_FIELDS: [&str; 41] = [
     "onboarding",
     "operation",
     "outcome",
+    "part",
     "platform",
     "priority",
     "queue",
     "reason",
+    "requested_at",
     "retry_at",
     "role",
     "run_at",
