@@ -69,7 +69,23 @@ pub async fn set_administrator(
     change(user, json!({"role": directus().await.role(role).await})).await;
     let user = genie.user_again(name, &user.id).await;
     until_answered(genie, &user, "/api/admin/invites", code).await;
+    // A user who administers no more is refused at once, by the token. The role follows when Directus is asked again.
+    until(&format!("{name} has the role {role}"), async || {
+        (role_of(genie, &user).await == role).then_some(())
+    })
+    .await;
+    genie.settle().await;
     user
+}
+
+/// The role that genie knows, by the user's own feed.
+async fn role_of(genie: &TestGenie, user: &TestUser) -> String {
+    let feed = user.get(genie, "/api/me/events?limit=500").await.ok();
+    let facts = feed["data"].as_array().unwrap().iter().rev();
+    let last = facts
+        .filter_map(|fact| fact["data"]["role"].as_str())
+        .next();
+    last.unwrap().to_owned()
 }
 
 /// Replaces a user's first password.

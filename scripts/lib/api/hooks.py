@@ -16,7 +16,6 @@ import zipfile
 
 import requests
 import schemathesis
-from schemathesis.transport.serialization import Binary
 
 url = os.environ["GENIE_API_URL"]
 caller = os.environ["GENIE_API_CALLER"]
@@ -125,10 +124,15 @@ schemathesis.auth(refresh_interval=None)(Secret if caller == "secret" else Login
 
 
 def archive():
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as inside:
-        inside.writestr("posts.json", "[]")
-    return file.getvalue()
+    """A ZIP of ASCII alone, as a text: schemathesis takes a body with other bytes for one that the schema refuses."""
+    for spaces in itertools.count():
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as inside:
+            entry = zipfile.ZipInfo("posts.json")
+            entry.external_attr = 0x20
+            inside.writestr(entry, f"[{' ' * spaces}]")
+        if file.getvalue().isascii():
+            return file.getvalue().decode()
 
 
 def register(email, password, invite):
@@ -263,7 +267,7 @@ def before_call(context, case, kwargs):
         case.query = {}
         case.headers["Accept"] = "text/event-stream"
     if operation == "uploadOnboardingData":
-        put(case, "file", Binary(archive()))
+        put(case, "file", archive())
     for kind, name in TAKES.get(operation, []):
         value = live(kind)
         if value is not None:
