@@ -34,6 +34,7 @@ fn crates_point_downwards_only() {
             "genie-actors",
             "genie-events",
             "genie-log",
+            "genie-media",
             "genie-projections"
         ]
     );
@@ -44,6 +45,8 @@ fn crates_point_downwards_only() {
     );
     assert_eq!(ours("events/log/Cargo.toml"), ["genie-events"]);
     assert_eq!(ours("events/Cargo.toml"), [""; 0]);
+    // The worker talks to the server over HTTP alone.
+    assert_eq!(ours("media/Cargo.toml"), [""; 0]);
     // Torture talks to the server over HTTP and starts it as a child process.
     assert_eq!(ours("torture/Cargo.toml"), ["genie-events", "genie-log"]);
 }
@@ -120,6 +123,7 @@ fn no_crate_depends_on_what_others_do() {
                 "argon2",
             ],
         ),
+        ("media/Cargo.toml", vec!["actix", "actix-web", "sqlx"]),
         (
             "Cargo.toml",
             vec!["sqlx", "postgres-es", "chacha20poly1305"],
@@ -304,6 +308,7 @@ fn types_that_hold_a_secret_do_not_print_it() {
         "events/log/src",
         "actors/src",
         "projections/src",
+        "media/src",
         "src",
     ] {
         for (path, text) in sources(folder) {

@@ -227,6 +227,7 @@ fn nothing_cites_a_page_that_is_not_in_the_repository() {
         "src",
         "events",
         "actors",
+        "media",
         "projections",
         "torture",
         "benches",

@@ -1,0 +1,1 @@
+//! Fetches what an address on the Internet names, and never what a private network holds.

@@ -1,0 +1,10 @@
+//! The media worker. It claims jobs over the HTTP API, so it runs beside the server or elsewhere, and
+//! works on untrusted files in a sandbox. It knows no other crate of genie, no store and no rule.
+
+pub mod operations;
+pub mod worker;
+
+pub mod ffmpeg;
+pub mod sandbox;
+
+pub mod fetch;

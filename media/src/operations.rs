@@ -1,0 +1,1 @@
+//! What a job asks for: the operations with their parameters, and what each does.

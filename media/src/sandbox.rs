@@ -1,0 +1,1 @@
+//! Runs one program that touches untrusted bytes, with as few rights as it can work with.
