@@ -6,6 +6,9 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Some(code) = genie_media::sandbox::exec_if_asked() {
+        return code;
+    }
     if let Err(sentence) = genie::core_dumps::forbid() {
         return genie::cli::fail(sentence); // before any key is read
     }

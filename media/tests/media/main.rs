@@ -1,0 +1,3 @@
+//! Tests that start real programs in the sandbox.
+
+mod sandbox;
