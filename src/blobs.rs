@@ -8,7 +8,7 @@
 //! the caller goes away.
 
 use std::{
-    collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
+    collections::BTreeMap, fs, ops::Range, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
     time::Duration,
 };
 
@@ -36,7 +36,7 @@ mod reader;
 mod sweep;
 mod upload;
 pub use reader::BlobReader;
-pub use upload::Upload;
+pub use upload::{FoundFile, Upload};
 
 /// The longest time for one part.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -61,6 +61,8 @@ struct Inner {
     root: Path,
     /// `None` for a bucket.
     folder: Option<PathBuf>,
+    /// Of the folder's disk, in bytes. With less free nothing is uploaded.
+    min_free: u64,
 }
 
 /// Why bytes cannot be written or read.
@@ -76,6 +78,9 @@ pub enum BlobError {
         number: u64,
         reason: String,
     },
+    /// What is left of the disk belongs to the store.
+    #[error("the disk of the blob store has less than {min_free} bytes free")]
+    DiskLow { min_free: u64 },
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -95,8 +100,8 @@ impl From<object_store::Error> for BlobError {
 }
 
 impl Blobs {
-    /// Opens the store. Sends no request to a bucket yet.
-    pub fn open(log: Log, place: BlobLocation) -> Result<Self, String> {
+    /// Opens the store. Sends no request to a bucket yet. `min_free` bytes of a folder's disk stay free.
+    pub fn open(log: Log, place: BlobLocation, min_free: u64) -> Result<Self, String> {
         let (objects, root, folder): (Arc<dyn ObjectStore>, _, _) = match place {
             BlobLocation::Folder(folder) => {
                 let wrong = |error: &dyn std::fmt::Display| {
@@ -143,7 +148,26 @@ impl Blobs {
             objects,
             root,
             folder,
+            min_free,
         })))
+    }
+
+    /// Refuses to write when the disk is low: a full disk would stop the store, too. A bucket has no such bound.
+    pub fn check_disk(&self) -> Result<(), BlobError> {
+        let Inner {
+            folder, min_free, ..
+        } = &*self.0;
+        let Some(folder) = folder.as_ref().filter(|_| *min_free > 0) else {
+            return Ok(());
+        };
+        let disk =
+            rustix::fs::statvfs(folder).map_err(|error| BlobError::Away(error.to_string()))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) >= *min_free {
+            return Ok(());
+        }
+        Err(BlobError::DiskLow {
+            min_free: *min_free,
+        })
     }
 
     /// Runs `work` on the runtime that owns all I/O.
@@ -212,11 +236,12 @@ impl Blobs {
         }
     }
 
-    /// Streams the bytes of a file, one part at a time.
+    /// Streams these bytes of a file, one part at a time.
     pub fn read(
         &self,
         blob: &Blob,
         keys: Arc<UserKeys>,
+        wanted: Range<u64>,
     ) -> impl Stream<Item = Result<Bytes, BlobError>> + use<> {
         let blobs = self.clone();
         let bounds = BlobRef {
@@ -224,13 +249,17 @@ impl Blobs {
             id: blob.id,
             size: blob.size,
         };
-        stream::iter(0..parts_of(bounds.size)).then(move |number| {
+        let part = PART as u64;
+        let first = wanted.start / part;
+        let last = wanted.end.saturating_sub(1).max(wanted.start) / part;
+        stream::iter(first..=last).then(move |number| {
             let blobs = blobs.clone();
             let keys = Arc::clone(&keys);
+            let from = wanted.start.saturating_sub(number * part) as usize;
+            let to = (wanted.end - number * part).min(part) as usize;
             async move {
-                Ok(Bytes::from(std::mem::take(
-                    &mut *blobs.part(bounds, &keys, number).await?,
-                )))
+                let bytes = std::mem::take(&mut *blobs.part(bounds, &keys, number).await?);
+                Ok(Bytes::from(bytes).slice(from..to))
             }
         })
     }

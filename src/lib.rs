@@ -21,6 +21,8 @@ mod credential_import;
 pub mod data_folder;
 /// Limits each user to one account export at a time.
 mod exports;
+/// What bytes are, told by their beginning.
+mod file_kind;
 /// The limit of open files.
 mod file_limit;
 /// Erases forgotten users; `genie forget`, `genie restore-check`.

@@ -6,20 +6,18 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Data;
 use genie_actors::{CommandContext, WriteError, onboarding::QueuedUpload};
-use genie_events::{Refusal, UserId};
+use genie_events::file::NewFile;
 use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::{
     app::App,
-    blobs::{BlobError, Upload},
+    blobs::{BlobError, FoundFile, Upload},
     uploads::{UploadSlot, Uploads},
     zip_check::{self, BadZip},
 };
 
 const MEDIA_TYPE: &str = "application/zip";
-/// The kept files of a user may together be as large as this many of the largest uploads.
-const KEPT: u64 = 4;
 /// How long an upload may wait for its check, and how long the check may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(300);
 
@@ -34,18 +32,17 @@ pub enum UploadError {
     Write(#[from] WriteError),
 }
 
-/// Refuses an upload of at most `most` bytes when the user's kept files leave no room. Onboarding
-/// itself sets no bound: after a job that failed or was cancelled the user may upload again.
-pub async fn check_room(app: &App, user: UserId, most: u64) -> Result<(), WriteError> {
-    let kept = app.log.blobs().kept_bytes(user).await?;
-    let room = most.saturating_mul(KEPT);
-    if kept.saturating_add(most) <= room {
-        Ok(())
-    } else {
-        let sentence = format!(
-            "Your earlier uploads leave no room for another ({kept} of {room} bytes); ask an administrator"
-        );
-        Err(Refusal::conflict("no_room", sentence).into())
+/// The fact about an archive.
+pub fn archive(name: String, found: FoundFile) -> NewFile {
+    NewFile {
+        file_name: name,
+        bytes: found.bytes,
+        mime: MEDIA_TYPE.to_owned(),
+        sha256: found.sha256,
+        job: None,
+        width: None,
+        height: None,
+        duration: None,
     }
 }
 
@@ -55,7 +52,7 @@ pub async fn take_in(
     app: Data<App>,
     slot: UploadSlot,
     upload: Upload,
-    name: String,
+    file: NewFile,
     context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let io = app.log.store().io().clone();
@@ -66,7 +63,7 @@ pub async fn take_in(
             upload.discard().await;
             return Err(refused);
         }
-        queue(&app, upload, name, context).await
+        queue(&app, upload, file, context).await
     };
     let task = io.spawn(work.in_current_span());
     task.await.unwrap_or_else(|stopped| {
@@ -102,13 +99,14 @@ async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadEr
 async fn queue(
     app: &App,
     upload: Upload,
-    name: String,
+    file: NewFile,
     context: CommandContext,
 ) -> Result<(QueuedUpload, u64), UploadError> {
     let user = upload.user();
-    let file = upload.id();
-    let row = upload.row(name, MEDIA_TYPE, app.log.clock().now());
-    let (queued, position) = match app.write.onboarding.queue(user, file, row, context).await {
+    let id = upload.id();
+    let row = upload.row(&file, app.log.clock().now());
+    let queued = app.write.onboarding.queue(user, (id, file), row, context);
+    let (queued, position) = match queued.await {
         Ok(queued) => queued,
         Err(error) => {
             match error {
@@ -118,7 +116,7 @@ async fn queue(
             return Err(error.into());
         }
     };
-    if queued.file == file {
+    if queued.file == id {
         upload.keep();
     } else {
         upload.discard().await; // an earlier copy of this request has queued its own upload

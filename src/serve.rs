@@ -352,7 +352,7 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
 }
 
 fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs, String> {
-    let blobs = Blobs::open(log.clone(), config.blobs())?;
+    let blobs = Blobs::open(log.clone(), config.blobs(), config.files_min_free)?;
     tokio::spawn(blobs.clone().sweep(election.clone()));
     Ok(blobs)
 }

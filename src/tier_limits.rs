@@ -8,7 +8,8 @@ use crate::config::Config;
 
 /// Reads the limits. A file replaces all built-in limits of tiers.
 pub fn read(config: &Config) -> Result<Limits, String> {
-    Ok(of_tiers(config)?.with_facts_per_day(config.facts_per_user_day))
+    let limits = of_tiers(config)?.with_facts_per_day(config.facts_per_user_day);
+    Ok(limits.with_file_bytes(config.files_max_bytes_per_user))
 }
 
 fn of_tiers(config: &Config) -> Result<Limits, String> {

@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::select_all;
 
 use genie_events::{
-    Event, JobId, JobName, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User,
+    BlobId, Event, JobId, JobName, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User,
     UserCommand, UserId,
     job::{Job, JobCommand, JobEvent, JobSpec, backoff_millis},
     job_operation::QUEUES,
@@ -479,6 +479,19 @@ impl JobBoard {
                 "a job does not begin with its submission".into(),
             )),
         }
+    }
+
+    /// A job of this user that has not ended and names the file. It costs what the user's unfinished jobs do: their
+    /// first facts are read.
+    pub async fn naming(&self, owner: UserId, file: BlobId) -> Result<Option<JobId>, WriteError> {
+        for job in self.0.log.unfinished().of_user(owner).await? {
+            let spec = self.spec(owner, job).await?;
+            let named = spec.named_files();
+            if named.iter().any(|(_, id)| id.parse() == Ok(file)) {
+                return Ok(Some(job));
+            }
+        }
+        Ok(None)
     }
 
     /// Queues a failed or cancelled job again.

@@ -24,6 +24,8 @@ pub mod accounts;
 mod administrators;
 /// E-mail addresses.
 pub mod emails;
+/// Files: uploads and what jobs made.
+pub mod files;
 /// Forgetting a user: the fact, the key and the address in one append.
 pub mod forgetting;
 /// Administrators who act for a user.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use genie_events::{BlobId, JobId, Metadata, User, UserCommand, UserId, account::Onboarding};
+use genie_events::{
+    BlobId, JobId, Metadata, Now, User, UserCommand, UserId, account::Onboarding, file::NewFile,
+};
 use genie_log::{Log, Work};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -65,13 +67,15 @@ impl OnboardingSteps {
     pub async fn queue(
         &self,
         user: UserId,
-        file: BlobId,
+        (file, about): (BlobId, NewFile),
         row: Work,
         context: impl Into<CommandContext>,
     ) -> Result<(QueuedUpload, u64), WriteError> {
         let job = JobId(self.log.clock().new_uuid());
-        let planner = move |state: &User, now| {
-            let changes = state.decide(now, UserCommand::BeginOnboarding(job, file))?;
+        let planner = move |state: &User, now: Now| {
+            let store = UserCommand::StoreFile(file, about.clone());
+            let mut changes = state.decide(now.clone(), store)?;
+            changes.extend(state.decide(now, UserCommand::BeginOnboarding(job, file))?);
             let queued = QueuedUpload { job, file };
             Ok(Plan {
                 changes,

@@ -14,6 +14,7 @@ use actix::{
 };
 use genie_events::{
     Change, Limits, Now, Refusal, User, UserId,
+    file::File,
     job::Job,
     user::{
         Recall,
@@ -21,7 +22,8 @@ use genie_events::{
     },
 };
 use genie_log::{
-    Append, AppendError, AppendRequest, Group, Log, NewFact, Remember, UserKeys, Work, clock,
+    Append, AppendError, AppendRequest, Group, Log, NewFact, Owner, Remember, UserKeys, Work,
+    clock,
     idempotency::Remembered,
     load_users::{Awake, SNAPSHOT_EVERY, Waking},
 };
@@ -426,6 +428,13 @@ impl CommandRun {
         if let Recall::Job(job) = recall {
             if let Some((found, sequence)) = jobs::stream::load(&reader, self.id, *job).await? {
                 state.user.recall_job(*job, found, sequence);
+            }
+            return Ok(());
+        }
+        if let Recall::File(id) = recall {
+            let owner = Owner::User(self.id);
+            if let Some((file, sequence)) = reader.stream::<File>(&owner, *id).await? {
+                state.user.recall_file(*id, file, sequence);
             }
             return Ok(());
         }

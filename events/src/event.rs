@@ -13,6 +13,7 @@ use crate::{
     chat::ChatEvent,
     credential::CredentialEvent,
     email::EmailEvent,
+    file::FileEvent,
     ids::{StreamId, StreamKind},
     invite::InviteEvent,
     job::JobEvent,
@@ -34,6 +35,7 @@ pub enum Event {
     Invite(InviteEvent),
     ServiceKey(ServiceKeyEvent),
     Access(AccessEvent),
+    File(FileEvent),
 }
 
 /// An event and its stream.
@@ -132,10 +134,11 @@ any_event!(
     Invite(InviteEvent),
     ServiceKey(ServiceKeyEvent),
     Access(AccessEvent),
+    File(FileEvent),
 );
 
 /// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.
-pub const CLEAR_FIELDS: [&str; 43] = [
+pub const CLEAR_FIELDS: [&str; 45] = [
     "active",
     "admin",
     "amount",
@@ -150,9 +153,11 @@ pub const CLEAR_FIELDS: [&str; 43] = [
     "failure",
     "family",
     "impersonation",
+    "job",
     "kind",
     "length",
     "max_attempts",
+    "mime",
     "model",
     "month",
     "onboarding",

@@ -156,10 +156,12 @@ pub enum StreamKind {
     ServiceKey,
     /// One per look; the system's.
     Access,
+    /// One per file.
+    File,
 }
 
 impl StreamKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Account,
         Self::Usage,
         Self::Credential,
@@ -170,6 +172,7 @@ impl StreamKind {
         Self::Invite,
         Self::ServiceKey,
         Self::Access,
+        Self::File,
     ];
 
     /// As stored in `kind`. A number is never given to another kind.
@@ -185,6 +188,7 @@ impl StreamKind {
             Self::Invite => 8,
             Self::ServiceKey => 9,
             Self::Access => 10,
+            Self::File => 11,
         }
     }
 
@@ -206,6 +210,7 @@ impl StreamKind {
             Self::Invite => "invite",
             Self::ServiceKey => "service_key",
             Self::Access => "access",
+            Self::File => "file",
         }
     }
 

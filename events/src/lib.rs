@@ -44,6 +44,8 @@ pub mod cookies;
 pub mod credential;
 /// `email`: the fence that makes an address unique.
 pub mod email;
+/// `file`: bytes that a user uploaded or a job made.
+pub mod file;
 /// `invite`: a code that lets one person register.
 pub mod invite;
 /// `job`: a piece of work, from its submission to its end.

@@ -21,6 +21,8 @@ pub enum RefusalKind {
         /// When the same command may succeed.
         retry_seconds: u64,
     },
+    /// The user's files have no room left.
+    FilesFull,
     Quota {
         counter: Counter,
         /// True when the limit is used up; false when it is zero.
@@ -88,6 +90,13 @@ impl Refusal {
                 "You made {most} changes today, the most in a day; the next day begins at 00:00 UTC"
             ),
         )
+    }
+
+    pub fn files_full(kept: u64, most: u64) -> Self {
+        let sentence = format!(
+            "Your files have {kept} of {most} bytes, and this one does not fit; delete some first"
+        );
+        Self::new(RefusalKind::FilesFull, "tier_limit_reached", sentence)
     }
 
     pub fn quota(counter: Counter, in_tier: bool, tier: &str) -> Self {

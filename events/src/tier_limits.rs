@@ -16,11 +16,15 @@ const BUILT_IN: &str = include_str!("../tiers.toml");
 pub struct Limits {
     counters: Arc<[[Option<u64>; Counter::ALL.len()]; Tier::ALL.len()]>,
     facts_per_day: u64,
+    file_bytes: u64,
 }
 
 /// A program that changes something each second all day long stays below it. A person makes a few
 /// hundred changes. At a kilobyte a fact, a user adds at most about 100 MB a day to the log.
 const FACTS_PER_DAY: u64 = 100_000;
+
+/// The most bytes of one user's files together.
+const FILE_BYTES: u64 = 20 << 30;
 
 /// Everything besides the state that a rule decides on.
 #[derive(Debug, Clone)]
@@ -81,6 +85,7 @@ impl Limits {
             Ok(Self {
                 counters: Arc::new(limits),
                 facts_per_day: FACTS_PER_DAY,
+                file_bytes: FILE_BYTES,
             })
         } else {
             Err(wrong)
@@ -98,6 +103,16 @@ impl Limits {
     /// The most facts that a user's own commands may add in a day.
     pub fn facts_per_day(&self) -> u64 {
         self.facts_per_day
+    }
+
+    /// The same limits with another bound on the bytes of a user's files.
+    pub fn with_file_bytes(self, file_bytes: u64) -> Self {
+        Self { file_bytes, ..self }
+    }
+
+    /// The most bytes of one user's files together.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
     }
 
     /// The limit of a tier. `None` is unlimited, and `Some(0)` means that the tier never has it.

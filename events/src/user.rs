@@ -16,7 +16,10 @@ use crate::{
     chat::{Chat, ChatCommand},
     credential::{Credential, CredentialCommand, CredentialKind},
     event::{Change, Event},
-    ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId},
+    file::{File, FileCommand},
+    ids::{
+        BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId,
+    },
     job::Job,
     platform_name::PlatformName,
     refusal::Refusal,
@@ -31,6 +34,8 @@ mod command;
 mod credentials;
 /// The bound on a user's facts of a day.
 pub mod facts_of_day;
+/// The files of a user, all of them together.
+mod files;
 /// Decisions about jobs that need more than the job's own state.
 mod jobs;
 /// Onboarding and the job that does it.
@@ -46,6 +51,7 @@ pub mod snapshot;
 
 pub use command::UserCommand;
 pub use credentials::MAX_LOGINS;
+pub use files::FileTally;
 pub use jobs::MAX_UNFINISHED_JOBS;
 pub use recall::Recall;
 
@@ -69,6 +75,10 @@ pub struct User {
     #[serde(with = "snapshot::sequences")]
     sequences: HashMap<StreamId, u64>,
     today: FactsOfDay,
+    files: FileTally,
+    /// A file that a command needs. The state holds no files otherwise.
+    #[serde(skip)]
+    recalled_file: Option<(BlobId, File)>,
 }
 
 impl User {
@@ -86,6 +96,8 @@ impl User {
             captions: HashMap::new(),
             sequences: HashMap::new(),
             today: FactsOfDay::default(),
+            files: FileTally::default(),
+            recalled_file: None,
         }
     }
 
@@ -204,6 +216,10 @@ impl User {
                 self.request_caption(&now, caption, brief)
             }
             UserCommand::FinishCaption(caption, result) => self.finish_caption(caption, result),
+            UserCommand::StoreFile(file, about) => self.store_file(&now, file, about),
+            UserCommand::RemoveFile(file, reason) => {
+                self.file_changes(file, FileCommand::Remove(reason))
+            }
             UserCommand::CountUsage { counter, .. } if counter.is_counted_by_genie() => Ok(vec![]),
             UserCommand::CountUsage { counter, amount } => self.can_perform(&now, counter, amount),
         }
@@ -260,6 +276,7 @@ impl User {
                 let caption = CaptionId(stream.id);
                 self.captions.entry(caption).or_default().evolve(event);
             }
+            Event::File(event) => self.evolve_file(event),
             Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
         self.leave_out_the_finished(stream);

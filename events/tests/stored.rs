@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
 /// look for it where it must not be.
-const PERSONAL: [&str; 17] = [
+const PERSONAL: [&str; 18] = [
     "email",
     "first_name",
     "own_name",
@@ -28,6 +28,7 @@ const PERSONAL: [&str; 17] = [
     "tone",
     "topic",
     "text",
+    "file_name",
 ];
 const CANARY: &str = "canary";
 
@@ -139,6 +140,7 @@ const WORDS: &[(&str, &str, &[&str])] = &[
         "length",
         &["short", "medium", "long"],
     ),
+    ("file.removed.1", "reason", &["asked", "old"]),
     (
         "invite.created.1",
         "tier",

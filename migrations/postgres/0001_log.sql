@@ -39,6 +39,7 @@ CREATE VIEW stream_events AS
 SELECT CASE kind
            WHEN 1 THEN 'account' WHEN 2 THEN 'usage' WHEN 3 THEN 'credential' WHEN 4 THEN 'job' WHEN 5 THEN 'chat'
            WHEN 6 THEN 'caption' WHEN 7 THEN 'email' WHEN 8 THEN 'invite' WHEN 9 THEN 'service_key' WHEN 10 THEN 'access'
+           WHEN 11 THEN 'file'
        END AS aggregate_type,
        stream::text AS aggregate_id, sequence, event_type, event_version::text AS event_version,
        json_build_object('event_id', event_id, 'sealed', translate(encode(payload, 'base64'), E'\n', '')) AS payload,

@@ -6,12 +6,9 @@
 
 use std::{io::ErrorKind, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt};
 use genie_events::{BlobId, Timestamp, UserId};
-use genie_log::{
-    Election,
-    blobs::{BegunUpload, ROWS_AT_ONCE, parts_of},
-};
+use genie_log::{Election, blobs::ROWS_AT_ONCE};
 use object_store::{Error, ObjectStoreExt, PutMode, path::Path};
 use tracing::{info, warn};
 
@@ -19,8 +16,8 @@ use super::{BlobError, Blobs, delete, in_time};
 
 /// How often the sweep looks for uploads that broke off.
 const SWEEP: Duration = Duration::from_secs(15 * 60);
-/// An upload of this age broke off: none lasts this long.
-pub(super) const ORPHANED_AFTER: Duration = Duration::from_secs(3600);
+/// A part that is on its way to the store has arrived by then, or never does.
+const UNDER_WAY_MILLIS: i64 = 3600 * 1000;
 /// The object that says whose the blob store is.
 const MARKER: &str = ".genie-log";
 /// A name of a log is far shorter.
@@ -40,30 +37,43 @@ impl Blobs {
     pub async fn delete_of(&self, user: UserId) -> Result<(), BlobError> {
         let table = self.0.log.blobs();
         table.doom_of_user(user).await?;
-        let mut after = None;
-        loop {
-            let files = table.doomed_of(user, after).await?;
-            for (file, size) in &files {
-                self.delete_parts(user, *file, parts_of(*size)).await?;
-            }
-            after = files.last().map(|(file, _)| *file);
-            if files.len() < ROWS_AT_ONCE {
-                break;
-            }
-        }
+        self.delete_doomed(user).await?;
+        let soon = self.0.log.clock().now().plus_millis(UNDER_WAY_MILLIS);
+        table.expire_uploads_of(user, soon).await?;
         let mut after = None;
         loop {
             let uploads = table.uploads_of(user, after).await?;
             for begun in &uploads {
                 // The row stays for the sweep: a part may still be on its way.
-                self.delete_leftovers(*begun).await?;
+                self.delete_leftovers(begun.user, begun.file).await?;
             }
             after = uploads.last().map(|begun| begun.file);
             if uploads.len() < ROWS_AT_ONCE {
-                break;
+                return Ok(());
             }
         }
-        Ok(table.drop_doomed(user).await?)
+    }
+
+    /// Deletes the bytes of a user's doomed files, and then their rows.
+    async fn delete_doomed(&self, user: UserId) -> Result<(), BlobError> {
+        let table = self.0.log.blobs();
+        let mut after = None;
+        loop {
+            let files = table.doomed_of(user, after).await?;
+            for file in &files {
+                self.delete_file(user, *file).await?;
+            }
+            after = files.last().copied();
+            if files.len() < ROWS_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes the bytes of a doomed file, and then its row.
+    pub async fn delete_file(&self, user: UserId, file: BlobId) -> Result<(), BlobError> {
+        self.delete_leftovers(user, file).await?;
+        Ok(self.0.log.blobs().drop_doomed(file).await?)
     }
 
     /// Deletes what broken uploads left, whenever this node leads. Runs for ever; spawn it.
@@ -71,10 +81,7 @@ impl Blobs {
         loop {
             election.elected().await;
             let clock = self.0.log.clock();
-            let before = clock
-                .now()
-                .plus_millis(-(ORPHANED_AFTER.as_millis() as i64));
-            match self.sweep_older(before).await {
+            match self.sweep_expired(clock.now()).await {
                 Ok(0) => {}
                 Ok(count) => info!(count, "uploads: deleted unfinished uploads"),
                 Err(error) => {
@@ -86,10 +93,10 @@ impl Blobs {
     }
 
     /// Answers the number of uploads that it deleted.
-    pub(super) async fn sweep_older(&self, before: Timestamp) -> Result<usize, BlobError> {
+    pub(super) async fn sweep_expired(&self, before: Timestamp) -> Result<usize, BlobError> {
         let table = self.0.log.blobs();
         for user in table.doomed_owners().await? {
-            self.delete_of(user).await?;
+            self.delete_doomed(user).await?;
         }
         if let StoreOwner::Other(marker) = self.owner().await? {
             warn!(
@@ -100,12 +107,12 @@ impl Blobs {
         }
         let mut count = 0;
         loop {
-            let old = table.uploads_begun_before(before).await?;
+            let old = table.uploads_expired_before(before).await?;
             let files = old.iter().map(|begun| begun.file).collect();
             let kept = table.known(files).await?;
             for begun in &old {
                 if !kept.contains(&begun.file) {
-                    self.delete_leftovers(*begun).await?;
+                    self.delete_leftovers(begun.user, begun.file).await?;
                     count += 1;
                 }
                 table.end_upload(begun.file).await?;
@@ -153,18 +160,8 @@ impl Blobs {
         .await
     }
 
-    async fn delete_parts(&self, user: UserId, file: BlobId, parts: u64) -> Result<(), BlobError> {
-        let paths: Vec<_> = (0..parts)
-            .map(|number| Ok(self.path(user, file, number)))
-            .collect();
-        let objects = Arc::clone(&self.0.objects);
-        self.run(async move { delete(&*objects, stream::iter(paths).boxed()).await })
-            .await
-    }
-
-    /// Deletes whatever lies in the place of an upload.
-    async fn delete_leftovers(&self, begun: BegunUpload) -> Result<(), BlobError> {
-        let BegunUpload { file, user } = begun;
+    /// Deletes whatever lies in the place of a file.
+    async fn delete_leftovers(&self, user: UserId, file: BlobId) -> Result<(), BlobError> {
         let prefix = self
             .0
             .root

@@ -1,5 +1,7 @@
 use futures_util::TryStreamExt;
-use genie_events::{Event, Metadata, StreamId, StreamKind, Timestamp, account::AccountEvent};
+use genie_events::{
+    Event, Metadata, StreamId, StreamKind, Timestamp, account::AccountEvent, file::NewFile,
+};
 use genie_log::{
     AppendRequest, Group, NewFact,
     testing::{TestStore, both_stores},
@@ -22,6 +24,7 @@ impl Site {
         let blobs = Blobs::open(
             log.clone(),
             BlobLocation::Folder(store.folder().join("blobs")),
+            0,
         )
         .unwrap();
         let ada = store.register(&log, "ada").await;
@@ -47,7 +50,17 @@ impl Site {
     /// Appends Ada's fact number `n` with the upload's row.
     async fn keep(&self, upload: Upload, n: u64) -> Blob {
         let id = upload.id();
-        let work = upload.row("name".into(), "application/zip", self.store.clock.now());
+        let file = NewFile {
+            file_name: "name".into(),
+            bytes: upload.size(),
+            mime: "application/zip".into(),
+            sha256: "00".into(),
+            job: None,
+            width: None,
+            height: None,
+            duration: None,
+        };
+        let work = upload.row(&file, self.store.clock.now());
         let stream = StreamId::new(StreamKind::Account, self.ada);
         let fact = NewFact {
             stream,
@@ -73,7 +86,7 @@ impl Site {
     async fn read(&self, blob: &Blob) -> Result<Vec<u8>, BlobError> {
         let parts: Vec<Bytes> = self
             .blobs
-            .read(blob, Arc::clone(&self.keys))
+            .read(blob, Arc::clone(&self.keys), 0..blob.size)
             .try_collect()
             .await?;
         Ok(parts.concat())
@@ -86,12 +99,8 @@ impl Site {
     }
 
     async fn sweep(&self) -> usize {
-        let before = self
-            .store
-            .clock
-            .now()
-            .plus_millis(-(sweep::ORPHANED_AFTER.as_millis() as i64));
-        self.blobs.sweep_older(before).await.unwrap()
+        let now = self.store.clock.now();
+        self.blobs.sweep_expired(now).await.unwrap()
     }
 
     /// The paths of all files in the folder, sorted.
@@ -218,7 +227,7 @@ both_stores!(
         // A crash after the rows were doomed: the sweep continues.
         let blob = site.keep(site.write(&bytes(5)).await, 3).await;
         site.log.blobs().doom_of_user(site.ada).await.unwrap();
-        site.blobs.sweep_older(Timestamp(0)).await.unwrap();
+        site.blobs.sweep_expired(Timestamp(0)).await.unwrap();
         assert_eq!(site.objects().len(), 1);
         assert!(
             site.log
@@ -239,7 +248,7 @@ both_stores!(
         let discarded = site.write(&bytes(5)).await;
         discarded.discard().await;
         let broken = site.write(&bytes(PART + 5)).await;
-        site.store.clock.advance_millis(2 * 3600 * 1000);
+        site.store.clock.advance_millis(25 * 3600 * 1000);
         let under_way = site.write(&bytes(5)).await;
         let root = site.store.folder().join("blobs");
         let staged = root.join(format!("{}/{}/00000009#1", site.ada, broken.id()));
@@ -282,7 +291,7 @@ both_stores!(
         let mine = fs::read_to_string(&marker).unwrap();
         assert_eq!(mine, site.log.hashes().log_name());
         let broken = site.write(&bytes(5)).await;
-        site.store.clock.advance_millis(2 * 3600 * 1000);
+        site.store.clock.advance_millis(25 * 3600 * 1000);
         for other in [
             "genie/00112233445566778899aabbccddeeff",
             "",

@@ -4,16 +4,21 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use genie_events::{BlobId, Timestamp, UserId};
+use genie_events::{BlobId, Timestamp, UserId, file::NewFile};
 use genie_log::{
     UserKeys, Work,
-    blobs::{BegunUpload, NewBlob, PART, seal_part},
+    blobs::{self, BegunUpload, PART, seal_part},
 };
 use object_store::ObjectStoreExt;
+use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, warn};
 
 use super::{BlobError, BlobReader, BlobRef, Blobs, delete, in_time};
+use crate::file_kind::FileKind;
+
+/// An upload of this age broke off: none lasts this long.
+pub(super) const EXPIRES_AFTER_MILLIS: i64 = 24 * 3600 * 1000;
 
 pub struct Upload {
     blobs: Blobs,
@@ -24,11 +29,23 @@ pub struct Upload {
     /// last part is marked as the last.
     buffer: Vec<u8>,
     size: u64,
+    hash: Sha256,
+    /// Known once the first part is encrypted.
+    kind: Option<FileKind>,
     /// Parts encrypted so far.
     parts: u64,
     /// The part on its way to the store. The next part waits for it.
     writing: Option<JoinHandle<Result<(), BlobError>>>,
     is_kept: bool,
+}
+
+/// What the bytes of a finished upload turned out to be.
+#[derive(Debug, Clone)]
+pub struct FoundFile {
+    pub bytes: u64,
+    /// In hexadecimal.
+    pub sha256: String,
+    pub kind: FileKind,
 }
 
 impl Blobs {
@@ -43,6 +60,8 @@ impl Blobs {
             keys,
             buffer,
             size: 0,
+            hash: Sha256::new(),
+            kind: None,
             parts: 0,
             writing: None,
             is_kept: false,
@@ -66,6 +85,7 @@ impl Upload {
 
     /// Adds bytes. Waits when they come faster than the store takes them.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), BlobError> {
+        self.hash.update(bytes);
         while !bytes.is_empty() {
             if self.buffer.len() == PART {
                 self.seal(false).await?;
@@ -79,21 +99,34 @@ impl Upload {
     }
 
     /// Ends the file. After `Ok` all bytes are in the store.
-    pub async fn finish(&mut self) -> Result<(), BlobError> {
-        self.seal(true).await?;
-        self.written().await
+    pub async fn finish(&mut self) -> Result<FoundFile, BlobError> {
+        let kind = self.seal(true).await?;
+        self.written().await?;
+        Ok(FoundFile {
+            bytes: self.size,
+            sha256: hex::encode(self.hash.finalize_reset()),
+            kind,
+        })
     }
 
-    async fn seal(&mut self, is_last: bool) -> Result<(), BlobError> {
+    async fn seal(&mut self, is_last: bool) -> Result<FileKind, BlobError> {
+        self.blobs.check_disk()?;
+        let kind = match self.kind.take() {
+            Some(kind) => kind,
+            None => FileKind::of(&self.buffer, is_last),
+        };
+        self.kind = Some(kind.clone());
         let sealed = seal_part(&self.keys, self.id, self.parts, is_last, &self.buffer);
         self.buffer.clear();
         self.written().await?;
         let objects = Arc::clone(&self.blobs.0.objects);
         let path = self.blobs.path(self.user, self.id, self.parts);
         let table = self.blobs.0.log.blobs();
+        let now = self.blobs.0.log.clock().now();
         let begun = (self.parts == 0).then_some(BegunUpload {
             file: self.id,
             user: self.user,
+            expires_at: now.plus_millis(EXPIRES_AFTER_MILLIS),
         });
         self.parts += 1;
         let write = async move {
@@ -103,7 +136,7 @@ impl Upload {
             in_time(async { Ok(objects.put(&path, sealed.into()).await.map(drop)?) }).await
         };
         self.writing = Some(self.blobs.0.log.store().io().spawn(write.in_current_span()));
-        Ok(())
+        Ok(kind)
     }
 
     async fn written(&mut self) -> Result<(), BlobError> {
@@ -128,20 +161,8 @@ impl Upload {
     }
 
     /// The row that makes the upload a file of its user.
-    pub fn row(&self, name: String, media_type: &str, created_at: Timestamp) -> Work {
-        let id = self.id;
-        let user = self.user;
-        let size = self.size;
-        let media_type = media_type.to_owned();
-        NewBlob {
-            id,
-            user,
-            name,
-            size,
-            media_type,
-            created_at,
-        }
-        .row(&self.keys)
+    pub fn row(&self, file: &NewFile, created_at: Timestamp) -> Work {
+        blobs::row_of(self.id, self.user, file, created_at, &self.keys)
     }
 
     /// Keeps the parts, because the row is in the log or may be. If it is not, the sweep deletes

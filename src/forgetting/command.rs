@@ -145,7 +145,7 @@ impl ForgettingNode {
         let _ = publish_heads::start_sealing(config, &log, election.clone()).await?;
         let register = Registrar::new(append.clone(), Vault::new(vault));
         let directus = Directus::open(config.directus.as_ref(), &log, register)?;
-        let blobs = Blobs::open(log.clone(), config.blobs())?;
+        let blobs = Blobs::open(log.clone(), config.blobs(), 0)?;
         let forget = Forgetter::new(append, None);
         let ledger = ForgottenLedger::open(&config.forgotten_file, log.hashes())?;
         let eraser = Eraser::new(log.clone(), forget.clone(), reads, blobs, directus, ledger);

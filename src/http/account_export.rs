@@ -385,10 +385,10 @@ impl AccountExport {
                 let keys = self.app.log.keys().live(self.user).await?;
                 let blobs = self.app.log.blobs();
                 let rows = cut(blobs.of_user(self.user, after, PAGE + 1)).await?;
-                let named = |row: Blob| Ok::<_, LogError>((row.name(&keys)?, row));
+                let named = |row: Blob| Ok::<_, LogError>((row.details(&keys)?.name, row));
                 rows.try_map(named)
             },
-            |(_, row)| row.id,
+            |(_, row)| (row.created_at, row.id),
         );
         Box::pin(rows.map_ok(|(name, row)| {
             value(ExportedUpload {

@@ -162,6 +162,9 @@ impl From<NoUploadSlot> for ApiError {
     fn from(none: NoUploadSlot) -> Self {
         match none {
             NoUploadSlot::SameUser => Refusal::conflict("upload_running", none.to_string()).into(),
+            NoUploadSlot::ManyOfUser => {
+                Refusal::conflict("too_many_uploads", none.to_string()).into()
+            }
             NoUploadSlot::TooMany => WriteError::Busy.into(),
         }
     }
@@ -291,7 +294,9 @@ impl ApiError {
             return None;
         };
         match refusal.kind {
-            RefusalKind::Quota { in_tier: true, .. } => Some(SpentQuota::LimitReached),
+            RefusalKind::FilesFull | RefusalKind::Quota { in_tier: true, .. } => {
+                Some(SpentQuota::LimitReached)
+            }
             RefusalKind::Quota { in_tier: false, .. } => Some(SpentQuota::NotInTier),
             _ => None,
         }
@@ -312,6 +317,7 @@ impl ApiError {
             }
             (_, "position_not_reached") => "The read side has not reached `Genie-Min-Position` in time; try again".into(),
             (_, "blob_store_away") => "The store of files does not answer; nothing was changed, try again shortly".into(),
+            (_, "disk_low") => "The server's disk is nearly full, and uploads wait; nothing was kept, try again later".into(),
             (_, "store_away") => match self {
                 Self::Write(_) => {
                     "The store does not answer. Either all of this took effect or none; read before sending it again".into()
@@ -397,6 +403,7 @@ fn wire_of_blob(error: &BlobError) -> Wire {
     use StatusCode as S;
     match error {
         BlobError::Log(LogError::Away(_)) => Wire::later(S::SERVICE_UNAVAILABLE, "store_away"),
+        BlobError::DiskLow { .. } => Wire::later(S::SERVICE_UNAVAILABLE, "disk_low"),
         BlobError::Away(_) => Wire::later(S::SERVICE_UNAVAILABLE, "blob_store_away"),
         _ => internal(),
     }
@@ -454,7 +461,9 @@ fn wire_of_write(error: &WriteError) -> Wire {
         WriteError::Refused(refusal) => {
             let status = match refusal.kind {
                 RefusalKind::Invalid(_) => S::BAD_REQUEST,
-                RefusalKind::Forbidden | RefusalKind::Quota { .. } => S::FORBIDDEN,
+                RefusalKind::Forbidden | RefusalKind::FilesFull | RefusalKind::Quota { .. } => {
+                    S::FORBIDDEN
+                }
                 RefusalKind::NotFound => S::NOT_FOUND,
                 RefusalKind::Conflict => S::CONFLICT,
                 RefusalKind::KeyReused => S::UNPROCESSABLE_ENTITY,

@@ -1,99 +1,198 @@
-//! Uploaded files, for their users and for workers whose jobs name them.
+//! Files of users (docs/api.md, Files): uploaded, listed, read and deleted by their users, and read and made by
+//! workers for the jobs that they hold.
 
-use actix_web::{
-    HttpResponse,
-    http::header::{ContentDisposition, DispositionParam, DispositionType},
-    web::{Data, Path},
+use actix_web::web::{Data, Path};
+use genie_events::{BlobId, JobId, Refusal, UserId, file::RemovedBecause};
+use genie_log::{
+    LogError, UserKeys,
+    blobs::{Blob, FileDetails, ROWS_AT_ONCE},
+    pages::Paged,
 };
-use futures_util::StreamExt;
-use genie_actors::Caller;
-use genie_events::{BlobId, Refusal, UserId};
-use genie_log::LogError;
+use serde::Serialize;
+use serde_json::Value;
+use tracing::{Instrument, warn};
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
-    blobs::BlobError,
     http::{
-        caller::{AnyCaller, WorksOnJobs},
+        caller::ActingUser,
         error::ApiError,
-        held_job::LeaseHeaders,
-        request::in_span,
-        response::RawAnswer,
+        idempotency::IdempotencyKey,
+        input::Query,
+        response::{ListPage, PageQuery, Written},
+        words::Time,
     },
 };
 
-/// The bytes of a ZIP archive.
-pub enum Archive {}
+pub mod download;
+pub mod receive;
+mod upload;
 
-/// `GET /api/files/{id}`
-pub async fn download(
-    app: Data<App>,
-    caller: AnyCaller<WorksOnJobs>,
-    lease: LeaseHeaders,
-    id: Path<String>,
-) -> Result<RawAnswer<Archive>, ApiError> {
-    let nothing = || ApiError::NotFound("file");
-    let id: BlobId = id.parse().map_err(|_| nothing())?;
-    let readable = match caller {
-        AnyCaller::User(user) => Some(user.account.user),
-        AnyCaller::Server(server) => readable_by(&app, &server.caller, &lease, id).await?,
-    };
-    let blob = app.log.blobs().get(id).await?.ok_or_else(nothing)?;
-    if readable.is_some_and(|owner| owner != blob.user) {
-        return Err(nothing());
-    }
-    let keys = app
-        .log
-        .keys()
-        .live(blob.user)
-        .await
-        .map_err(|error| match error {
-            LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => nothing(),
-            error => error.into(),
-        })?;
-    let name = DispositionParam::Filename(blob.name(&keys)?);
-    let mut parts = Box::pin(app.blobs.read(&blob, keys));
-    // Read the first part now: a failure can still become a status.
-    let first = parts
-        .next()
-        .await
-        .unwrap_or_else(|| Err(BlobError::Away("a file has no parts".into())))?;
-    let body = futures_util::stream::once(std::future::ready(Ok(first))).chain(parts);
-    let response = HttpResponse::Ok()
-        .content_type(blob.media_type.as_str())
-        .insert_header(ContentDisposition {
-            disposition: DispositionType::Attachment,
-            parameters: vec![name],
-        })
-        .insert_header(("X-Content-Type-Options", "nosniff"))
-        .insert_header(("Cache-Control", "private, no-store"))
-        .no_chunking(blob.size)
-        .streaming(in_span(body.map(|part| part.map_err(ApiError::from))));
-    Ok(RawAnswer::new(response))
+pub use download::download;
+pub use upload::upload;
+
+/// A file.
+#[derive(Serialize, ToSchema)]
+#[schema(as = File)]
+pub struct FileAnswer {
+    #[schema(value_type = Uuid)]
+    id: BlobId,
+    name: String,
+    /// What the bytes are, told by their beginning, whatever the client said.
+    mime: String,
+    #[schema(minimum = 0)]
+    bytes: u64,
+    /// Of the bytes, in hexadecimal.
+    sha256: String,
+    created_at: Time,
+    /// In pixels, of a picture or film as it is seen. Absent when it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    width: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    height: Option<u32>,
+    /// In seconds, of a film or sound. Absent when it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<f64>,
+    /// The job that made the file. Absent for an upload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    job: Option<JobId>,
 }
 
-/// The user whose file a server or worker may read: the owner of the job that it holds, if the job names the file.
-/// `None` stands for every user: the shared secret without a job reads any file.
-async fn readable_by(
-    app: &App,
-    caller: &Caller,
-    lease: &LeaseHeaders,
-    file: BlobId,
-) -> Result<Option<UserId>, ApiError> {
-    let Some(shown) = lease.shown()? else {
-        if caller.is_service_key() {
-            return Err(Refusal::forbidden(
-                "lease_needed",
-                "A worker's key opens a file for a job that names it; send `Genie-Job` and `Genie-Lease`",
-            )
-            .into());
+impl FileAnswer {
+    fn new(blob: &Blob, details: &FileDetails) -> Self {
+        Self {
+            id: blob.id,
+            name: details.name.clone(),
+            mime: blob.media_type.clone(),
+            bytes: blob.size,
+            sha256: details.sha256.clone(),
+            created_at: blob.created_at.into(),
+            width: details.width,
+            height: details.height,
+            duration: details.duration,
+            job: blob.job,
         }
-        return Ok(None);
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RemovedFile)]
+pub struct RemovedFileAnswer {
+    #[schema(value_type = Uuid)]
+    id: BlobId,
+    removed: bool,
+}
+
+/// `GET /api/files`
+pub async fn list(
+    app: Data<App>,
+    user: ActingUser,
+    Query(page): Query<PageQuery>,
+) -> Result<ListPage<FileAnswer>, ApiError> {
+    let limit = page.limit()?;
+    let after = match page.after_pair()? {
+        None => None,
+        Some((at, id)) => {
+            let id = id
+                .parse()
+                .map_err(|_| ApiError::field("`cursor` is none of ours"))?;
+            Some((genie_events::Timestamp(at), id))
+        }
     };
-    let held = shown.held(app).await?;
-    let files = held.spec.named_files();
-    let is_named = files.iter().any(|(_, id)| id.parse() == Ok(file));
-    is_named
-        .then_some(Some(held.owner))
-        .ok_or(ApiError::NotFound("file"))
+    let id = user.account.user;
+    let keys = live_keys(&app, id, "user").await?;
+    let mut rows = app.log.blobs().of_user(id, after, limit + 1).await?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let page = Paged { rows, has_more }.try_map(|blob| {
+        let details = blob.details(&keys)?;
+        Ok::<_, LogError>((blob, details))
+    })?;
+    ListPage::of(
+        &page,
+        |(blob, _)| format!("{}/{}", blob.created_at.0, blob.id),
+        |(blob, details)| FileAnswer::new(blob, details),
+    )
+}
+
+/// `DELETE /api/files/{id}`
+pub async fn remove(
+    app: Data<App>,
+    idempotency_key: IdempotencyKey,
+    user: ActingUser,
+    id: Path<String>,
+) -> Result<Written<RemovedFileAnswer>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
+    let owner = user.account.user;
+    let id = file_id(&id)?;
+    let kept = app.log.blobs().get(id).await?;
+    if kept.is_some_and(|blob| blob.user != owner) {
+        return Err(ApiError::NotFound("file"));
+    }
+    // A job that is queued in this very moment fails when it asks for the file.
+    if let Some(job) = app.write.jobs.naming(owner, id).await? {
+        let sentence = format!(
+            "The job {job} has not ended and names this file; wait for its end, or cancel it"
+        );
+        return Err(Refusal::conflict("file_in_use", sentence).into());
+    }
+    let asked = RemovedBecause::Asked;
+    let done = app.write.files.remove(owner, id, asked, asking).await?;
+    let blobs = app.blobs.clone();
+    let deleting = async move {
+        if let Err(error) = blobs.delete_file(owner, id).await {
+            warn!(%error, file.id = %id, "files: deleting the bytes of a removed file failed; the sweep deletes them");
+        }
+    };
+    // On its own task, because a caller who goes away changes nothing about it.
+    let deleted = app.log.store().io().spawn(deleting.in_current_span());
+    let _ = deleted.await; // after a panic the sweep deletes the bytes
+    let removed = RemovedFileAnswer { id, removed: true };
+    Ok(Written(removed, done.position))
+}
+
+fn file_id(text: &str) -> Result<BlobId, ApiError> {
+    text.parse().map_err(|_| ApiError::NotFound("file"))
+}
+
+/// Checks that each file which a worker names as an output is the user's of its job.
+pub async fn check_outputs(app: &App, user: UserId, outputs: &[Value]) -> Result<(), ApiError> {
+    let foreign =
+        || ApiError::field("`outputs` may name files of the job's user only; upload them first");
+    let named = outputs.iter().filter_map(|output| output.get("file_id"));
+    let named = named.filter(|id| !id.is_null());
+    let ids: Vec<BlobId> = named
+        .map(|id| {
+            id.as_str()
+                .and_then(|id| id.parse().ok())
+                .ok_or_else(foreign)
+        })
+        .collect::<Result<_, _>>()?;
+    for page in ids.chunks(ROWS_AT_ONCE) {
+        let kept = app.log.blobs().get_many(page).await?;
+        let is_own = |id: &BlobId| kept.iter().any(|blob| blob.id == *id && blob.user == user);
+        if !page.iter().all(is_own) {
+            return Err(foreign());
+        }
+    }
+    Ok(())
+}
+
+async fn live_keys(
+    app: &App,
+    user: UserId,
+    what: &'static str,
+) -> Result<std::sync::Arc<UserKeys>, ApiError> {
+    app.log
+        .keys()
+        .live(user)
+        .await
+        .map_err(|error| match error {
+            LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound(what),
+            error => error.into(),
+        })
 }

@@ -23,7 +23,7 @@ use crate::{
     onboarding,
 };
 
-mod drain;
+pub mod drain;
 mod upload_form;
 use upload_form::UploadForm;
 
@@ -155,7 +155,6 @@ async fn take_in(
             .await?;
     }
     let slot = app.uploads.begin(id)?;
-    onboarding::check_room(app, id, most).await?;
     let keys = app.log.keys().live(id).await.map_err(|error| match error {
         LogError::KeyAbsent { .. } | LogError::Forgotten { .. } => ApiError::NotFound("user"),
         error => error.into(),
@@ -170,8 +169,8 @@ async fn take_in(
     };
     request.extensions_mut().insert(received.hash);
     let asking = idempotency_key.asking(app, &user.caller)?;
-    let (queued, position) =
-        onboarding::take_in(app.clone(), slot, upload, received.name, asking).await?;
+    let file = onboarding::archive(received.name, received.found);
+    let (queued, position) = onboarding::take_in(app.clone(), slot, upload, file, asking).await?;
     let upload = QueuedUploadAnswer {
         job_id: queued.job.to_string(),
         file_id: queued.file,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix_web::{
-    Error, HttpRequest,
+    Error, HttpMessage, HttpRequest,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{
@@ -158,6 +158,11 @@ fn forwarded(hop: &str) -> Option<IpAddr> {
         .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
+/// True when the client asked for the head of the answer only. Handlers need not look: the body is left out anyway.
+pub fn is_head(request: &HttpRequest) -> bool {
+    request.extensions().get::<Wanted>() == Some(&Wanted::Head)
+}
+
 /// The middleware.
 pub async fn pass(
     mut request: ServiceRequest,
@@ -176,6 +181,7 @@ pub async fn pass(
     );
     let wanted = if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
+        request.extensions_mut().insert(Wanted::Head);
         Wanted::Head
     } else {
         Wanted::Whole

@@ -203,7 +203,10 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/onboarding/state"                 ActingUser, onboarding::show_state;
     PATCH  "/api/onboarding/state"                 ActingUser, onboarding::advance;
     POST   "/api/onboarding/zip-upload"            ActingUser, onboarding::upload;
+    POST   "/api/files"                            UserOrServer(WorksOnJobs), files::upload;
+    GET    "/api/files"                            ActingUser, files::list;
     GET    "/api/files/{id}"                       UserOrServer(WorksOnJobs), files::download;
+    DELETE "/api/files/{id}"                       ActingUser, files::remove;
 
     POST   "/api/credentials/create-profile"       User, credentials::create_profile;
     POST   "/api/credentials/update-profile-creds" User, credentials::update_profile;

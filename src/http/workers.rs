@@ -22,6 +22,7 @@ use crate::{
         body::Body,
         caller::{ServerCaller, WorksOnJobs},
         error::ApiError,
+        files,
         idempotency::IdempotencyKey,
         jobs::job_id,
         response::{Answer, Written},
@@ -268,6 +269,7 @@ pub async fn complete(
     let asking = idempotency_key.asking(&app, &server.caller)?;
     let job = job_id(&id)?;
     let owner = owner(&app, &job).await?;
+    files::check_outputs(&app, owner, &body.outputs).await?;
     let end = AttemptEnd::Completed {
         result: body.result,
         outputs: Value::Array(body.outputs),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     disk_search::Fingerprints,
     fake_ollama::Step,
+    files,
     test_genie::{Answer, SECRET, TestGenie, TestUser, answer},
     until::{moment_after, until},
 };
@@ -89,6 +90,9 @@ async fn full_life(genie: &mut TestGenie, name: &str) -> TestUser {
     user.post(genie, "/api/credentials/create-profile", credentials)
         .await
         .ok();
+    files::upload(genie, &user, "diary.png", &files::png(100))
+        .await
+        .ok();
     user.submit_job(genie).await;
     genie.claim().await;
     user.submit_job(genie).await;
@@ -112,6 +116,7 @@ both_stores!(
         let before = rows_of(&genie, &ada.id).await;
         for table in [
             "accounts",
+            "blobs",
             "chats",
             "credentials",
             "invites",

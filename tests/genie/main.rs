@@ -34,6 +34,7 @@ mod data_folder;
 mod directus_wire;
 mod documents;
 mod events;
+mod files;
 mod forgetting;
 mod idempotency;
 mod impersonation;

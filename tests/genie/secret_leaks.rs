@@ -656,6 +656,17 @@ async fn work(story: &mut Story, ada: &Person) {
             &[],
         )
         .await;
+    let path = format!("/api/files?name={name}.txt");
+    let request = story.request(Method::POST, &path).bearer_auth(&ada.token);
+    let (status, stored) = story
+        .hear("file", request.body(inside.clone()), &["file_name"])
+        .await;
+    assert_eq!(status, 200, "{stored}");
+    let path = format!("/api/files/{}", stored["id"].as_str().unwrap());
+    story.get("/api/files", &ada.token, &["file_name"]).await;
+    let may = &["file", "file_name"];
+    let request = story.request(Method::GET, &path).bearer_auth(&ada.token);
+    assert_eq!(story.hear(&path, request, may).await.0, 200);
     let archive = form(&[("file", &zip(&format!("{name}.txt"), inside.as_bytes()))]);
     let request = story
         .request(Method::POST, "/api/onboarding/zip-upload")

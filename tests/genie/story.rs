@@ -129,7 +129,7 @@ pub async fn tell(mut genie: TestGenie, killing: bool) {
         (Some("processing"), Some(40))
     );
     step(&mut genie, killing).await;
-    let done = json!({"lease": lease, "result": {"width": 100}, "outputs": [{"file_id": "f1", "name": "a.png"}]});
+    let done = json!({"lease": lease, "result": {"width": 100}, "outputs": [{"url": "https://example.com/a.png", "name": "a.png"}]});
     genie
         .server(&format!("/api/worker/jobs/{job}/complete"), done.clone())
         .await

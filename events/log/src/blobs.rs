@@ -10,7 +10,8 @@
 use std::collections::HashSet;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use genie_events::{BlobId, Timestamp, UserId};
+use genie_events::{BlobId, JobId, Timestamp, UserId, file::NewFile};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 use zeroize::Zeroizing;
@@ -26,52 +27,83 @@ use crate::{
 pub const PART: usize = 1 << 20;
 /// The most rows that one call looks up or ends.
 pub const ROWS_AT_ONCE: usize = 500;
-const COLUMN: &str = "blobs.name";
+const COLUMN: &str = "blobs.details";
+const COLUMNS: &str = "id, user_id, details, size, media_type, job_id, created_at";
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewBlob {
-    pub id: BlobId,
-    pub user: UserId,
-    /// The name that the user gave the file; personal.
+/// What is personal about a file, or tells its content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileDetails {
     pub name: String,
-    pub size: u64,
-    /// As in HTTP's `Content-Type`.
-    pub media_type: String,
-    pub created_at: Timestamp,
+    /// The SHA-256 of the bytes, in hexadecimal.
+    pub sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// In seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
 }
 
-impl NewBlob {
-    /// The row to append with the fact that refers to the file.
-    pub fn row(&self, keys: &UserKeys) -> Work {
-        Work::Blob(BlobRow::Put {
-            id: self.id,
-            user: self.user,
-            name: keys.seal_text(COLUMN, &self.name),
-            size: self.size,
-            media_type: self.media_type.clone(),
-            created_at: self.created_at,
-        })
-    }
+/// The row to append with the fact that a file is stored.
+pub fn row_of(
+    id: BlobId,
+    user: UserId,
+    file: &NewFile,
+    created_at: Timestamp,
+    keys: &UserKeys,
+) -> Work {
+    let details = FileDetails {
+        name: file.file_name.clone(),
+        sha256: file.sha256.clone(),
+        width: file.width,
+        height: file.height,
+        duration: file.duration,
+    };
+    let details =
+        serde_json::to_string(&details).expect("details are text and numbers under text keys");
+    Work::Blob(BlobRow::Put(BlobEntry {
+        id,
+        user,
+        details: keys.seal_text(COLUMN, &details),
+        size: file.bytes,
+        media_type: file.mime.clone(),
+        job: file.job,
+        created_at,
+    }))
 }
 
+/// The change to append with the fact that a file is removed.
+pub fn doom(id: BlobId, user: UserId) -> Work {
+    Work::Blob(BlobRow::Doom { id, user })
+}
+
+/// The row of a file that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     pub id: BlobId,
     pub user: UserId,
-    name: Vec<u8>,
+    details: Vec<u8>,
     pub size: u64,
     /// As in HTTP's `Content-Type`.
     pub media_type: String,
+    /// The job that made the file.
+    pub job: Option<JobId>,
     pub created_at: Timestamp,
 }
 
 impl Blob {
-    /// The name that the user gave the file.
-    pub fn name(&self, keys: &UserKeys) -> Result<String, LogError> {
-        let damaged = |reason| {
-            LogError::Statement(format!("the name of file {} is damaged: {reason}", self.id))
+    pub fn details(&self, keys: &UserKeys) -> Result<FileDetails, LogError> {
+        let damaged = |reason: &dyn std::fmt::Display| {
+            LogError::Statement(format!(
+                "the details of file {} are damaged: {reason}",
+                self.id
+            ))
         };
-        keys.open_text(COLUMN, &self.name).map_err(damaged)
+        let text = keys
+            .open_text(COLUMN, &self.details)
+            .map_err(|reason| damaged(&reason))?;
+        serde_json::from_str(&text).map_err(|reason| damaged(&reason))
     }
 }
 
@@ -115,18 +147,17 @@ fn part_place(file: BlobId, number: u64, is_last: bool) -> Place {
 }
 
 fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
+    let invalid = |error| sqlx::Error::Decode(Box::new(error));
     let id: String = row.try_get("id")?;
     let user: String = row.try_get("user_id")?;
+    let job: Option<String> = row.try_get("job_id")?;
     Ok(Blob {
-        id: id
-            .parse()
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        user: user
-            .parse()
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        name: row.try_get("name")?,
+        id: id.parse().map_err(invalid)?,
+        user: user.parse().map_err(invalid)?,
+        details: row.try_get("details")?,
         size: row.try_get::<i64, _>("size")? as u64,
         media_type: row.try_get("media_type")?,
+        job: job.map(|job| job.parse()).transpose().map_err(invalid)?,
         created_at: Timestamp(row.try_get("created_at")?),
     })
 }
@@ -136,6 +167,8 @@ fn read(row: &AnyRow) -> Result<Blob, sqlx::Error> {
 pub struct BegunUpload {
     pub file: BlobId,
     pub user: UserId,
+    /// Nobody goes on with it after that time.
+    pub expires_at: Timestamp,
 }
 
 /// The rows of uploaded files; their bytes are in the blob store. See [`Log::blobs`].
@@ -152,60 +185,74 @@ impl Log {
 impl BlobTable {
     /// A kept file; `None` when it never existed or is doomed.
     pub async fn get(&self, id: BlobId) -> Result<Option<Blob>, LogError> {
-        self.0.store()
-            .run(async move |store: Store| {
-                let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs WHERE id = $1 AND state = 'kept'";
-                let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(store.reads()).await?;
-                Ok(row.as_ref().map(read).transpose()?)
-            })
-            .await
+        let get = async move |store: Store| {
+            let sql = format!("SELECT {COLUMNS} FROM blobs WHERE id = $1 AND state = 'kept'");
+            let row = sqlx::query(&sql)
+                .bind(id.to_string())
+                .fetch_optional(store.reads())
+                .await?;
+            Ok(row.as_ref().map(read).transpose()?)
+        };
+        self.0.store().run(get).await
     }
 
-    /// A user's kept files in order of their ids, at most `limit`, after one of them.
+    /// The kept files among these, at most [`ROWS_AT_ONCE`].
+    pub async fn get_many(&self, ids: &[BlobId]) -> Result<Vec<Blob>, LogError> {
+        if ids.is_empty() {
+            return Ok(vec![]);
+        }
+        let ids: Vec<String> = ids.iter().map(BlobId::to_string).collect();
+        let get = async move |store: Store| {
+            let places: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+            let sql = format!(
+                "SELECT {COLUMNS} FROM blobs WHERE id IN ({}) AND state = 'kept'",
+                places.join(", ")
+            );
+            let query = ids
+                .iter()
+                .fold(sqlx::query(&sql), |query, id| query.bind(id));
+            let rows = query.fetch_all(store.reads()).await?;
+            Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.0.store().run(get).await
+    }
+
+    /// A user's kept files, the newest first, at most `limit`, after one of them.
     pub async fn of_user(
         &self,
         user: UserId,
-        after: Option<BlobId>,
+        after: Option<(Timestamp, BlobId)>,
         limit: i64,
     ) -> Result<Vec<Blob>, LogError> {
-        self.0
-            .store()
-            .run(async move |store: Store| {
-                let sql = "SELECT id, user_id, name, size, media_type, created_at FROM blobs \
-                           WHERE user_id = $1 AND state = 'kept' AND id > $2 ORDER BY id LIMIT $3";
-                let after = after.map(|id| id.to_string()).unwrap_or_default();
-                let rows = sqlx::query(sql)
-                    .bind(user.to_string())
-                    .bind(after)
-                    .bind(limit)
-                    .fetch_all(store.reads())
-                    .await?;
-                Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
-            })
-            .await
-    }
-
-    /// The size of all kept files of a user.
-    pub async fn kept_bytes(&self, user: UserId) -> Result<u64, LogError> {
-        self.0.store()
-            .run(async move |store: Store| {
-                let sql = "SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE user_id = $1 AND state = 'kept'";
-                let bytes: i64 = sqlx::query_scalar(sql).bind(user.to_string()).fetch_one(store.reads()).await?;
-                Ok(bytes as u64)
-            })
-            .await
+        let list = async move |store: Store| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM blobs \
+                 WHERE user_id = $1 AND state = 'kept' AND (created_at, id) < ($2, $3) \
+                 ORDER BY created_at DESC, id DESC LIMIT $4"
+            );
+            let (at, id) =
+                after.map_or((i64::MAX, String::new()), |(at, id)| (at.0, id.to_string()));
+            let rows = sqlx::query(&sql)
+                .bind(user.to_string())
+                .bind(at)
+                .bind(id)
+                .bind(limit)
+                .fetch_all(store.reads())
+                .await?;
+            Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.0.store().run(list).await
     }
 
     /// Notes an upload before its first bytes are stored. May be called again.
     pub async fn begin_upload(&self, begun: BegunUpload) -> Result<(), LogError> {
-        let now = self.0.clock().now();
         let insert = async move |store: Store| {
-            let sql = "INSERT INTO uploads (id, user_id, begun_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+            let sql = "INSERT INTO uploads (id, user_id, expires_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
             let mut tx = store.durable().await?;
             sqlx::query(sql)
                 .bind(begun.file.to_string())
                 .bind(begun.user.to_string())
-                .bind(now.0)
+                .bind(begun.expires_at.0)
                 .execute(&mut *tx)
                 .await?;
             Ok(tx.commit().await?)
@@ -217,32 +264,53 @@ impl BlobTable {
     pub async fn end_upload(&self, file: BlobId) -> Result<(), LogError> {
         let delete = async move |store: Store| {
             let mut tx = store.relaxed().await?;
-            sqlx::query("DELETE FROM uploads WHERE id = $1")
-                .bind(file.to_string())
-                .execute(&mut *tx)
-                .await?;
+            for sql in [
+                "DELETE FROM resumable WHERE id = $1",
+                "DELETE FROM uploads WHERE id = $1",
+            ] {
+                sqlx::query(sql)
+                    .bind(file.to_string())
+                    .execute(&mut *tx)
+                    .await?;
+            }
             Ok(tx.commit().await?)
         };
         self.0.store().run(delete).await
     }
 
-    /// The uploads that began before a time and have not ended, oldest first; at most
+    /// The uploads that expired before a time and have not ended, oldest first; at most
     /// [`ROWS_AT_ONCE`].
-    pub async fn uploads_begun_before(
+    pub async fn uploads_expired_before(
         &self,
         before: Timestamp,
     ) -> Result<Vec<BegunUpload>, LogError> {
         let read = async move |store: Store| {
             let sql = format!(
-                "SELECT id, user_id FROM uploads WHERE begun_at < $1 ORDER BY begun_at LIMIT {ROWS_AT_ONCE}"
+                "SELECT id, user_id, expires_at FROM uploads WHERE expires_at < $1 ORDER BY expires_at LIMIT {ROWS_AT_ONCE}"
             );
-            let rows: Vec<(String, String)> = sqlx::query_as(&sql)
+            let rows: Vec<(String, String, i64)> = sqlx::query_as(&sql)
                 .bind(before.0)
                 .fetch_all(store.reads())
                 .await?;
             Ok(begun_uploads(rows))
         };
         self.0.store().run(read).await
+    }
+
+    /// A user's uploads expire at this time at the latest.
+    pub async fn expire_uploads_of(&self, user: UserId, at: Timestamp) -> Result<(), LogError> {
+        let change = async move |store: Store| {
+            let mut tx = store.durable().await?;
+            sqlx::query(
+                "UPDATE uploads SET expires_at = $2 WHERE user_id = $1 AND expires_at > $2",
+            )
+            .bind(user.to_string())
+            .bind(at.0)
+            .execute(&mut *tx)
+            .await?;
+            Ok(tx.commit().await?)
+        };
+        self.0.store().run(change).await
     }
 
     /// The uploads that a user began and that have not ended, after one of them, in order of their
@@ -254,9 +322,9 @@ impl BlobTable {
     ) -> Result<Vec<BegunUpload>, LogError> {
         let read = async move |store: Store| {
             let sql = format!(
-                "SELECT id, user_id FROM uploads WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT {ROWS_AT_ONCE}"
+                "SELECT id, user_id, expires_at FROM uploads WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT {ROWS_AT_ONCE}"
             );
-            let rows: Vec<(String, String)> = sqlx::query_as(&sql)
+            let rows: Vec<(String, String, i64)> = sqlx::query_as(&sql)
                 .bind(user.to_string())
                 .bind(after.map(|id| id.to_string()).unwrap_or_default())
                 .fetch_all(store.reads())
@@ -266,24 +334,23 @@ impl BlobTable {
         self.0.store().run(read).await
     }
 
-    /// A user's doomed files with their sizes, after one of them, in order of their ids; at most
+    /// A user's doomed files, after one of them, in order of their ids; at most
     /// [`ROWS_AT_ONCE`].
     pub async fn doomed_of(
         &self,
         user: UserId,
         after: Option<BlobId>,
-    ) -> Result<Vec<(BlobId, u64)>, LogError> {
+    ) -> Result<Vec<BlobId>, LogError> {
         let read = async move |store: Store| {
             let sql = format!(
-                "SELECT id, size FROM blobs WHERE user_id = $1 AND state = 'doomed' AND id > $2 ORDER BY id LIMIT {ROWS_AT_ONCE}"
+                "SELECT id FROM blobs WHERE user_id = $1 AND state = 'doomed' AND id > $2 ORDER BY id LIMIT {ROWS_AT_ONCE}"
             );
-            let rows: Vec<(String, i64)> = sqlx::query_as(&sql)
+            let rows: Vec<String> = sqlx::query_scalar(&sql)
                 .bind(user.to_string())
                 .bind(after.map(|id| id.to_string()).unwrap_or_default())
                 .fetch_all(store.reads())
                 .await?;
-            let read = |(id, size): (String, i64)| Some((id.parse().ok()?, size as u64));
-            Ok(rows.into_iter().filter_map(read).collect())
+            Ok(rows.iter().filter_map(|id| id.parse().ok()).collect())
         };
         self.0.store().run(read).await
     }
@@ -330,13 +397,17 @@ impl BlobTable {
             .await
     }
 
-    /// Deletes the rows of this user's doomed files. Call it after their bytes are deleted.
-    pub async fn drop_doomed(&self, user: UserId) -> Result<(), LogError> {
-        self.change(
-            "DELETE FROM blobs WHERE user_id = $1 AND state = 'doomed'",
-            user,
-        )
-        .await
+    /// Deletes the row of a doomed file. Call it after its bytes are deleted.
+    pub async fn drop_doomed(&self, file: BlobId) -> Result<(), LogError> {
+        let delete = async move |store: Store| {
+            let mut tx = store.relaxed().await?;
+            sqlx::query("DELETE FROM blobs WHERE id = $1 AND state = 'doomed'")
+                .bind(file.to_string())
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        };
+        self.0.store().run(delete).await
     }
 
     async fn change(&self, sql: &'static str, user: UserId) -> Result<(), LogError> {
@@ -354,69 +425,88 @@ impl BlobTable {
     }
 }
 
-fn begun_uploads(rows: Vec<(String, String)>) -> Vec<BegunUpload> {
-    let read = |(id, user): (String, String)| {
+fn begun_uploads(rows: Vec<(String, String, i64)>) -> Vec<BegunUpload> {
+    let read = |(id, user, expires_at): (String, String, i64)| {
         Some(BegunUpload {
             file: id.parse().ok()?,
             user: user.parse().ok()?,
+            expires_at: Timestamp(expires_at),
         })
     };
     rows.into_iter().filter_map(read).collect()
 }
 
-/// A file's row, in the transaction of the fact that refers to it.
+/// A new row. Its bytes are in the blob store by now.
+#[derive(Debug, Clone)]
+pub struct BlobEntry {
+    id: BlobId,
+    user: UserId,
+    /// Sealed [`FileDetails`].
+    details: Vec<u8>,
+    size: u64,
+    media_type: String,
+    job: Option<JobId>,
+    created_at: Timestamp,
+}
+
+/// A change of a file's row, in the transaction of the fact.
 #[derive(Debug, Clone)]
 pub enum BlobRow {
-    /// An uploaded file, whose bytes are in the blob store by now; see [`NewBlob`].
-    Put {
-        id: BlobId,
-        user: UserId,
-        /// Its sealed name.
-        name: Vec<u8>,
-        size: u64,
-        media_type: String,
-        created_at: Timestamp,
-    },
+    /// See [`row_of`].
+    Put(BlobEntry),
+    /// See [`doom`].
+    Doom { id: BlobId, user: UserId },
 }
 
 impl BlobRow {
     pub(crate) fn json(&self) -> Value {
-        let Self::Put {
-            id,
-            user,
-            name,
-            size,
-            media_type,
-            created_at,
-        } = self;
-        json!({
-            "t": "put_blob", "id": id, "user_id": user, "name": BASE64.encode(name), "size": size,
-            "media_type": media_type, "created_at": created_at,
-        })
+        match self {
+            Self::Put(entry) => json!({
+                "t": "put_blob", "id": entry.id, "user_id": entry.user,
+                "details": BASE64.encode(&entry.details), "size": entry.size,
+                "media_type": entry.media_type, "job_id": entry.job,
+                "created_at": entry.created_at,
+            }),
+            Self::Doom { id, user } => json!({"t": "doom_blob", "id": id, "user_id": user}),
+        }
     }
 
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
-        let Self::Put {
-            id,
-            user,
-            name,
-            size,
-            media_type,
-            created_at,
-        } = self;
-        sqlx::query("DELETE FROM uploads WHERE id = $1")
-            .bind(id.to_string())
-            .execute(&mut **tx)
-            .await?;
-        let sql = "INSERT INTO blobs (id, user_id, name, size, media_type, state, created_at) \
-                   VALUES ($1, $2, $3, $4, $5, 'kept', $6)";
+        match self {
+            Self::Put(entry) => entry.write(tx).await,
+            Self::Doom { id, user } => {
+                sqlx::query("UPDATE blobs SET state = 'doomed' WHERE id = $1 AND user_id = $2")
+                    .bind(id.to_string())
+                    .bind(user.to_string())
+                    .execute(&mut **tx)
+                    .await
+                    .map(drop)
+            }
+        }
+    }
+}
+
+impl BlobEntry {
+    async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
+        for sql in [
+            "DELETE FROM uploads WHERE id = $1",
+            "DELETE FROM resumable WHERE id = $1",
+        ] {
+            sqlx::query(sql)
+                .bind(self.id.to_string())
+                .execute(&mut **tx)
+                .await?;
+        }
+        let sql = "INSERT INTO blobs (id, user_id, details, size, media_type, job_id, state, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6, 'kept', $7)";
         sqlx::query(sql)
-            .bind(id.to_string())
-            .bind(user.to_string())
-            .bind(name)
-            .bind(*size as i64)
-            .bind(media_type)
-            .bind(created_at.0)
+            .bind(self.id.to_string())
+            .bind(self.user.to_string())
+            .bind(&self.details)
+            .bind(self.size as i64)
+            .bind(&self.media_type)
+            .bind(self.job.map(|job| job.to_string()))
+            .bind(self.created_at.0)
             .execute(&mut **tx)
             .await
             .map(drop)
@@ -425,7 +515,10 @@ impl BlobRow {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
+    use genie_events::{
+        Event, Metadata, StreamId, StreamKind,
+        file::{FileEvent, RemovedBecause},
+    };
 
     use super::*;
     use crate::{
@@ -433,90 +526,120 @@ mod tests {
         testing::{TestStore, both_stores},
     };
 
-    async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> NewBlob {
+    async fn keep(store: &TestStore, log: &Log, user: UserId, after: u64) -> BlobId {
         let id = BlobId(store.clock.new_uuid());
-        let created_at = store.clock.now();
-        let blob = NewBlob {
-            id,
-            user,
-            name: "my diary.zip".into(),
-            size: 7,
-            media_type: "application/zip".into(),
-            created_at,
+        let file = NewFile {
+            file_name: "my diary.zip".into(),
+            bytes: 7,
+            mime: "application/zip".into(),
+            sha256: "5ec2e7".into(),
+            job: None,
+            width: None,
+            height: None,
+            duration: Some(1.5),
         };
-        let stream = StreamId::new(StreamKind::Account, user);
+        let keys = log.keys().live(user).await.unwrap();
+        let work = vec![row_of(id, user, &file, store.clock.now(), &keys)];
+        append(log, user, after, FileEvent::Stored(file), id, work).await;
+        id
+    }
+
+    async fn append(
+        log: &Log,
+        user: UserId,
+        after: u64,
+        event: FileEvent,
+        id: BlobId,
+        work: Vec<Work>,
+    ) {
+        let sequence = match &event {
+            FileEvent::Stored(_) => 1,
+            FileEvent::Removed { .. } => 2,
+        };
         let fact = NewFact {
-            stream,
-            sequence: after + 1,
-            event: Event::Account(AccountEvent::SignedIn),
+            stream: StreamId::new(StreamKind::File, id),
+            sequence,
+            event: Event::File(event),
         };
-        let work = vec![blob.row(&log.keys().live(user).await.unwrap())];
-        let groups = vec![Group::of_user(user, after, vec![fact])];
-        crate::testing::append(
-            log,
-            AppendRequest {
-                groups,
-                work,
-                metadata: Metadata::system(),
-                remember: None,
-            },
-        )
-        .await
-        .unwrap();
-        blob
+        let request = AppendRequest {
+            groups: vec![Group::of_user(user, after, vec![fact])],
+            work,
+            metadata: Metadata::system(),
+            remember: None,
+        };
+        crate::testing::append(log, request).await.unwrap();
     }
 
     both_stores!(
         a_row_comes_with_its_fact_and_goes_after_its_bytes,
         async |store: TestStore| {
             let log = store.open().await.log;
-            let (ada, bob) = (
-                store.register(&log, "ada").await,
-                store.register(&log, "bob").await,
-            );
-            let (hers, his) = (
-                keep(&store, &log, ada, 1).await,
-                keep(&store, &log, bob, 1).await,
-            );
-            let found = log.blobs().get(hers.id).await.unwrap().unwrap();
-            let name = found.name(&log.keys().live(ada).await.unwrap()).unwrap();
+            let ada = store.register(&log, "ada").await;
+            let bob = store.register(&log, "bob").await;
+            let hers = keep(&store, &log, ada, 1).await;
+            let his = keep(&store, &log, bob, 1).await;
+            let table = log.blobs();
+            let found = table.get(hers).await.unwrap().unwrap();
+            let details = found.details(&log.keys().live(ada).await.unwrap()).unwrap();
+            assert_eq!((found.user, found.size), (ada, 7));
             assert_eq!(
-                (found.user, name.as_str(), found.size, found.created_at),
-                (ada, "my diary.zip", 7, hers.created_at)
+                (details.name.as_str(), details.duration),
+                ("my diary.zip", Some(1.5))
             );
-            assert!(found.name(&log.keys().live(bob).await.unwrap()).is_err());
-            assert_eq!(
-                log.blobs().of_user(ada, None, 10).await.unwrap(),
-                std::slice::from_ref(&found)
-            );
-            assert_eq!(
-                log.blobs().of_user(ada, Some(hers.id), 10).await.unwrap(),
-                []
-            );
-            assert!(!store.holds("diary").await);
+            assert!(found.details(&log.keys().live(bob).await.unwrap()).is_err());
+            assert!(!store.holds("diary").await && !store.holds("5ec2e7").await);
 
-            log.blobs().doom_of_user(ada).await.unwrap();
-            assert_eq!(log.blobs().get(hers.id).await.unwrap(), None);
-            assert_eq!(log.blobs().doomed_owners().await.unwrap(), [ada]);
+            table.doom_of_user(ada).await.unwrap();
+            assert_eq!(table.get(hers).await.unwrap(), None);
+            assert_eq!(table.doomed_owners().await.unwrap(), [ada]);
             let nobodys = BlobId(store.clock.new_uuid());
-            let known = log
-                .blobs()
-                .known(vec![hers.id, his.id, nobodys])
-                .await
-                .unwrap();
-            assert_eq!(
-                known,
-                HashSet::from([hers.id, his.id]),
-                "a doomed file stays known until its bytes are deleted"
-            );
-            for user in [ada, bob] {
-                log.blobs().drop_doomed(user).await.unwrap();
+            let all = vec![hers, his, nobodys];
+            let known = table.known(all.clone()).await.unwrap();
+            let known_until_then = HashSet::from([hers, his]);
+            assert_eq!(known, known_until_then, "until its bytes are deleted");
+            for file in &all {
+                table.drop_doomed(*file).await.unwrap();
             }
-            assert_eq!(
-                log.blobs().known(vec![hers.id, his.id]).await.unwrap(),
-                HashSet::from([his.id])
-            );
-            assert!(log.blobs().get(his.id).await.unwrap().is_some());
+            let known = table.known(all.clone()).await.unwrap();
+            assert_eq!(known, HashSet::from([his]));
+            assert_eq!(table.get_many(&all).await.unwrap().len(), 1);
+        }
+    );
+
+    both_stores!(
+        the_newest_files_are_listed_first_and_a_removed_one_not_at_all,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let table = log.blobs();
+            let mut ids = Vec::new();
+            for after in 1..=3 {
+                ids.push(keep(&store, &log, ada, after).await);
+                store.clock.advance_millis(i64::from(after != 2)); // two of one moment
+            }
+            let of_one_moment = [ids[1].max(ids[2]), ids[1].min(ids[2])];
+            let newest = [of_one_moment[0], of_one_moment[1], ids[0]];
+            let mut listed = Vec::new();
+            let mut after = None;
+            loop {
+                let page = table.of_user(ada, after, 2).await.unwrap();
+                let Some(last) = page.last() else { break };
+                after = Some((last.created_at, last.id));
+                listed.extend(page.iter().map(|blob| blob.id));
+            }
+            assert_eq!(listed, newest);
+
+            let removed = FileEvent::Removed {
+                bytes: 7,
+                reason: RemovedBecause::Asked,
+            };
+            let bob = store.register(&log, "bob").await;
+            let foreign = vec![doom(ids[0], bob), doom(ids[1], ada)];
+            append(&log, ada, 4, removed, ids[1], foreign).await;
+            let left = table.of_user(ada, None, 9).await.unwrap();
+            let left: Vec<BlobId> = left.iter().map(|blob| blob.id).collect();
+            assert_eq!(left, [ids[2], ids[0]], "a doomed one, and no other owner's");
+            assert_eq!(table.doomed_of(ada, None).await.unwrap(), [ids[1]]);
         }
     );
 

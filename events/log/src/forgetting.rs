@@ -31,7 +31,7 @@ pub struct UserRows {
 /// The working tables whose rows are deleted with their user. Other tables name the user, too:
 /// `blobs`, whose rows go after the bytes; `user_keys` and `forgettings`, which say that the user
 /// was forgotten; and `events`, which nobody can read any more.
-pub const WORKING_ROWS: [UserRows; 9] = [
+pub const WORKING_ROWS: [UserRows; 10] = [
     UserRows {
         table: "secrets",
         user: "user_id",
@@ -61,6 +61,11 @@ pub const WORKING_ROWS: [UserRows; 9] = [
         table: "idempotency",
         user: "user_id",
         key: "key_hash",
+    },
+    UserRows {
+        table: "resumable",
+        user: "user_id",
+        key: "id",
     },
     UserRows {
         table: "snapshots",

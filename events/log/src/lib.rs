@@ -80,6 +80,8 @@ pub mod impersonations;
 pub mod leases;
 /// A working table: the e-mail addresses that are reserved for registrations.
 pub mod reservations;
+/// A working table: uploads that may be gone on with.
+pub mod resumable;
 /// A working table: sealed secrets, behind a door that only the write side's vault gets.
 pub mod secrets;
 /// A working table: sessions and their refresh tokens.

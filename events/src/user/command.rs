@@ -3,6 +3,7 @@ use crate::{
     caption::{Brief, WrittenCaption},
     chat::{ChatCommand, Failure},
     credential::{CredentialKind, RefusedFor, SealedSecret},
+    file::{NewFile, RemovedBecause},
     ids::{BlobId, CaptionId, CredentialId, JobId, SessionId},
     job::{JobCommand, JobSpec},
     platform_name::PlatformName,
@@ -73,6 +74,9 @@ pub enum UserCommand {
     Chat(SessionId, ChatCommand),
     RequestCaption(CaptionId, Brief),
     FinishCaption(CaptionId, Result<WrittenCaption, Failure>),
+    /// Makes whole bytes a file of the user.
+    StoreFile(BlobId, NewFile),
+    RemoveFile(BlobId, RemovedBecause),
     /// Counts work that was done elsewhere. Counters that genie counts itself are not changed.
     CountUsage {
         counter: Counter,
@@ -96,6 +100,7 @@ impl UserCommand {
             | Self::RevealCredential { credential, .. }
             | Self::RefuseCredential { credential, .. }
             | Self::RemoveCredential(credential) => Some(Recall::Credential(*credential)),
+            Self::StoreFile(file, _) | Self::RemoveFile(file, _) => Some(Recall::File(*file)),
             _ => None,
         }
     }

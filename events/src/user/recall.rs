@@ -7,7 +7,8 @@ use super::User;
 use crate::{
     caption::Caption,
     credential::{Credential, CredentialEvent},
-    ids::{CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind},
+    file::File,
+    ids::{BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind},
     job::{Job, JobEvent},
 };
 
@@ -19,6 +20,8 @@ pub enum Recall {
     Session(SessionId),
     /// A removed credential. That it has events says that it was there.
     Credential(CredentialId),
+    /// A file. The state holds none.
+    File(BlobId),
 }
 
 impl Recall {
@@ -27,6 +30,7 @@ impl Recall {
             Self::Job(job) => StreamId::new(StreamKind::Job, job),
             Self::Session(session) => StreamId::new(StreamKind::Chat, session),
             Self::Credential(credential) => StreamId::new(StreamKind::Credential, credential),
+            Self::File(file) => StreamId::new(StreamKind::File, file),
         }
     }
 }
@@ -44,6 +48,13 @@ impl User {
         self.jobs.insert(id, job);
     }
 
+    /// Hands in a file that was read from its stream.
+    pub fn recall_file(&mut self, id: BlobId, file: File, sequence: u64) {
+        self.sequences
+            .insert(StreamId::new(StreamKind::File, id), sequence);
+        self.recalled_file = Some((id, file));
+    }
+
     /// Hands in the number of events of a stream that is left out.
     pub fn recall_stream(&mut self, recall: &Recall, sequence: u64) {
         if let Recall::Credential(id) = recall {
@@ -56,6 +67,7 @@ impl User {
     pub fn drop_recalled(&mut self, recall: &Recall) {
         let stream = recall.stream();
         self.leave_out_the_finished(&stream);
+        self.recalled_file = None;
         if let Recall::Session(session) = recall
             && !self.chats.contains_key(session)
         {
@@ -112,6 +124,7 @@ impl User {
                 let session = SessionId(stream.id);
                 remove_if(&mut self.chats, &session, |chat| chat.running().is_none())
             }
+            StreamKind::File => true,
             _ => false,
         };
         if finished {

@@ -10,6 +10,7 @@ use crate::{
     caption::{Brief, Length, Platform, WrittenCaption},
     chat::{ChatCommand, Failure, TurnAnswer, TurnMetrics, TurnOutcome},
     credential::{CredentialEvent, RefusedFor, SealedSecret},
+    file::{NewFile, RemovedBecause},
     ids::{BlobId, EmailId, InviteId},
     job::{JobCommand, JobEvent, JobSpec},
     tier::{Counter, Tier},
@@ -529,6 +530,72 @@ fn a_suspended_user_may_ask_nothing_but_running_work_may_end() {
     );
 }
 
+fn file(bytes: u64) -> NewFile {
+    NewFile {
+        file_name: "holiday.jpg".into(),
+        bytes,
+        mime: "image/jpeg".into(),
+        sha256: "00".into(),
+        job: None,
+        width: None,
+        height: None,
+        duration: None,
+    }
+}
+
+fn store_file(n: u128, bytes: u64) -> UserCommand {
+    UserCommand::StoreFile(BlobId(id(n)), file(bytes))
+}
+
+#[test]
+fn files_are_counted_together_and_none_is_in_the_state() {
+    let mut ada = ada();
+    let before = ada.to_snapshot().len();
+    assert_eq!(ask(&mut ada, store_file(1, 40)), Ok(1));
+    assert_eq!(ask(&mut ada, store_file(2, 2)), Ok(1));
+    let tally = |files, bytes| FileTally { files, bytes };
+    assert_eq!(ada.files(), tally(2, 42));
+    assert!(ada.to_snapshot().len() <= before + 2, "no file by itself");
+
+    let asked = RemovedBecause::Asked;
+    let remove = || UserCommand::RemoveFile(BlobId(id(1)), asked);
+    let refused = ask(&mut ada, remove()).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::NotFound, "not recalled");
+    ada.recall_file(BlobId(id(1)), File::Kept { bytes: 40 }, 1);
+    assert_eq!(ask(&mut ada, remove()), Ok(1));
+    ada.drop_recalled(&Recall::File(BlobId(id(1))));
+    assert_eq!(ada.files(), tally(1, 2));
+    ada.recall_file(BlobId(id(1)), File::Removed, 2);
+    assert_eq!(ask(&mut ada, remove()), Ok(0), "removed once");
+    assert_eq!(ask(&mut ada, store_file(1, 40)), Ok(0), "and stored once");
+    ada.drop_recalled(&Recall::File(BlobId(id(1))));
+    assert_eq!(ada.files(), tally(1, 2));
+}
+
+#[test]
+fn an_upload_past_the_limit_is_refused_and_an_output_is_kept() {
+    let mut ada = ada();
+    let limits = Limits::built_in().with_file_bytes(100);
+    let now = || Now {
+        moment: NOW,
+        limits: limits.clone(),
+    };
+    let stored = ada.decide(now(), store_file(1, 100)).unwrap();
+    apply(&mut ada, stored);
+    let refused = ada.decide(now(), store_file(2, 1)).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::FilesFull);
+    assert!(ada.decide(now(), store_file(2, 0)).is_ok());
+    assert_eq!(ada.check_room_for_bytes(&now(), 1), Err(refused));
+    let output = NewFile {
+        job: Some(JobId(id(3))),
+        ..file(1)
+    };
+    let output = UserCommand::StoreFile(BlobId(id(2)), output);
+    let kept = ada.decide(now(), output).unwrap();
+    apply(&mut ada, kept);
+    assert_eq!(ada.files().bytes, 101);
+}
+
 /// A user with everything that a state can hold.
 fn busy_ada() -> User {
     let mut user = ada();
@@ -572,6 +639,7 @@ fn busy_ada() -> User {
         UserCommand::RequestCaption(CaptionId(id(5)), brief),
     )
     .unwrap();
+    ask(&mut user, store_file(6, 7)).unwrap();
     user
 }
 
@@ -594,7 +662,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!(
         (snapshot::VERSION, json),
-        (6, serde_json::from_str(kept).unwrap())
+        (7, serde_json::from_str(kept).unwrap())
     );
 }
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::FORM;
 use crate::{
-    blobs::Upload,
+    blobs::{FoundFile, Upload},
     http::{error::ApiError, idempotency::BodyHash},
     zip_check::{BadZip, MAGIC},
 };
@@ -39,6 +39,13 @@ pub struct Received {
     pub name: String,
     /// The hash of name and bytes.
     pub hash: BodyHash,
+    pub found: FoundFile,
+}
+
+/// The file of a form before the form has ended.
+struct ReceivedFile {
+    name: String,
+    hash: BodyHash,
 }
 
 /// Receives the form to its end. Writes at most `most` bytes of the file to the upload, then finishes the upload.
@@ -66,15 +73,16 @@ pub async fn receive(
         received.ok_or_else(|| ApiError::field("The form must have a field `file`"))
     });
     let received = received.await.unwrap_or_else(|_| Err(too_slow()))?;
-    upload.finish().await?;
-    Ok(received)
+    let found = upload.finish().await?;
+    let ReceivedFile { name, hash } = received;
+    Ok(Received { name, hash, found })
 }
 
 async fn receive_file(
     field: &mut Field,
     upload: &mut Upload,
     most: u64,
-) -> Result<Received, ApiError> {
+) -> Result<ReceivedFile, ApiError> {
     let name = field
         .content_disposition()
         .and_then(|about| about.get_filename())
@@ -94,7 +102,7 @@ async fn receive_file(
         hash.update(&bytes);
         upload.write(&bytes).await?;
     }
-    Ok(Received {
+    Ok(ReceivedFile {
         name,
         hash: BodyHash::known(hex::encode(hash.finalize())),
     })

@@ -12,7 +12,10 @@ use crate::http::{
     account_export::ExportDocument,
     chats::{NewTurn, TurnEvents, event::TurnStreamEvent},
     events::{LiveFeed, cloud_event::CloudEvent},
-    files::Archive,
+    files::{
+        download::FileBytes,
+        receive::{FileBody, FileForm},
+    },
     response::RawAnswer,
     sse,
 };
@@ -30,11 +33,27 @@ impl Describe for ExportDocument {
     }
 }
 
-impl Describe for Archive {
+impl Describe for FileBytes {
     fn describe(operation: &mut Operation) {
-        let bytes = json!({"type": "string", "format": "binary"});
-        operation.content("application/zip", json!({"schema": bytes}));
+        operation.content("*/*", bytes());
+        let answer = json!({"content": {"*/*": bytes()}});
+        operation.answers.insert("206".to_owned(), answer);
+        for without_body in ["304", "416"] {
+            operation.answers.insert(without_body.to_owned(), json!({}));
+        }
     }
+}
+
+impl Describe for FileBody {
+    fn describe(operation: &mut Operation) {
+        let form = json!({"schema": operation.reference::<FileForm>()});
+        let content = json!({"multipart/form-data": form, "application/octet-stream": bytes()});
+        operation.body = Some(json!({"required": true, "content": content}));
+    }
+}
+
+fn bytes() -> Value {
+    json!({"schema": {"type": "string", "format": "binary"}})
 }
 
 impl Describe for Document {

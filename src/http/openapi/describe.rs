@@ -137,7 +137,7 @@ macro_rules! tuples {
 }
 tuples!(()(A)(A, B)(A, B, C)(A, B, C, D)(A, B, C, D, E)(
     A, B, C, D, E, F
-));
+)(A, B, C, D, E, F, G));
 
 macro_rules! callers {
     ($( [$($generics:tt)*] $caller:ty => $access:expr; )+) => {

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 /// In the order of the document.
-const TAGS: [&str; 10] = [
+const TAGS: [&str; 11] = [
     include_str!("identity.md"),
     include_str!("onboarding.md"),
+    include_str!("files.md"),
     include_str!("credentials.md"),
     include_str!("queue.md"),
     include_str!("workers.md"),

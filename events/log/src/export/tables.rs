@@ -157,9 +157,10 @@ pub(crate) const CARRIED: &[Table] = &[
         columns: &[
             ("id", Text),
             ("user_id", Text),
-            ("name", Bytes),
+            ("details", Bytes),
             ("size", Number),
             ("media_type", Text),
+            ("job_id", Text),
             ("state", Text),
             ("created_at", Number),
         ],
@@ -431,6 +432,7 @@ mod tests {
         "elections",
         "rings",         // The running servers.
         "uploads",       // Else two servers would delete each other's bytes in one blob store.
+        "resumable",     // Their bytes are those of `uploads`.
         "refresh_grace", // Good for seconds only.
         "tree_hashes",
         "tree_heads", // Signed anew over the same facts. A head to be trusted was kept outside.
