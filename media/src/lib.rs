@@ -5,6 +5,9 @@ pub mod operations;
 pub mod worker;
 
 pub mod ffmpeg;
+pub mod kind;
+pub mod picture;
+pub mod probe;
 pub mod sandbox;
 
 pub mod fetch;

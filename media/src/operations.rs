@@ -7,6 +7,13 @@ mod params;
 /// Times in a film, as clients write them.
 mod time;
 
+/// The filters of ffmpeg.
+mod filters;
+/// Sizes of pictures and films.
+mod geometry;
+/// Does the work.
+mod run;
+
 /// The parameters of operations on pictures and films alike.
 pub mod edits;
 /// The parameters of operations on films.
@@ -15,6 +22,7 @@ pub mod films;
 pub mod pictures;
 
 pub use params::{Params, WrongParams};
+pub use run::{MediaOutcome, OutputFile, run};
 
 use edits::{Crop, InvisibleMark, Resize, VisibleMark};
 use films::{Compression, Joining, Teaser, Transcoding, Trim};

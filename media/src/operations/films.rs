@@ -18,7 +18,7 @@ const MAX_FPS: f64 = 240.0;
 const MOST_JOINED: usize = 20;
 const TEASER_SECONDS: f64 = 15.0;
 const TEASER_CLIPS: u32 = 3;
-const MOST_CLIPS: u32 = 50;
+const MOST_CLIPS: u32 = 20;
 const TEASER_HEIGHT: u32 = 720;
 /// In bytes.
 const MOST_TARGET: u64 = 1 << 40;

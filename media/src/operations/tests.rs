@@ -347,7 +347,7 @@ fn wrong_parameters_are_refused_with_their_field() {
         (
             "create_teaser",
             json!({"clips": 0}),
-            "`params.clips` must be a whole number from 1 to 50",
+            "`params.clips` must be a whole number from 1 to 20",
         ),
         (
             "create_teaser",

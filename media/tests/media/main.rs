@@ -1,3 +1,5 @@
 //! Tests that start real programs in the sandbox.
 
+mod operations;
 mod sandbox;
+mod studio;

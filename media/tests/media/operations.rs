@@ -1,0 +1,7 @@
+//! Every media operation, on real media: what comes out is looked at by other programs.
+
+mod films;
+mod metadata;
+mod pictures;
+mod refusals;
+mod several;
