@@ -234,6 +234,9 @@ pub enum JobEvent {
     Retried {
         /// The queue, for a job board that did not keep the job.
         queue: String,
+        /// The operation, for the same. Early facts have none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        operation: String,
         priority: i64,
         /// The quota unit that was counted once more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,10 +275,13 @@ impl JobEvent {
             }
             Self::Retried {
                 queue,
+                operation,
                 priority,
                 counted,
             } => {
-                json!({"queue": queue, "priority": priority, "counted": counted})
+                json!({
+                    "operation": operation, "queue": queue, "priority": priority, "counted": counted,
+                })
             }
             Self::Cancelled => json!({}),
         }
@@ -449,6 +455,7 @@ impl Job {
                 ..
             } => Ok(vec![JobEvent::Retried {
                 queue: outline.queue.clone(),
+                operation: outline.operation.clone(),
                 priority: RETRY_PRIORITY,
                 counted,
             }]),

@@ -1,7 +1,7 @@
 //! The operations of jobs, with the queue and the counter of each (docs/api.md, Operations of the
 //! queues).
 
-use crate::tier::Counter;
+use crate::{tier::Counter, user::onboarding};
 
 pub const QUEUES: [&str; 3] = ["media-jobs", "scrape-jobs", "onboarding-jobs"];
 
@@ -19,11 +19,13 @@ const MEDIA: [&str; 17] = [
     "create_teaser",
     "thumbnail",
     "strip_metadata",
-    "caption_generation",
+    CAPTION,
     "apply_steganographic_watermark",
     DOWNLOAD,
     "ytdlp_info",
 ];
+/// The operation that the server runs itself, by the model.
+pub const CAPTION: &str = "caption_generation";
 /// The operation that downloads with any login or cookie file of its user.
 pub const DOWNLOAD: &str = "download_video";
 const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
@@ -31,6 +33,19 @@ const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish
 /// The operations that clients may queue.
 pub fn all() -> impl Iterator<Item = &'static str> {
     MEDIA.into_iter().chain(SCRAPE)
+}
+
+/// The operations that a job may have, those that clients can't queue too.
+pub fn of_jobs() -> impl Iterator<Item = &'static str> {
+    all().chain([onboarding::OPERATION])
+}
+
+/// The queue of an operation that a job may have.
+pub fn queue_of_job(operation: &str) -> Option<&'static str> {
+    match operation {
+        onboarding::OPERATION => Some(QUEUES[2]),
+        _ => queue_of(operation),
+    }
 }
 
 /// The queue of an operation; `None` for an unknown operation. The upload queues
@@ -62,7 +77,7 @@ pub fn file_params(operation: &str) -> &'static [&'static str] {
 /// The counter of an operation; `None` if it is not counted.
 pub fn counter_of(operation: &str) -> Option<Counter> {
     Some(match operation {
-        "caption_generation" => Counter::PostsAiAssisted,
+        CAPTION => Counter::PostsAiAssisted,
         "create_teaser" | "trim_videos" | "join_videos" => Counter::AiClipOps,
         "apply_watermark" | "apply_steganographic_watermark" => Counter::WatermarkOps,
         "thumbnail" => Counter::ThumbnailOps,
@@ -80,6 +95,9 @@ mod tests {
         assert_eq!(queue_of("resize_image"), Some("media-jobs"));
         assert_eq!(queue_of("publish_post"), Some("scrape-jobs"));
         assert_eq!(queue_of("make_coffee"), None);
+        assert_eq!(queue_of("onboarding_import"), None);
+        assert_eq!(queue_of_job("onboarding_import"), Some("onboarding-jobs"));
+        assert!(of_jobs().all(|operation| queue_of_job(operation).is_some()));
         assert_eq!(counter_of("trim_videos"), Some(Counter::AiClipOps));
         assert_eq!(counter_of("resize_image"), None);
     }

@@ -69,8 +69,8 @@ CREATE TYPE new_event AS (
 -- A row of `unfinished`, which is put, changed or ended. A change has only the keys and what changes,
 -- an end only the keys.
 CREATE TYPE unfinished_change AS (
-    user_id text COLLATE "C", job_id text COLLATE "C", queue text COLLATE "C", priority bigint, submitted bigint,
-    sequence bigint, due bigint, running bigint
+    user_id text COLLATE "C", job_id text COLLATE "C", queue text COLLATE "C", operation text COLLATE "C",
+    priority bigint, submitted bigint, sequence bigint, due bigint, running bigint
 );
 
 -- Takes the appenders' lock and answers the last position. p_known is the last position that the

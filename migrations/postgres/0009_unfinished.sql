@@ -3,6 +3,7 @@ CREATE TABLE unfinished (
     user_id   text   COLLATE "C" NOT NULL,
     job_id    text   COLLATE "C" NOT NULL,
     queue     text   COLLATE "C" NOT NULL,
+    operation text   COLLATE "C" NOT NULL,
     priority  bigint NOT NULL,
     -- The number of the submission among its owner's events: the older job has the lower.
     submitted bigint NOT NULL,
@@ -23,8 +24,9 @@ CREATE FUNCTION unfinished_of_append(
 LANGUAGE plpgsql AS $$
 BEGIN
     IF p_put IS NOT NULL THEN
-        INSERT INTO unfinished AS u (user_id, job_id, queue, priority, submitted, sequence, due, running)
-        SELECT w.user_id, w.job_id, w.queue, w.priority, w.submitted, w.sequence, w.due, w.running
+        INSERT INTO unfinished AS u
+            (user_id, job_id, queue, operation, priority, submitted, sequence, due, running)
+        SELECT w.user_id, w.job_id, w.queue, w.operation, w.priority, w.submitted, w.sequence, w.due, w.running
         FROM unnest(p_put) AS w
         WHERE NOT w.user_id = ANY (refused)
         ON CONFLICT (user_id, job_id) DO UPDATE SET

@@ -3,6 +3,7 @@ CREATE TABLE unfinished (
     user_id   TEXT    NOT NULL,
     job_id    TEXT    NOT NULL,
     queue     TEXT    NOT NULL,
+    operation TEXT    NOT NULL,
     priority  INTEGER NOT NULL,
     -- The number of the submission among its owner's events: the older job has the lower.
     submitted INTEGER NOT NULL,

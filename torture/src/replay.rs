@@ -251,6 +251,7 @@ mod tests {
                     lapsed(None),
                     JobEvent::Retried {
                         queue: "q".into(),
+                        operation: "thumbnail".into(),
                         priority: 5,
                         counted: None,
                     },

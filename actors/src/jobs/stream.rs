@@ -102,6 +102,7 @@ mod tests {
         };
         let retried = || JobEvent::Retried {
             queue: "media-jobs".into(),
+            operation: "resize_image".into(),
             priority: 5,
             counted: None,
         };

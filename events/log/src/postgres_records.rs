@@ -74,6 +74,7 @@ impl Encode<'_, Postgres> for UnfinishedChange<'_> {
             .encode(self.0.user().to_string())?
             .encode(self.0.job().to_string())?
             .encode(row.map(|row| row.queue.as_str()))?
+            .encode(row.map(|row| row.operation.as_str()))?
             .encode(row.map(|row| row.priority))?
             .encode(row.map(|row| row.submitted as i64))?
             .encode(state.map(|state| state.sequence as i64))?

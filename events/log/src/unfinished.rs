@@ -17,6 +17,7 @@ pub struct UnfinishedJob {
     pub job: JobId,
     pub user: UserId,
     pub queue: String,
+    pub operation: String,
     pub priority: i64,
     /// The number of the submission or retry among its owner's events: the older job has the lower.
     pub submitted: u64,
@@ -61,11 +62,12 @@ impl UnfinishedRow {
             due,
             is_running,
         };
-        let put = |queue: &str, priority, due| {
+        let put = |queue: &str, operation: &str, priority, due| {
             Self::Put(UnfinishedJob {
                 job,
                 user,
                 queue: queue.to_owned(),
+                operation: operation.to_owned(),
                 priority,
                 submitted: owner_seq,
                 state: state(due, false),
@@ -73,10 +75,15 @@ impl UnfinishedRow {
         };
         let change = |state| Self::Change { job, user, state };
         Some(match event {
-            JobEvent::Submitted { spec, .. } => put(&spec.queue, spec.priority, spec.run_at),
+            JobEvent::Submitted { spec, .. } => {
+                put(&spec.queue, &spec.operation, spec.priority, spec.run_at)
+            }
             JobEvent::Retried {
-                queue, priority, ..
-            } => put(queue, *priority, None),
+                queue,
+                operation,
+                priority,
+                ..
+            } => put(queue, operation, *priority, None),
             JobEvent::Claimed { .. } => change(state(None, true)),
             JobEvent::Lapsed {
                 retry_at: Some(at), ..
@@ -118,8 +125,8 @@ impl UnfinishedRow {
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
         let query = match self {
             Self::Put(row) => sqlx::query(
-                "INSERT INTO unfinished (user_id, job_id, queue, priority, submitted, sequence, due, running) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                "INSERT INTO unfinished (user_id, job_id, queue, operation, priority, submitted, sequence, due, running) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
                  ON CONFLICT (user_id, job_id) DO UPDATE SET priority = excluded.priority, \
                      submitted = excluded.submitted, sequence = excluded.sequence, due = excluded.due, \
                      running = excluded.running",
@@ -127,6 +134,7 @@ impl UnfinishedRow {
             .bind(row.user.to_string())
             .bind(row.job.to_string())
             .bind(&row.queue)
+            .bind(&row.operation)
             .bind(row.priority)
             .bind(row.submitted as i64)
             .bind(row.state.sequence as i64)
@@ -179,6 +187,7 @@ fn read(row: &AnyRow) -> Result<UnfinishedJob, sqlx::Error> {
         job: job.parse().map_err(invalid)?,
         user: user.parse().map_err(invalid)?,
         queue: row.try_get("queue")?,
+        operation: row.try_get("operation")?,
         priority: row.try_get("priority")?,
         submitted: row.try_get::<i64, _>("submitted")? as u64,
         state: UnfinishedState {
@@ -222,7 +231,8 @@ impl Unfinished {
             |(user, job)| (user.to_string(), job.to_string()),
         );
         let read_page = async move |store: Store| {
-            let sql = "SELECT user_id, job_id, queue, priority, submitted, sequence, due, running FROM unfinished \
+            let sql = "SELECT user_id, job_id, queue, operation, priority, submitted, sequence, due, running \
+                       FROM unfinished \
                        WHERE (user_id, job_id) > ($1, $2) ORDER BY user_id, job_id LIMIT $3";
             let query = sqlx::query(sql).bind(user).bind(job).bind(PAGE as i64);
             let rows = query.fetch_all(store.reads()).await?;

@@ -166,6 +166,7 @@ fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
         .when(JobCommand::Retry { counted: None })
         .then_expect_events(vec![JobEvent::Retried {
             queue: "media-jobs".into(),
+            operation: "resize_image".into(),
             priority: 5,
             counted: None,
         }]);
@@ -189,6 +190,7 @@ fn a_counted_unit_goes_back_once_when_the_work_comes_to_nothing() {
     let lapsed = |attempt, retry_at| JobEvent::Lapsed { attempt, retry_at };
     let again = JobEvent::Retried {
         queue: "q".into(),
+        operation: "resize_image".into(),
         priority: 5,
         counted: Some(unit),
     };

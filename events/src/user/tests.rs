@@ -693,6 +693,7 @@ fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
     };
     let retried = JobEvent::Retried {
         queue: "media-jobs".into(),
+        operation: "thumbnail".into(),
         priority: 5,
         counted: None,
     };

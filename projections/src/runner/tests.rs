@@ -247,6 +247,7 @@ both_stores!(
                 id(6),
                 Event::Job(JobEvent::Retried {
                     queue: "scrape-jobs".into(),
+                    operation: "scrape_post".into(),
                     priority: 1,
                     counted: None,
                 }),

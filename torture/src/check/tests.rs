@@ -468,6 +468,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
         JOB,
         JobEvent::Retried {
             queue: "q".into(),
+            operation: "thumbnail".into(),
             priority: 5,
             counted: None,
         },

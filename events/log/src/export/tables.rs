@@ -110,6 +110,7 @@ pub(crate) const CARRIED: &[Table] = &[
             ("user_id", Text),
             ("job_id", Text),
             ("queue", Text),
+            ("operation", Text),
             ("priority", Number),
             ("submitted", Number),
             ("sequence", Number),
