@@ -19,6 +19,8 @@ use crate::{
     users::{Plan, Planner, Receipt},
 };
 
+/// Jobs that ask for a caption.
+pub(crate) mod jobs;
 pub(crate) mod task;
 mod text;
 

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month};
+use crate::{
+    aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month, typed_text,
+};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +32,58 @@ pub struct Brief {
     /// The user's name on the platform; personal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform_username: Option<String>,
+}
+
+/// A brief in the words of a client. A blank text counts as absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct BriefWords {
+    pub platform: Option<String>,
+    pub tone: Option<String>,
+    pub topic: Option<String>,
+    pub length: Option<String>,
+    pub platform_username: Option<String>,
+}
+
+/// The longest text of a brief, in characters.
+const LONGEST_TEXT: usize = 500;
+
+impl TryFrom<BriefWords> for Brief {
+    /// A sentence for the client.
+    type Error = String;
+
+    fn try_from(words: BriefWords) -> Result<Self, String> {
+        let platform = match &words.platform {
+            None => Platform::default(),
+            Some(word) => {
+                Platform::parse(&typed_text::cleaned_lower_case(word)).ok_or_else(|| {
+                    let known = Platform::ALL.map(Platform::as_str).join(", ");
+                    format!("`platform` must be one of: {known}")
+                })?
+            }
+        };
+        let length = match &words.length {
+            None => Length::default(),
+            Some(word) => {
+                Length::parse(word).ok_or("`length` must be one of: short, medium, long")?
+            }
+        };
+        Ok(Self {
+            platform,
+            tone: text("tone", words.tone)?.unwrap_or_else(|| "playful".into()),
+            topic: text("topic", words.topic)?.unwrap_or_else(|| "new content drop".into()),
+            length,
+            platform_username: text("platform_username", words.platform_username)?,
+        })
+    }
+}
+
+fn text(name: &str, given: Option<String>) -> Result<Option<String>, String> {
+    match given.filter(|text| !text.trim().is_empty()) {
+        Some(text) if text.chars().count() > LONGEST_TEXT => Err(format!(
+            "`{name}` must be at most {LONGEST_TEXT} characters"
+        )),
+        given => Ok(given),
+    }
 }
 
 /// The platform of a caption.

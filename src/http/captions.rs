@@ -1,10 +1,7 @@
 //! Captions (docs/api.md, Captions).
 
 use actix_web::web::Data;
-use genie_events::{
-    caption::{Brief, Length, Platform},
-    typed_text,
-};
+use genie_events::caption::{Brief, BriefWords};
 use genie_projections::captions::CaptionRow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -92,34 +89,14 @@ impl From<&CaptionRow> for CaptionAnswer {
 
 impl CaptionRequest {
     fn brief(self) -> Result<Brief, ApiError> {
-        let platform = match &self.platform {
-            None => Platform::default(),
-            Some(word) => Platform::parse(&typed_text::cleaned_lower_case(word)).ok_or_else(|| {
-                ApiError::field("`platform` must be one of: onlyfans, fansly, x, reddit, tiktok, instagram, youtube, snapchat")
-            })?,
+        let words = BriefWords {
+            platform: self.platform,
+            tone: self.tone,
+            topic: self.topic,
+            length: self.length,
+            platform_username: self.platform_username,
         };
-        let length = match &self.length {
-            None => Length::default(),
-            Some(word) => Length::parse(word)
-                .ok_or_else(|| ApiError::field("`length` must be one of: short, medium, long"))?,
-        };
-        let text = |name: &str, given: Option<String>, default: &str| match given
-            .filter(|text| !text.trim().is_empty())
-        {
-            Some(text) if text.chars().count() > 500 => Err(ApiError::field(format!(
-                "`{name}` must be at most 500 characters"
-            ))),
-            Some(text) => Ok(text),
-            None => Ok(default.to_owned()),
-        };
-        Ok(Brief {
-            platform,
-            tone: text("tone", self.tone, "playful")?,
-            topic: text("topic", self.topic, "new content drop")?,
-            length,
-            platform_username: Some(text("platform_username", self.platform_username, "")?)
-                .filter(|name| !name.is_empty()),
-        })
+        Brief::try_from(words).map_err(ApiError::field)
     }
 }
 

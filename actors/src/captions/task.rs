@@ -99,15 +99,24 @@ async fn write(
     brief: Brief,
 ) -> Result<WrittenCaption, Failure> {
     let id = task.caption.to_string();
-    let mut ticket = supervisor.enqueue(&id, QueueClass::Caption, task.user);
-    let _pass = tokio::select! {
-        () = task.run.over() => return Err(interrupted()),
-        pass = &mut ticket.pass => pass.map_err(|_| died())?,
-    };
     tokio::select! {
         () = task.run.over() => Err(interrupted()),
+        written = write_in_turn(&supervisor, &id, task.user, &brief) => written,
+    }
+}
+
+/// Waits for a turn before the model, and writes a caption. Dropping it gives the place back, and stops the model.
+pub(super) async fn write_in_turn(
+    supervisor: &Supervisor,
+    id: &str,
+    user: UserId,
+    brief: &Brief,
+) -> Result<WrittenCaption, Failure> {
+    let mut ticket = supervisor.enqueue(id, QueueClass::Caption, user);
+    let _pass = (&mut ticket.pass).await.map_err(|_| died())?;
+    tokio::select! {
         () = tokio::time::sleep(CAPTION_DEADLINE) => Err(took_too_long()),
-        written = ask_model(&supervisor, &brief) => written,
+        written = ask_model(supervisor, brief) => written,
     }
 }
 
