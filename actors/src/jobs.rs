@@ -1,19 +1,14 @@
 //! The job board follows the log and knows which jobs wait. It hands them out fairly and turns time into commands.
 //! Invariant: a claim counts only once the append of the job's owner has accepted it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
-
-use futures_util::future::select_all;
+use std::{sync::Arc, time::Duration};
 
 use genie_events::{
     BlobId, Event, JobId, JobName, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User,
     UserCommand, UserId,
     job::{Job, JobCommand, JobEvent, JobSpec, backoff_millis},
     job_operation::QUEUES,
+    tier::Tier,
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{
@@ -29,7 +24,7 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::{
@@ -39,14 +34,31 @@ use crate::{
 };
 
 mod expired_leases;
-mod queues;
+mod news;
+/// The operations that a claim asks for.
+pub mod operation_set;
+/// The jobs that wait, and the order in which they start.
+pub mod queues;
 pub(crate) mod stream;
-use queues::{JobOffer, JobQueues};
+use news::BoardNews;
+use operation_set::{ClaimScope, OperationSet};
+use queues::{JobNews, JobOffer, JobQueues, JobWait};
 
 /// A claim hands out no further job once the `params` of its jobs have so many bytes.
 const CLAIM_BYTES: usize = 1 << 20;
 /// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
+/// The board looks at the time at least so often, and at most.
+const LOOK: Duration = Duration::from_millis(500);
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+/// The longest pause, in milliseconds, after which an owner is asked again who could not be asked.
+const OWNER_PAUSE_MS: i64 = 60_000;
+/// The same while the store is away: then nobody can be asked, and all of them soon can be again.
+const AWAY_PAUSE_MS: i64 = 1000;
+/// A job that could not be read is left out for this long, in milliseconds, so that its owner's other jobs go on.
+const UNREADABLE_PAUSE_MS: i64 = 600_000;
+/// A claim that could not ask so many owners, one after the other, ends.
+const UNANSWERED: usize = 3;
 
 #[derive(Clone)]
 pub struct JobBoard(Arc<Inner>);
@@ -56,8 +68,7 @@ struct Inner {
     users: Users,
     queues: Mutex<JobQueues>,
     state: Mutex<BoardState>,
-    /// For each queue the claims that wait for a job of it.
-    changed: BTreeMap<&'static str, Notify>,
+    news: BoardNews,
     lease: Duration,
 }
 
@@ -165,11 +176,11 @@ impl JobBoard {
     /// Leases last for `lease` unless they are renewed.
     pub fn new(log: Log, users: Users, lease: Duration) -> Self {
         Self(Arc::new(Inner {
+            queues: Mutex::new(JobQueues::new(log.clock().now())),
             log,
             users,
-            queues: Mutex::default(),
             state: Mutex::new(BoardState::Starting),
-            changed: QUEUES.map(|queue| (queue, Notify::new())).into(),
+            news: BoardNews::new(),
             lease,
         }))
     }
@@ -212,7 +223,7 @@ impl JobBoard {
     async fn start(&self) -> Result<genie_log::follow::Follower, LogError> {
         let head = self.0.log.reader().head();
         let unfinished = self.0.log.unfinished();
-        let mut board = JobQueues::default();
+        let mut board = JobQueues::new(self.0.log.clock().now());
         let mut after = None;
         loop {
             let page = unfinished.page(after).await?;
@@ -223,7 +234,7 @@ impl JobBoard {
             }
         }
         *self.lock() = board;
-        self.0.changed.values().for_each(Notify::notify_waiters);
+        self.0.news.tell_all();
         Ok(self.0.log.reader().follow(head))
     }
 
@@ -236,39 +247,85 @@ impl JobBoard {
             }
         }
         self.take_note(&steps);
+        let of_accounts = rows
+            .iter()
+            .filter(|row| row.kind == StreamKind::Account.code());
+        of_accounts.for_each(|row| self.see_account(row));
         // After the users' jobs: nothing of a forgotten user comes later.
+        let now = self.0.log.clock().now();
         for row in rows.iter().filter(|row| row.is_forgotten()) {
-            self.lock().drop_user(UserId(row.owner));
+            self.lock().drop_user(UserId(row.owner), now);
         }
     }
 
     fn take_note(&self, steps: &[JobStep]) {
+        let now = self.0.log.clock().now();
         let mut board = self.lock();
-        let news: BTreeSet<&str> = steps.iter().filter_map(|step| board.see(step)).collect();
-        drop(board);
-        news.into_iter().for_each(|queue| self.wake(queue));
-    }
-
-    /// Wakes the claims that wait for a job of this queue.
-    fn wake(&self, queue: &str) {
-        if let Some(changed) = self.0.changed.get(queue) {
-            changed.notify_waiters();
-        }
-    }
-
-    /// Ends when one of these queues has something new, from now on.
-    fn news_of(&self, queues: &[&'static str]) -> impl Future<Output = ()> + Send {
-        let waiting: Vec<_> = queues
+        let news: Vec<_> = steps
             .iter()
-            .filter_map(|queue| self.0.changed.get(queue))
-            .map(|changed| Box::pin(changed.notified()))
+            .filter_map(|step| board.see(step, now))
             .collect();
-        async move {
-            if waiting.is_empty() {
-                return std::future::pending().await;
+        drop(board);
+        for of_job in news {
+            match of_job {
+                JobNews::Ready(operation) => self.0.news.tell([operation]),
+                JobNews::Later => self.0.news.tell_of_later(),
             }
-            select_all(waiting).await;
         }
+    }
+
+    /// Parks the jobs of users who may not act, and takes them back.
+    fn see_account(&self, row: &StoredRow) {
+        let user = UserId(row.owner);
+        let now = self.0.log.clock().now();
+        match row.event_type.as_ref() {
+            "account.suspended" | "account.forget_requested" => self.lock().suspend(user, now),
+            "account.reactivated" | "account.forget_withdrawn" | "account.role_changed" => {
+                let back = self.lock().resume(user);
+                self.0.news.tell(back.iter());
+            }
+            "account.tier_changed" => {
+                let clear = row
+                    .metadata()
+                    .map(|metadata| metadata.clear)
+                    .unwrap_or_default();
+                let tier = clear.get("tier").and_then(Value::as_str);
+                if let Some(tier) = tier.and_then(Tier::parse) {
+                    self.lock().set_tier(user, tier);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands out what comes due, for ever. Spawn it.
+    pub async fn keep_time(self) {
+        loop {
+            let pause = self.hand_on_due().clamp(SHORTEST_LOOK, LOOK);
+            tokio::select! {
+                () = self.0.log.clock().pause(pause) => {}
+                () = self.0.news.sooner() => {}
+            }
+        }
+    }
+
+    /// Wakes claims for what is due. Answers the time until more is.
+    fn hand_on_due(&self) -> Duration {
+        let now = self.0.log.clock().now();
+        let mut board = self.lock();
+        let due = board.pass_time(now);
+        let next = board.next_due();
+        drop(board);
+        self.0.news.tell(due);
+        next.map_or(LOOK, |at| {
+            Duration::from_micros(at.0.saturating_sub(now.0).max(0) as u64)
+        })
+    }
+
+    /// The reason why a job waits, as far as this server's board knows.
+    pub fn wait(&self, job: &JobId) -> Option<JobWait> {
+        let now = self.0.log.clock().now();
+        self.lock().wait(job, now)
     }
 
     /// The number of a queue's jobs that wait for a worker now.
@@ -276,92 +333,125 @@ impl JobBoard {
         self.lock().count(queue)
     }
 
-    /// Hands out up to `max` jobs of these queues. Waits up to `wait` for the first.
+    /// Hands out up to `max` jobs that the claim asks for. Waits up to `wait` for the first.
     pub async fn claim(
         &self,
-        queues: Vec<&'static str>,
+        scope: ClaimScope,
         worker: String,
         max: usize,
         wait: Duration,
         metadata: Metadata,
     ) -> Result<Vec<JobClaim>, WriteError> {
         let deadline = Instant::now() + wait;
+        let _known = KnownClaim::begin(self, &scope);
         loop {
-            let changed = self.news_of(&queues);
+            let news = self.0.news.of(scope.operations());
             let board = self.clone();
-            let queues_now = queues.clone();
+            let scope_now = scope.clone();
             let worker_now = worker.clone();
             let metadata_now = metadata.clone();
             // On a task of its own: a job taken off the board must end up somewhere even when the worker goes away.
             let handing = async move {
                 board
-                    .hand_out(&queues_now, &worker_now, max, metadata_now)
+                    .hand_out(&scope_now, &worker_now, max, metadata_now)
                     .await
             };
             let claimed = self.0.users.run_to_end(handing).await?;
-            if !claimed.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !claimed.is_empty() || left.is_zero() {
                 return Ok(claimed);
             }
-            let now = self.0.log.clock().now();
-            let due = self
-                .lock()
-                .next_due(&queues)
-                .map(|at| Duration::from_micros(at.0.saturating_sub(now.0).max(0) as u64));
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(vec![]);
-            }
-            let pause = left.min(due.unwrap_or(left)).max(Duration::from_millis(5));
-            let _ = tokio::time::timeout(pause, changed).await; // in time or not: look again
+            let _ = tokio::time::timeout(left, news).await; // in time or not: look again
         }
     }
 
     async fn hand_out(
         &self,
-        queues: &[&'static str],
+        scope: &ClaimScope,
         worker: &str,
         max: usize,
         metadata: Metadata,
     ) -> Result<Vec<JobClaim>, WriteError> {
         let mut claimed: Vec<JobClaim> = Vec::new();
         let mut bytes = 0;
-        while claimed.len() < max && bytes < CLAIM_BYTES {
-            let now = self.0.log.clock().now();
-            let Some(candidate) = self.lock().take(queues, now) else {
+        let mut unanswered = Vec::new();
+        while claimed.len() < max && bytes < CLAIM_BYTES && unanswered.len() < UNANSWERED {
+            let Some(offer) = self.next_offer(scope) else {
                 break;
             };
-            match self.claim_one(&candidate, worker, metadata.clone()).await {
+            match self.claim_one(&offer, worker, metadata.clone()).await {
                 Ok(job) => {
                     bytes += job.params.get().len();
                     claimed.push(job);
                 }
-                // The job no longer waits, or its owner is forgotten. The job is off the board, and comes back when
-                // the log says that it waits again.
-                Err(WriteError::Refused(_) | WriteError::Forgotten) => {}
-                Err(WriteError::Internal(reason)) => {
-                    error!(reason, job.id = %candidate.job, "job board: a job can't be handed out; others are")
-                }
-                Err(error) => {
-                    self.lock().put_back(&candidate);
-                    return if claimed.is_empty() {
-                        Err(error)
-                    } else {
-                        Ok(claimed)
-                    };
-                }
+                Err(error) => unanswered.extend(self.not_handed_out(&offer, error)),
             }
         }
-        Ok(claimed)
+        match unanswered.into_iter().next() {
+            Some(error) if claimed.is_empty() => Err(error),
+            _ => Ok(claimed),
+        }
+    }
+
+    /// Takes the next job off the board. When more jobs wait for such claims, the next claim is woken.
+    fn next_offer(&self, scope: &ClaimScope) -> Option<JobOffer> {
+        let now = self.0.log.clock().now();
+        let mut board = self.lock();
+        let due = board.pass_time(now);
+        let offer = board.take(scope);
+        let more = match offer {
+            Some(_) => board.ready(scope),
+            None => OperationSet::default(),
+        };
+        drop(board);
+        self.0.news.tell(due.into_iter().chain(more.iter()));
+        offer
+    }
+
+    /// Decides what becomes of a job that was not handed out. Answers the error when the store is away.
+    fn not_handed_out(&self, offer: &JobOffer, error: WriteError) -> Option<WriteError> {
+        let now = self.0.log.clock().now();
+        self.0.news.tell_of_later();
+        let mut board = self.lock();
+        match error {
+            WriteError::Refused(refusal) if ["suspended", "leaving"].contains(&refusal.code) => {
+                board.suspend(offer.user, now);
+                board.put_back(offer);
+                None
+            }
+            // The job no longer waits, or its owner is forgotten. The job is off the board, and comes back when the
+            // log says that it waits again.
+            WriteError::Refused(_) | WriteError::Forgotten => None,
+            WriteError::Away(_) => {
+                board.pass_over(offer.user, AWAY_PAUSE_MS, now);
+                board.put_back(offer);
+                Some(error)
+            }
+            WriteError::Internal(reason) => {
+                board.pass_over(offer.user, OWNER_PAUSE_MS, now);
+                board.put_off(offer, now.plus_millis(UNREADABLE_PAUSE_MS));
+                drop(board);
+                error!(reason, job.id = %offer.job, "job board: a job can't be handed out; others are");
+                None
+            }
+            error => {
+                board.pass_over(offer.user, OWNER_PAUSE_MS, now);
+                board.put_back(offer);
+                drop(board);
+                warn!(%error, user.id = %offer.user, "job board: a job's owner could not be asked; others are");
+                None
+            }
+        }
     }
 
     async fn claim_one(
         &self,
-        candidate: &JobOffer,
+        offer: &JobOffer,
         worker: &str,
         metadata: Metadata,
     ) -> Result<JobClaim, WriteError> {
-        let user = candidate.user;
-        let job = candidate.job;
+        let user = offer.user;
+        let job = offer.job;
         // Before the append: a job that is claimed and cannot be read would wait for its lease to lapse.
         let mut spec = self.spec(user, job).await?;
         let params = to_raw_value(&spec.params).expect("a JSON value can be written");
@@ -386,7 +476,10 @@ impl JobBoard {
                     holder: hash.clone(),
                     expires_at,
                 });
-                let note = PlanNote::Job(Box::new(state.job(&job).cloned().unwrap_or_default()));
+                let note = PlanNote::Claim {
+                    attempts: state.job(&job).map_or(0, Job::attempts),
+                    tier: state.tier()?,
+                };
                 Ok(Plan {
                     changes,
                     work: vec![work],
@@ -400,16 +493,16 @@ impl JobBoard {
             .users
             .plan(user, Some(job), metadata, Arc::new(planner))
             .await?;
-        let PlanNote::Job(before) = &done.note else {
+        let PlanNote::Claim { attempts, tier } = done.note else {
             return Err(WriteError::Internal("a claimed job left no note".into()));
         };
-        let attempt = before.attempts() + 1;
+        self.lock().owner_answered(user, tier);
         Ok(JobClaim {
             job,
             user,
             spec,
             params,
-            attempt,
+            attempt: attempts + 1,
             lease,
             lease_expires_at: expires_at,
             position: done.position,
@@ -648,6 +741,11 @@ impl JobBoard {
             .await
     }
 
+    /// A lease lasts for so long without a heartbeat.
+    pub(crate) fn lease_time(&self) -> Duration {
+        self.0.lease
+    }
+
     fn lease_end(&self) -> Timestamp {
         self.0
             .log
@@ -658,6 +756,26 @@ impl JobBoard {
 
     fn lock(&self) -> MutexGuard<'_, JobQueues> {
         self.0.queues.lock()
+    }
+}
+
+/// A claim while it is known to the board as that of a worker.
+struct KnownClaim<'a> {
+    board: &'a JobBoard,
+    scope: &'a ClaimScope,
+}
+
+impl<'a> KnownClaim<'a> {
+    fn begin(board: &'a JobBoard, scope: &'a ClaimScope) -> Self {
+        board.lock().claim_began(scope);
+        Self { board, scope }
+    }
+}
+
+impl Drop for KnownClaim<'_> {
+    fn drop(&mut self) {
+        let now = self.board.0.log.clock().now();
+        self.board.lock().claim_ended(self.scope, now);
     }
 }
 

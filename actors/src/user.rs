@@ -15,7 +15,7 @@ use actix::{
 use genie_events::{
     Change, Limits, Now, Refusal, User, UserId,
     file::File,
-    job::Job,
+    tier::Tier,
     user::{
         Recall,
         reveal::{RevealDenial, RevealableCredential},
@@ -66,8 +66,8 @@ pub(crate) enum PlanNote {
     Nothing,
     /// The credential that may be shown, or why not.
     Reveal(Result<RevealableCredential, RevealDenial>),
-    /// The job as it was before.
-    Job(Box<Job>),
+    /// What a claim was decided on: the attempts of the job so far, and the user's tier.
+    Claim { attempts: u32, tier: Tier },
 }
 
 /// Decides on the state. It is called again when the state turns out stale, so it must not use itself up.

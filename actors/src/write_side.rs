@@ -10,7 +10,7 @@ use crate::{
     WriteError,
     access::AccessLog,
     accounts::Accounts,
-    captions::Captions,
+    captions::{self, Captions},
     chats::Chats,
     credentials::Credentials,
     emails::Emails,
@@ -105,9 +105,12 @@ impl WriteSide {
         tokio::spawn(self.users.clone().sweep());
         tokio::spawn(self.users.clone().follow_forgotten());
         tokio::spawn(self.jobs.clone().follow());
+        tokio::spawn(self.jobs.clone().keep_time());
         tokio::spawn(self.jobs.clone().tick(election.clone()));
         tokio::spawn(self.supervisor.clone().follow(head));
         tokio::spawn(self.supervisor.clone().renew());
+        let captions = captions::jobs::work(self.supervisor.clone(), self.jobs.clone());
+        tokio::spawn(captions);
         tokio::spawn(
             self.supervisor
                 .clone()

@@ -7,6 +7,7 @@ mod bare_sqlite;
 mod cold_start;
 mod commands;
 mod credentials;
+mod fairness;
 mod forget;
 mod http;
 mod lag;
@@ -185,10 +186,11 @@ enum Measurement {
     Memory,
     Wake,
     Cold,
+    Fairness,
 }
 
 impl Measurement {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Commands,
         Self::Lone,
         Self::Lag,
@@ -196,6 +198,7 @@ impl Measurement {
         Self::Memory,
         Self::Wake,
         Self::Cold,
+        Self::Fairness,
     ];
 
     fn figures(self) -> &'static [&'static str] {
@@ -211,6 +214,7 @@ impl Measurement {
             Self::Memory => &["idle_user_bytes"],
             Self::Wake => &["wake_10k_events_p99_ms"],
             Self::Cold => &["cold_start_p99_ratio"],
+            Self::Fairness => &["turns_cost"],
         }
     }
 
@@ -223,6 +227,7 @@ impl Measurement {
             Self::Memory => memory::measure(ground).await,
             Self::Wake => load_user::measure(ground).await,
             Self::Cold => cold_start::measure(ground).await,
+            Self::Fairness => fairness::measure(ground).await,
         }
     }
 }

@@ -31,6 +31,16 @@ impl Tier {
         }
     }
 
+    /// The jobs of a user that start in one turn, while others wait for theirs.
+    pub fn jobs_in_a_turn(self) -> u32 {
+        match self {
+            Self::Starter => 1,
+            Self::Creator => 2,
+            Self::Pro => 4,
+            Self::Studio => 8,
+        }
+    }
+
     /// Reads a tier. Old names are accepted.
     pub fn parse(word: &str) -> Option<Self> {
         Some(match word {

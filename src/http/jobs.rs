@@ -36,6 +36,8 @@ use crate::{
 };
 
 mod named_files;
+mod waiting;
+use waiting::{WaitsBecause, waits_because};
 
 /// A page of at most so many jobs is short.
 const SHORT_PAGE: i64 = 50;
@@ -164,6 +166,9 @@ pub struct JobAnswer {
     #[serde(rename = "finished_at")]
     #[schema(required)]
     finished_at: Option<Time>,
+    /// Of one job that waits. Lists leave it out.
+    #[serde(rename = "waits_because", skip_serializing_if = "Option::is_none")]
+    waits_because: Option<WaitsBecause>,
 }
 
 impl JobAnswer {
@@ -187,6 +192,14 @@ impl JobAnswer {
             run_at: row.run_at.map(Time::from),
             started_at: row.started_at.map(Time::from),
             finished_at: row.finished_at.map(Time::from),
+            waits_because: None,
+        }
+    }
+
+    fn waiting(self, waits_because: Option<WaitsBecause>) -> Self {
+        Self {
+            waits_because,
+            ..self
         }
     }
 }
@@ -583,7 +596,8 @@ pub async fn show(
         _ => None,
     };
     let progress = lease.and_then(|lease| lease.progress);
-    Ok(Answer(JobAnswer::new(&row, progress)))
+    let because = waits_because(&app, &row);
+    Ok(Answer(JobAnswer::new(&row, progress).waiting(because)))
 }
 
 /// The job that the caller means. Its name is shown to its owner only. An administrator's look at another user's

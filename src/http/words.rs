@@ -29,6 +29,15 @@ pub const JOB_STATUSES: [&str; 6] = [
     "cancelled",
 ];
 
+const WAIT_REASONS: [&str; 6] = [
+    "run_at",
+    "backoff",
+    "no_worker",
+    "turn",
+    "paused",
+    "user_suspended",
+];
+
 const CALLERS: [CallerKind; 5] = [
     CallerKind::User,
     CallerKind::Impersonator,
@@ -149,6 +158,7 @@ words! {
     /// The job's work. Only the upload queues `onboarding_import`.
     JobOperation = job_operation::all().chain([onboarding::OPERATION]);
     JobStatus = JOB_STATUSES;
+    WaitReason = WAIT_REASONS;
     Tier = tier::Tier::ALL.map(tier::Tier::as_str);
     /// Clients count `taxonomy_ai_calls` only.
     CounterName = Counter::ALL.map(Counter::as_str);

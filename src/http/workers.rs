@@ -6,7 +6,10 @@ use actix_web::{
     Either, FromRequest, HttpRequest,
     web::{Data, Path},
 };
-use genie_actors::jobs::{AttemptEnd, JobClaim};
+use genie_actors::jobs::{
+    AttemptEnd, JobClaim,
+    operation_set::{ClaimScope, OperationNumber},
+};
 use genie_events::{JobId, JobName, Refusal, UserId, job_operation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -43,6 +46,9 @@ const RECHECK: Duration = Duration::from_secs(5);
 pub struct Claim {
     #[schema(value_type = Vec<words::Queue>, min_items = 1)]
     queues: Vec<String>,
+    /// The operations that this worker can do. Absent: all of the queues, but those that the server runs itself.
+    #[schema(value_type = Option<Vec<words::JobOperation>>, min_items = 1)]
+    operations: Option<Vec<String>>,
     /// The worker's name for itself, kept with the facts. 1 to 200 bytes.
     #[schema(min_length = 1, max_length = 200)]
     worker_id: String,
@@ -118,6 +124,23 @@ impl Claim {
         })
     }
 
+    fn scope(&self) -> Result<ClaimScope, ApiError> {
+        let queues = self.queues()?;
+        let Some(names) = &self.operations else {
+            return Ok(ClaimScope::of_worker(&queues, None));
+        };
+        let numbers = names.iter().map(|name| OperationNumber::parse(name));
+        let numbers = numbers.collect::<Option<Vec<_>>>();
+        let numbers = numbers
+            .filter(|numbers| !numbers.is_empty())
+            .ok_or_else(|| {
+                let known: Vec<&str> = job_operation::of_jobs().collect();
+                let known = known.join(", ");
+                ApiError::field(format!("`operations` must name one or more of: {known}"))
+            })?;
+        Ok(ClaimScope::of_worker(&queues, Some(&numbers)))
+    }
+
     fn check_worker(&self) -> Result<(), ApiError> {
         if self.worker_id.is_empty() || self.worker_id.len() > 200 {
             return Err(ApiError::field("`worker_id` must have 1 to 200 bytes"));
@@ -150,7 +173,7 @@ pub async fn claim(
     server: ServerCaller<WorksOnJobs>,
     Body(body): Body<Claim>,
 ) -> Result<ClaimAnswer, ApiError> {
-    let queues = body.queues()?;
+    let scope = body.scope()?;
     body.check_worker()?;
     let max = body.max()?;
     let wait = body.wait()?;
@@ -164,7 +187,7 @@ pub async fn claim(
             .write
             .jobs
             .claim(
-                queues.clone(),
+                scope.clone(),
                 body.worker_id.clone(),
                 max,
                 left.min(RECHECK),

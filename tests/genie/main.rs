@@ -41,6 +41,7 @@ mod impersonation;
 mod inputs;
 mod invite_to_answer;
 mod invites;
+mod job_board;
 mod jobs;
 mod keys;
 mod limits;

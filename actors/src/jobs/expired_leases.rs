@@ -34,8 +34,6 @@ impl JobBoard {
             if let Some(epoch) = election.now() {
                 self.lapse_all(epoch, now).await;
             }
-            let due: Vec<&str> = self.lock().due(now).collect();
-            due.into_iter().for_each(|queue| self.wake(queue));
         }
     }
 

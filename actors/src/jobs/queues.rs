@@ -1,13 +1,23 @@
 //! The jobs that wait, by queue and user. Pure bookkeeping: it reads the log's readable part, and so needs nobody's
-//! key.
-//!
-//! Fairness: the users of a queue take turns. Within a user the lower priority number goes first, then the older job.
+//! key. The order in which jobs start is in `line`, and the workers that are known in `workers`.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use genie_events::{JobId, Timestamp, UserId, job_operation};
+use genie_events::{JobId, Timestamp, UserId, job_operation::QUEUES, tier::Tier};
 use genie_log::{read::JobStep, unfinished::UnfinishedJob};
 use serde_json::Value;
+
+use super::operation_set::{ClaimScope, OperationNumber, OperationSet};
+
+mod line;
+mod workers;
+use line::{QueueLine, ReadyJob};
+use workers::KnownWorkers;
+
+/// The first pause after which an owner that could not be asked is tried again. It doubles each time.
+const FIRST_PAUSE_MS: i64 = 250;
+/// A suspended owner is asked again after this time, in case a claim was refused just before the owner came back.
+const SUSPENDED_PAUSE_MS: i64 = 600_000;
 
 /// A job that may be handed out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,453 +28,493 @@ pub struct JobOffer {
     sequence: u64,
 }
 
+/// An event's meaning for those that wait for jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobNews {
+    /// A job with this operation may go now.
+    Ready(OperationNumber),
+    /// A job may go later.
+    Later,
+}
+
+/// The reason why a job waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobWait {
+    /// The owner is suspended, or about to be forgotten.
+    UserSuspended,
+    Until(Timestamp),
+    /// No worker is known that does such jobs.
+    NoWorker,
+    /// It is not its turn. 1 is the next in its queue.
+    Turn {
+        place: usize,
+    },
+}
+
 #[derive(Debug, Clone)]
 struct JobEntry {
     user: UserId,
-    queue: &'static str,
+    operation: OperationNumber,
     priority: i64,
     /// The number of the submission or retry among its owner's events: the older goes first.
     submitted: u64,
-    not_before: Option<Timestamp>,
     /// The number of the job's events that the board has seen.
     sequence: u64,
-    on_board: bool,
+    place: JobPlace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum JobPlace {
+    /// The job waits for a worker.
+    Ready,
+    /// The job waits for its time.
+    Delayed(Timestamp),
+    /// The job is being given to a worker that does these operations.
+    Offered(OperationSet),
+    /// A worker that does these operations has the job.
+    Running(OperationSet),
+}
+
+/// A user with jobs on the board.
+#[derive(Debug)]
+struct JobOwner {
+    jobs: HashSet<JobId>,
+    /// The jobs of one turn.
+    weight: u32,
+    hold: Option<OwnerHold>,
+    /// How often in a row the owner could not be asked.
+    failures: u32,
+}
+
+/// No job of an owner is handed out for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OwnerHold {
+    reason: HoldReason,
+    until: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HoldReason {
+    /// The owner may not act. The log tells when that changes.
+    Suspended,
+    /// The owner could not be asked.
+    PassedOver,
 }
 
 /// The board's memory: jobs that wait or run. Jobs that ended are dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct JobQueues {
     jobs: HashMap<JobId, JobEntry>,
-    /// The same by their users.
     /// Invariant: a user has an entry exactly while `jobs` has one of the user's.
-    of_user: HashMap<UserId, HashSet<JobId>>,
-    queues: HashMap<&'static str, Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    /// The jobs of each user that may go, best first.
-    /// Invariant: a user has an entry here, perhaps an empty one, exactly while in `turns`.
-    ready: HashMap<UserId, BTreeSet<(i64, u64, JobId)>>,
-    /// The number of jobs in `ready`.
-    count: usize,
-    /// The users in the order of their turns.
-    turns: VecDeque<UserId>,
+    owners: HashMap<UserId, JobOwner>,
+    /// In the order of [`QUEUES`].
+    lines: [QueueLine; QUEUES.len()],
     /// Jobs whose time has not come.
     delayed: BTreeSet<(Timestamp, JobId)>,
+    /// Owners on hold, and until when.
+    holds: BTreeSet<(Timestamp, UserId)>,
+    workers: KnownWorkers,
 }
 
 impl JobQueues {
-    /// Takes a job from the working table.
-    pub fn load(&mut self, row: &UnfinishedJob) {
-        let Some(queue) = job_operation::queue(&row.queue) else {
-            return;
-        };
-        let known = JobEntry {
-            user: row.user,
-            queue,
-            priority: row.priority,
-            submitted: row.submitted,
-            not_before: row.state.due,
-            sequence: row.state.sequence,
-            on_board: false,
-        };
-        self.enter(row.job, known);
-        if !row.state.is_running {
-            self.put(&row.job);
+    /// A board that begins to look for workers at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            jobs: HashMap::new(),
+            owners: HashMap::new(),
+            lines: Default::default(),
+            delayed: BTreeSet::new(),
+            holds: BTreeSet::new(),
+            workers: KnownWorkers::new(now),
         }
     }
 
-    /// Takes note of a job's event. Answers the queue that has something new to hand out.
-    pub fn see(&mut self, step: &JobStep) -> Option<&'static str> {
-        if self
-            .jobs
-            .get(&step.job)
-            .is_some_and(|known| known.sequence >= step.sequence)
-        {
+    /// Takes a job from the working table.
+    pub fn load(&mut self, row: &UnfinishedJob) {
+        let Some(operation) = OperationNumber::parse(&row.operation) else {
+            return;
+        };
+        let place = match (row.state.is_running, row.state.due) {
+            (true, _) => JobPlace::Running(OperationSet::only(operation)),
+            (false, Some(due)) => JobPlace::Delayed(due),
+            (false, None) => JobPlace::Ready,
+        };
+        let entry = JobEntry {
+            user: row.user,
+            operation,
+            priority: row.priority,
+            submitted: row.submitted,
+            sequence: row.state.sequence,
+            place,
+        };
+        self.enter(row.job, entry);
+    }
+
+    /// Takes note of a job's event.
+    pub fn see(&mut self, step: &JobStep, now: Timestamp) -> Option<JobNews> {
+        let known = self.jobs.get(&step.job);
+        if known.is_some_and(|known| known.sequence >= step.sequence) {
             return None; // seen before
         }
-        let moment = |key: &str| step.clear.get(key).and_then(Value::as_i64).map(Timestamp);
         match step.event_type.as_str() {
             "job.submitted" | "job.retried" => {
-                let queue = step
-                    .clear
-                    .get("queue")
-                    .and_then(Value::as_str)
-                    .and_then(job_operation::queue)?;
-                self.forget(&step.job);
-                let known = JobEntry {
+                let operation = step.clear.get("operation").and_then(Value::as_str);
+                let operation = operation.and_then(OperationNumber::parse)?;
+                self.forget(&step.job, now);
+                let entry = JobEntry {
                     user: step.user,
-                    queue,
-                    priority: step
-                        .clear
-                        .get("priority")
-                        .and_then(Value::as_i64)
-                        .unwrap_or(10),
+                    operation,
+                    priority: number(step, "priority").unwrap_or(10),
                     submitted: step.owner_seq,
-                    not_before: moment("run_at"),
                     sequence: step.sequence,
-                    on_board: false,
+                    place: waiting_until(moment(step, "run_at")),
                 };
-                self.enter(step.job, known);
-                self.put(&step.job)
+                self.enter(step.job, entry);
+                self.news_of(&step.job)
             }
             "job.claimed" => {
-                self.remove(&step.job);
-                self.remember(&step.job, step.sequence, |_| {});
-                None
+                let known = self.jobs.get(&step.job)?;
+                let does = match known.place {
+                    JobPlace::Offered(operations) => operations,
+                    _ => OperationSet::only(known.operation),
+                };
+                self.change(step, now, |known| known.place = JobPlace::Running(does))
             }
-            "job.lapsed" | "job.failed" => match moment("retry_at") {
-                Some(at) => {
-                    self.remove(&step.job);
-                    self.remember(&step.job, step.sequence, |known| {
-                        known.not_before = Some(at)
-                    });
-                    self.put(&step.job)
-                }
-                None => {
-                    self.forget(&step.job); // failed for good; a retry's event has all that the board needs
-                    None
-                }
+            "job.lapsed" | "job.failed" => match moment(step, "retry_at") {
+                Some(at) => self.change(step, now, |known| known.place = JobPlace::Delayed(at)),
+                None => self.forget(&step.job, now), // a retry's event has all that the board needs
             },
-            "job.completed" | "job.cancelled" => {
-                self.forget(&step.job);
-                None
-            }
+            "job.released" => self.change(step, now, |known| known.place = JobPlace::Ready),
+            "job.rescheduled" => self.change(step, now, |known| {
+                known.priority = number(step, "priority").unwrap_or(known.priority);
+                known.place = waiting_until(moment(step, "run_at"));
+            }),
+            "job.completed" | "job.cancelled" => self.forget(&step.job, now),
             _ => None,
         }
     }
 
-    fn remember(&mut self, job: &JobId, sequence: u64, change: impl FnOnce(&mut JobEntry)) {
-        if let Some(known) = self.jobs.get_mut(job) {
-            known.sequence = sequence;
-            change(known);
-        }
+    /// Takes the job out of its place, changes it, and puts it where it belongs now.
+    fn change(
+        &mut self,
+        step: &JobStep,
+        now: Timestamp,
+        change: impl FnOnce(&mut JobEntry),
+    ) -> Option<JobNews> {
+        let mut entry = self.jobs.get(&step.job)?.clone();
+        self.leave_place(&step.job, now);
+        entry.sequence = step.sequence;
+        change(&mut entry);
+        self.jobs.insert(step.job, entry);
+        self.take_place(&step.job);
+        self.news_of(&step.job)
     }
 
-    fn put(&mut self, job: &JobId) -> Option<&'static str> {
-        let known = self.jobs.get_mut(job)?;
-        if known.on_board {
-            return None;
-        }
-        known.on_board = true;
-        let queue = self.queues.entry(known.queue).or_default();
-        match known.not_before {
-            Some(at) => _ = queue.delayed.insert((at, *job)),
-            None => queue.make_ready(known, job),
-        }
-        Some(known.queue)
-    }
-
-    fn remove(&mut self, job: &JobId) {
-        let Some(known) = self.jobs.get_mut(job) else {
-            return;
-        };
-        known.on_board = false;
-        if let Some(queue) = self.queues.get_mut(known.queue) {
-            if let Some(ready) = queue.ready.get_mut(&known.user)
-                && ready.remove(&(known.priority, known.submitted, *job))
-            {
-                queue.count -= 1;
-            }
-            if let Some(at) = known.not_before {
-                queue.delayed.remove(&(at, *job));
-            }
+    fn news_of(&self, job: &JobId) -> Option<JobNews> {
+        let known = self.jobs.get(job)?;
+        match known.place {
+            JobPlace::Ready => Some(JobNews::Ready(known.operation)),
+            JobPlace::Delayed(_) => Some(JobNews::Later),
+            JobPlace::Offered(_) | JobPlace::Running(_) => None,
         }
     }
 
     fn enter(&mut self, job: JobId, entry: JobEntry) {
-        self.of_user.entry(entry.user).or_default().insert(job);
+        let owner = self.owners.entry(entry.user).or_insert_with(|| JobOwner {
+            jobs: HashSet::new(),
+            weight: Tier::default().jobs_in_a_turn(),
+            hold: None,
+            failures: 0,
+        });
+        owner.jobs.insert(job);
         self.jobs.insert(job, entry);
+        self.take_place(&job);
     }
 
-    fn forget(&mut self, job: &JobId) {
-        self.remove(job);
-        let Some(known) = self.jobs.remove(job) else {
-            return;
-        };
-        if let Some(theirs) = self.of_user.get_mut(&known.user) {
-            theirs.remove(job);
-            if theirs.is_empty() {
-                self.of_user.remove(&known.user);
-            }
-        }
-    }
-
-    /// Drops all jobs of a user who was forgotten.
-    pub fn drop_user(&mut self, user: UserId) {
-        let theirs = self.of_user.get(&user).cloned().unwrap_or_default();
-        theirs.iter().for_each(|job| self.forget(job));
-    }
-
-    /// Puts back a job that could not be handed out, unless more became known of it meanwhile.
-    pub fn put_back(&mut self, candidate: &JobOffer) {
-        if self
-            .jobs
-            .get(&candidate.job)
-            .is_some_and(|known| known.sequence == candidate.sequence)
-        {
-            self.put(&candidate.job);
-        }
-    }
-
-    /// Takes the next job of these queues off the board.
-    pub fn take(&mut self, queues: &[&'static str], now: Timestamp) -> Option<JobOffer> {
-        for name in queues {
-            let Some(queue) = self.queues.get_mut(name) else {
-                continue;
-            };
-            while let Some(&(at, job)) = queue.delayed.first()
-                && at <= now
-            {
-                queue.delayed.pop_first();
-                if let Some(known) = self.jobs.get(&job) {
-                    queue.make_ready(known, &job);
-                }
-            }
-            if let Some((user, job)) = queue.next() {
-                let Some(known) = self.jobs.get_mut(&job) else {
-                    continue;
-                };
-                known.on_board = false;
-                return Some(JobOffer {
-                    user,
-                    sequence: known.sequence,
-                    job,
-                });
-            }
+    /// Drops a job, which is no news.
+    fn forget(&mut self, job: &JobId, now: Timestamp) -> Option<JobNews> {
+        self.leave_place(job, now);
+        let known = self.jobs.remove(job)?;
+        let owner = self.owners.get_mut(&known.user)?;
+        owner.jobs.remove(job);
+        if owner.jobs.is_empty() {
+            self.lift_hold(known.user);
+            self.owners.remove(&known.user);
         }
         None
     }
 
-    /// The time when the next delayed job of these queues is due.
-    pub fn next_due(&self, queues: &[&'static str]) -> Option<Timestamp> {
-        queues
-            .iter()
-            .filter_map(|name| self.queues.get(name)?.delayed.first())
-            .map(|(at, _)| *at)
-            .min()
+    fn take_place(&mut self, job: &JobId) {
+        let Some(known) = self.jobs.get(job) else {
+            return;
+        };
+        match known.place {
+            JobPlace::Ready => {
+                let (weight, on_hold) = match self.owners.get(&known.user) {
+                    Some(owner) => (owner.weight, owner.hold.is_some()),
+                    None => (1, false),
+                };
+                let line = &mut self.lines[line_of(known.operation)];
+                line.put(known.user, known.ready(*job), weight, on_hold);
+            }
+            JobPlace::Delayed(at) => _ = self.delayed.insert((at, *job)),
+            JobPlace::Offered(_) => {}
+            JobPlace::Running(does) => self.workers.begin(does),
+        }
     }
 
-    /// The queues with a delayed job that is due.
-    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = &'static str> {
-        let is_due = move |queue: &Queue| queue.delayed.first().is_some_and(|(at, _)| *at <= now);
-        self.queues
-            .iter()
-            .filter(move |(_, queue)| is_due(queue))
-            .map(|(name, _)| *name)
+    fn leave_place(&mut self, job: &JobId, now: Timestamp) {
+        let Some(known) = self.jobs.get(job) else {
+            return;
+        };
+        match known.place {
+            JobPlace::Ready => {
+                let line = &mut self.lines[line_of(known.operation)];
+                line.remove(known.user, &known.ready(*job));
+            }
+            JobPlace::Delayed(at) => _ = self.delayed.remove(&(at, *job)),
+            JobPlace::Offered(_) => {}
+            JobPlace::Running(does) => self.workers.end(does, now),
+        }
+    }
+
+    fn set_place(&mut self, job: &JobId, place: JobPlace, now: Timestamp) {
+        self.leave_place(job, now);
+        if let Some(known) = self.jobs.get_mut(job) {
+            known.place = place;
+        }
+        self.take_place(job);
+    }
+
+    /// Drops all jobs of a user who was forgotten.
+    pub fn drop_user(&mut self, user: UserId, now: Timestamp) {
+        let theirs = self.owners.get(&user).map(|owner| owner.jobs.clone());
+        for job in theirs.unwrap_or_default() {
+            self.forget(&job, now);
+        }
+    }
+
+    /// Takes the next job that the claim asks for off the board.
+    pub fn take(&mut self, scope: &ClaimScope) -> Option<JobOffer> {
+        let does = scope.operations();
+        for (queue, operations) in scope.queues() {
+            let Some(line) = QUEUES.iter().position(|name| *name == queue) else {
+                continue;
+            };
+            let Some((user, job)) = self.lines[line].take(operations) else {
+                continue;
+            };
+            let known = self.jobs.get_mut(&job)?;
+            known.place = JobPlace::Offered(does);
+            return Some(JobOffer {
+                user,
+                sequence: known.sequence,
+                job,
+            });
+        }
+        None
+    }
+
+    /// Puts back a job that could not be handed out, unless more became known of it meanwhile.
+    pub fn put_back(&mut self, offer: &JobOffer) {
+        self.put_offered(offer, JobPlace::Ready);
+    }
+
+    /// The same, of a job that can't be handed out before `at`.
+    pub fn put_off(&mut self, offer: &JobOffer, at: Timestamp) {
+        self.put_offered(offer, JobPlace::Delayed(at));
+    }
+
+    fn put_offered(&mut self, offer: &JobOffer, place: JobPlace) {
+        let Some(known) = self.jobs.get_mut(&offer.job) else {
+            return;
+        };
+        let is_as_offered =
+            known.sequence == offer.sequence && matches!(known.place, JobPlace::Offered(_));
+        if is_as_offered {
+            known.place = place;
+            self.take_place(&offer.job);
+        }
+    }
+
+    /// Notes that the owner was asked and answered, and with which tier.
+    pub fn owner_answered(&mut self, user: UserId, tier: Tier) {
+        if let Some(owner) = self.owners.get_mut(&user) {
+            owner.failures = 0;
+        }
+        self.set_tier(user, tier);
+    }
+
+    /// The tier decides the jobs of a turn, from the user's next turn on.
+    pub fn set_tier(&mut self, user: UserId, tier: Tier) {
+        let Some(owner) = self.owners.get_mut(&user) else {
+            return;
+        };
+        let weight = tier.jobs_in_a_turn();
+        if owner.weight != weight {
+            owner.weight = weight;
+            self.lines
+                .iter_mut()
+                .for_each(|line| line.set_weight(user, weight));
+        }
+    }
+
+    /// Parks the jobs of a user who may not act, until [`Self::resume`].
+    pub fn suspend(&mut self, user: UserId, now: Timestamp) {
+        let hold = OwnerHold {
+            reason: HoldReason::Suspended,
+            until: now.plus_millis(SUSPENDED_PAUSE_MS),
+        };
+        self.hold(user, hold);
+    }
+
+    /// Passes over an owner who could not be asked: for longer each time, but never for longer than `longest`
+    /// milliseconds.
+    pub fn pass_over(&mut self, user: UserId, longest: i64, now: Timestamp) {
+        let Some(owner) = self.owners.get_mut(&user) else {
+            return;
+        };
+        if owner.hold.is_some() {
+            return; // by another claim at the same time
+        }
+        let pause = FIRST_PAUSE_MS << owner.failures.min(16);
+        owner.failures = owner.failures.saturating_add(1);
+        let hold = OwnerHold {
+            reason: HoldReason::PassedOver,
+            until: now.plus_millis(pause.min(longest)),
+        };
+        self.hold(user, hold);
+    }
+
+    /// Hands out the jobs of an owner on hold again. Answers their operations.
+    pub fn resume(&mut self, user: UserId) -> OperationSet {
+        if !self.lift_hold(user) {
+            return OperationSet::default();
+        }
+        let lines = self.lines.iter_mut();
+        let operations = lines.map(|line| line.resume(user).iter().collect::<Vec<_>>());
+        operations.flatten().collect()
+    }
+
+    fn hold(&mut self, user: UserId, hold: OwnerHold) {
+        self.lift_hold(user);
+        let Some(owner) = self.owners.get_mut(&user) else {
+            return;
+        };
+        owner.hold = Some(hold);
+        self.holds.insert((hold.until, user));
+        self.lines.iter_mut().for_each(|line| line.hold(user));
+    }
+
+    /// True if the owner was on hold.
+    fn lift_hold(&mut self, user: UserId) -> bool {
+        let owner = self.owners.get_mut(&user);
+        let Some(held) = owner.and_then(|owner| owner.hold.take()) else {
+            return false;
+        };
+        self.holds.remove(&(held.until, user))
+    }
+
+    /// Does what is due by `now`. Answers the operations of which there is something new to hand out, once for each
+    /// job that has come due.
+    pub fn pass_time(&mut self, now: Timestamp) -> Vec<OperationNumber> {
+        let mut news = Vec::new();
+        while let Some(&(at, job)) = self.delayed.first()
+            && at <= now
+        {
+            self.delayed.pop_first();
+            self.set_place(&job, JobPlace::Ready, now);
+            news.extend(self.jobs.get(&job).map(|known| known.operation));
+        }
+        while let Some(&(at, user)) = self.holds.first()
+            && at <= now
+        {
+            news.extend(self.resume(user).iter());
+            self.holds.remove(&(at, user));
+        }
+        news
+    }
+
+    /// The next moment at which something is due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let job = self.delayed.first().map(|(at, _)| *at);
+        let owner = self.holds.first().map(|(at, _)| *at);
+        job.into_iter().chain(owner).min()
     }
 
     /// The number of a queue's jobs that may go now.
     pub fn count(&self, queue: &str) -> usize {
-        self.queues.get(queue).map_or(0, |queue| queue.count)
+        let line = QUEUES.iter().position(|name| *name == queue);
+        line.map_or(0, |line| self.lines[line].count())
+    }
+
+    /// The operations of a claim with which jobs wait now.
+    pub fn ready(&self, scope: &ClaimScope) -> OperationSet {
+        let of_queue = |(queue, operations): (&str, OperationSet)| {
+            let line = QUEUES.iter().position(|name| *name == queue);
+            line.map_or_else(OperationSet::default, |line| {
+                self.lines[line].ready(operations)
+            })
+        };
+        let each = scope.queues().map(of_queue);
+        each.flat_map(OperationSet::iter).collect()
+    }
+
+    /// Notes that a claim for these operations waits.
+    pub fn claim_began(&mut self, scope: &ClaimScope) {
+        self.workers.claim_began(scope.operations());
+    }
+
+    pub fn claim_ended(&mut self, scope: &ClaimScope, now: Timestamp) {
+        self.workers.claim_ended(scope.operations(), now);
+    }
+
+    /// The reason why a job waits; `None` when the board knows nothing of it, or it does not wait.
+    pub fn wait(&self, job: &JobId, now: Timestamp) -> Option<JobWait> {
+        let known = self.jobs.get(job)?;
+        let hold = self.owners.get(&known.user).and_then(|owner| owner.hold);
+        let is_suspended = hold.is_some_and(|hold| hold.reason == HoldReason::Suspended);
+        match known.place {
+            JobPlace::Offered(_) | JobPlace::Running(_) => None,
+            _ if is_suspended => Some(JobWait::UserSuspended),
+            JobPlace::Delayed(at) => Some(JobWait::Until(at)),
+            JobPlace::Ready if !self.workers.does(known.operation, now) => Some(JobWait::NoWorker),
+            JobPlace::Ready => {
+                let line = &self.lines[line_of(known.operation)];
+                let place = line.place(known.user, &known.ready(*job));
+                place.map(|place| JobWait::Turn { place })
+            }
+        }
     }
 }
 
-impl Queue {
-    fn make_ready(&mut self, known: &JobEntry, job: &JobId) {
-        let turns = &mut self.turns;
-        let ready = self.ready.entry(known.user).or_insert_with(|| {
-            turns.push_back(known.user);
-            BTreeSet::new()
-        });
-        if ready.insert((known.priority, known.submitted, *job)) {
-            self.count += 1;
+impl JobEntry {
+    fn ready(&self, job: JobId) -> ReadyJob {
+        ReadyJob {
+            job,
+            operation: self.operation,
+            priority: self.priority,
+            submitted: self.submitted,
         }
     }
+}
 
-    fn next(&mut self) -> Option<(UserId, JobId)> {
-        while let Some(user) = self.turns.pop_front() {
-            let Some(ready) = self.ready.get_mut(&user) else {
-                continue;
-            };
-            let first = ready.pop_first();
-            if ready.is_empty() {
-                self.ready.remove(&user);
-            } else {
-                self.turns.push_back(user);
-            }
-            if let Some((_, _, job)) = first {
-                self.count -= 1;
-                return Some((user, job));
-            }
-        }
-        None
-    }
+fn line_of(operation: OperationNumber) -> usize {
+    let queue = operation.queue();
+    QUEUES.iter().position(|name| *name == queue).unwrap_or(0)
+}
+
+fn waiting_until(at: Option<Timestamp>) -> JobPlace {
+    at.map_or(JobPlace::Ready, JobPlace::Delayed)
+}
+
+fn number(step: &JobStep, key: &str) -> Option<i64> {
+    step.clear.get(key).and_then(Value::as_i64)
+}
+
+fn moment(step: &JobStep, key: &str) -> Option<Timestamp> {
+    number(step, key).map(Timestamp)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const QUEUE: &str = "media-jobs";
-
-    struct Board(JobQueues, u64);
-
-    fn job_id(n: u64) -> JobId {
-        JobId(Uuid::from_u128(n.into()))
-    }
-
-    impl Board {
-        fn see(
-            &mut self,
-            user: u128,
-            job: u64,
-            sequence: u64,
-            event_type: &str,
-            clear: Value,
-        ) -> bool {
-            self.1 += 1;
-            let news = self.0.see(&JobStep {
-                owner_seq: self.1,
-                job: job_id(job),
-                user: UserId(Uuid::from_u128(user)),
-                sequence,
-                event_type: event_type.into(),
-                clear: serde_json::from_value(clear).unwrap(),
-            });
-            assert!(news.is_none_or(|queue| queue == QUEUE));
-            news.is_some()
-        }
-        fn submit(&mut self, user: u128, job: u64, priority: i64) {
-            assert!(self.see(
-                user,
-                job,
-                1,
-                "job.submitted",
-                json!({"queue": QUEUE, "priority": priority})
-            ));
-        }
-        fn take(&mut self) -> Option<JobId> {
-            self.0
-                .take(&[QUEUE], Timestamp(100))
-                .map(|candidate| candidate.job)
-        }
-    }
-
-    fn board() -> Board {
-        Board(JobQueues::default(), 0)
-    }
-
-    #[test]
-    fn users_take_turns_and_within_a_user_priority_goes_first() {
-        let mut board = board();
-        for job in 1..=3 {
-            board.submit(1, job, 10);
-        }
-        board.submit(1, 4, 1);
-        board.submit(2, 5, 10);
-        let order: Vec<JobId> = std::iter::from_fn(|| board.take()).collect();
-        assert_eq!(order, [4, 5, 1, 2, 3].map(job_id));
-    }
-
-    #[test]
-    fn a_delayed_job_waits_for_its_time() {
-        let mut board = board();
-        board.see(
-            1,
-            1,
-            1,
-            "job.submitted",
-            json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
-        );
-        assert_eq!(board.take(), None);
-        assert_eq!(board.0.next_due(&[QUEUE]), Some(Timestamp(200)));
-        assert_eq!(
-            board.0.take(&[QUEUE], Timestamp(200)).unwrap().job,
-            job_id(1)
-        );
-    }
-
-    #[test]
-    fn a_claimed_job_is_gone_and_a_lapsed_one_comes_back() {
-        let mut board = board();
-        board.submit(1, 1, 10);
-        board.see(1, 1, 2, "job.claimed", json!({"attempt": 1}));
-        assert_eq!(board.take(), None);
-        assert!(board.see(1, 1, 3, "job.lapsed", json!({"attempt": 1, "retry_at": 50})));
-        assert!(
-            !board.see(1, 1, 3, "job.lapsed", json!({"attempt": 1, "retry_at": 50})),
-            "seen before"
-        );
-        assert_eq!(board.take(), Some(job_id(1)));
-        board.see(1, 1, 4, "job.claimed", json!({"attempt": 2}));
-        board.see(1, 1, 5, "job.failed", json!({"attempt": 2}));
-        assert_eq!(board.take(), None);
-        assert!(board.see(
-            1,
-            1,
-            6,
-            "job.retried",
-            json!({"queue": QUEUE, "priority": 5})
-        ));
-        assert_eq!(board.take(), Some(job_id(1)));
-    }
-
-    #[test]
-    fn nothing_waits_for_who_was_forgotten() {
-        let mut board = board();
-        board.submit(1, 1, 10);
-        board.submit(2, 2, 10);
-        board.see(
-            1,
-            3,
-            1,
-            "job.submitted",
-            json!({"queue": QUEUE, "priority": 10, "run_at": 200}),
-        );
-        board.0.drop_user(UserId(Uuid::from_u128(1)));
-        assert_eq!((board.take(), board.take()), (Some(job_id(2)), None));
-        assert_eq!(
-            board.0.take(&[QUEUE], Timestamp(300)),
-            None,
-            "nor when its time has come"
-        );
-        let left: Vec<&UserId> = board.0.of_user.keys().collect();
-        assert_eq!(left, [&UserId(Uuid::from_u128(2))]);
-    }
-
-    #[test]
-    fn a_job_that_could_not_be_handed_out_goes_back_once() {
-        let mut board = board();
-        board.submit(1, 1, 10);
-        let candidate = board.0.take(&[QUEUE], Timestamp(100)).unwrap();
-        board.0.put_back(&candidate);
-        board.0.put_back(&candidate);
-        assert_eq!(board.take(), Some(job_id(1)));
-        assert_eq!(board.take(), None);
-        board.see(1, 1, 2, "job.claimed", json!({"attempt": 1}));
-        board.0.put_back(&candidate);
-        assert_eq!(board.take(), None, "it was claimed meanwhile");
-    }
-
-    #[test]
-    fn a_job_that_had_ended_and_is_queued_again_is_on_a_board_that_never_knew_it() {
-        let mut board = board();
-        assert!(board.see(
-            1,
-            1,
-            3,
-            "job.retried",
-            json!({"queue": QUEUE, "priority": 5})
-        ));
-        assert_eq!(board.take(), Some(job_id(1)));
-        board.see(1, 1, 4, "job.cancelled", json!({}));
-        assert!(board.see(
-            1,
-            1,
-            5,
-            "job.retried",
-            json!({"queue": QUEUE, "priority": 5})
-        ));
-        board.see(1, 1, 6, "job.cancelled", json!({}));
-        assert_eq!(
-            (board.take(), board.0.jobs.len(), board.0.of_user.len()),
-            (None, 0, 0),
-            "what has ended is forgotten"
-        );
-    }
-}
+mod tests;

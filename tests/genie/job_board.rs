@@ -1,0 +1,321 @@
+//! The job board: what a claim gets, why a job waits, and users who may not act.
+
+use genie_log::testing::{TestStore, both_stores};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    fake_ollama::Step,
+    test_genie::{TestGenie, TestUser},
+    until::until,
+};
+
+/// Queues a job and answers its id.
+async fn submit(genie: &TestGenie, user: &TestUser, job: Value) -> String {
+    let queued = user.post(genie, "/api/queue/media", job).await.ok();
+    queued["id"].as_str().unwrap().to_owned()
+}
+
+/// Claims at most one job, without waiting, and answers it or null.
+async fn claim(genie: &TestGenie, scope: Value) -> Value {
+    let mut claim = json!({"worker_id": "w"});
+    claim
+        .as_object_mut()
+        .unwrap()
+        .extend(scope.as_object().unwrap().clone());
+    let mut claimed = genie.server("/api/worker/claim", claim).await.ok();
+    let first = claimed["jobs"].get_mut(0).map(Value::take);
+    first.unwrap_or_default()
+}
+
+async fn because(genie: &TestGenie, user: &TestUser, job: &str) -> Value {
+    let mut shown = user.get(genie, &format!("/api/jobs/{job}")).await.ok();
+    shown["waits_because"].take()
+}
+
+async fn sync(genie: &TestGenie, user: &TestUser, status: &str) {
+    let body = json!({"userId": user.id, "status": status});
+    genie.server("/api/rbac-sync", body).await.ok();
+}
+
+/// Waits until the board knows the newest facts.
+async fn until_because(genie: &TestGenie, user: &TestUser, job: &str, reason: &str) {
+    until(reason, async || {
+        // An administrator may ask before the read side knows of the job.
+        let shown = user.get(genie, &format!("/api/jobs/{job}")).await;
+        (shown.json["waits_because"]["reason"] == reason).then_some(())
+    })
+    .await;
+}
+
+both_stores!(
+    a_worker_gets_only_the_operations_that_it_names,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let thumbnail = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        let post = submit(&genie, &ada, json!({"operation": "publish_post"})).await;
+        let both = json!(["media-jobs", "scrape-jobs"]);
+        let scope = |operations: Value| json!({"queues": both, "operations": operations});
+        until("the board", async || {
+            let none = claim(&genie, scope(json!(["crop_video"]))).await;
+            assert_eq!(none, Value::Null);
+            let got = claim(
+                &genie,
+                scope(json!(["scrape_post_performance", "publish_post"])),
+            )
+            .await;
+            (got["jobId"] == post.as_str()).then_some(())
+        })
+        .await;
+        let outside = json!({"queues": ["scrape-jobs"], "operations": ["thumbnail"]});
+        assert_eq!(claim(&genie, outside).await, Value::Null);
+        let all = claim(&genie, json!({"queues": ["media-jobs"]})).await;
+        assert_eq!(all["jobId"], thumbnail.as_str());
+        for wrong in [json!([]), json!(["make_coffee"]), json!("thumbnail")] {
+            let body = json!({"queues": both, "operations": wrong, "worker_id": "w"});
+            let refused = genie.server("/api/worker/claim", body).await;
+            assert_eq!(refused.status, 400, "{wrong}");
+            assert!(
+                refused.json["error"]
+                    .as_str()
+                    .unwrap()
+                    .contains("`operations`")
+            );
+        }
+    }
+);
+
+both_stores!(a_job_that_waits_says_why, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    let later = genie.clock.now().plus_seconds(3600);
+    let at = later.rfc3339();
+    let delayed = submit(
+        &genie,
+        &ada,
+        json!({"operation": "thumbnail", "run_at": at}),
+    )
+    .await;
+    let first = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+    let second = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+    let mut shown = because(&genie, &ada, &delayed).await;
+    let shown_at = shown["at"].take();
+    assert_eq!(shown["reason"], "run_at");
+    assert_eq!(
+        genie_events::Timestamp::parse_rfc3339(shown_at.as_str().unwrap())
+            .unwrap()
+            .unix_millis(),
+        later.unix_millis()
+    );
+    until("the board", async || {
+        let turn = because(&genie, &ada, &second).await;
+        (turn == json!({"reason": "turn", "place": 2})).then_some(())
+    })
+    .await;
+    assert_eq!(
+        because(&genie, &ada, &first).await,
+        json!({"reason": "turn", "place": 1})
+    );
+    // No worker for thumbnails came for a minute; one for other work tells nothing of them.
+    genie.clock.advance_millis(60_000);
+    let other = json!({"queues": ["media-jobs"], "operations": ["crop_video"]});
+    assert_eq!(claim(&genie, other).await, Value::Null);
+    assert_eq!(
+        because(&genie, &ada, &first).await,
+        json!({"reason": "no_worker"})
+    );
+
+    let got = claim(&genie, json!({"queues": ["media-jobs"]})).await;
+    assert_eq!(got["jobId"], first.as_str());
+    assert_eq!(because(&genie, &ada, &first).await, Value::Null, "it runs");
+    until_because(&genie, &ada, &second, "turn").await;
+    let failed = json!({"lease": got["lease"], "error": "e"});
+    genie
+        .server(&format!("/api/worker/jobs/{first}/fail"), failed)
+        .await
+        .ok();
+    until_because(&genie, &ada, &first, "backoff").await;
+    let shown = because(&genie, &ada, &first).await;
+    assert!(
+        shown["at"].is_string() && shown.get("place").is_none(),
+        "{shown}"
+    );
+    let listed = ada.get(&genie, "/api/jobs").await.ok();
+    assert!(listed["data"][0].get("waits_because").is_none());
+});
+
+both_stores!(
+    jobs_of_a_user_who_may_not_act_are_parked_and_come_back,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let admin = genie.user("admin").await;
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        let eve = genie.user("eve").await;
+        let media = json!({"queues": ["media-jobs"]});
+        let next = async |genie: &TestGenie, wanted: &str| {
+            until("a claim", async || {
+                let got = claim(genie, media.clone()).await;
+                (!got.is_null()).then(|| assert_eq!(got["jobId"], wanted))
+            })
+            .await;
+        };
+
+        // Suspended, and reactivated.
+        let parked = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        sync(&genie, &ada, "suspended").await;
+        until_because(&genie, &admin, &parked, "user_suspended").await;
+        let bobs = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        next(&genie, &bobs).await;
+        assert_eq!(claim(&genie, media.clone()).await, Value::Null);
+        // A board that starts finds out by asking.
+        genie.restart().await;
+        let bobs = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        next(&genie, &bobs).await;
+        assert_eq!(claim(&genie, media.clone()).await, Value::Null);
+        assert_eq!(
+            because(&genie, &admin, &parked).await,
+            json!({"reason": "user_suspended"})
+        );
+        sync(&genie, &ada, "active").await;
+        next(&genie, &parked).await;
+
+        // About to be forgotten, and not after all.
+        let parked = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        bob.delete(&genie, "/api/me").await.ok();
+        until_because(&genie, &admin, &parked, "user_suspended").await;
+        assert_eq!(claim(&genie, media.clone()).await, Value::Null);
+        let path = format!("/api/admin/users/{}/forget", bob.id);
+        let undone = genie
+            .send(Method::DELETE, &path, &admin.headers(), None)
+            .await;
+        assert_eq!(undone.status, 200, "{:?}", undone.json);
+        next(&genie, &parked).await;
+
+        // A changed role is a reason to ask again; a suspended user stays parked.
+        let parked = submit(&genie, &eve, json!({"operation": "thumbnail"})).await;
+        sync(&genie, &eve, "suspended").await;
+        let body = json!({"userId": eve.id, "role": "administrator"});
+        genie.server("/api/rbac-sync", body).await.ok();
+        genie.settle().await;
+        assert_eq!(claim(&genie, media.clone()).await, Value::Null);
+        until_because(&genie, &admin, &parked, "user_suspended").await;
+    }
+);
+
+both_stores!(
+    an_owner_who_cannot_be_read_is_passed_over,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start_process(store).await;
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        for _ in 0..30 {
+            submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        }
+        genie.settle().await;
+        let damage = format!(
+            "UPDATE events SET payload = digest WHERE event_type = 'account.registered' AND owner = unhex('{}', '-')",
+            ada.id
+        );
+        genie.store.tamper(&damage).await;
+        genie.restart().await;
+        let bobs = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        assert_eq!(genie.claim().await["jobId"], bobs.as_str());
+        // The jobs of the other one are neither handed out nor asked for again and again.
+        let claims = async || {
+            let scope = json!({"queues": ["media-jobs"], "max": 100, "wait_ms": 1000});
+            assert_eq!(claim(&genie, scope).await, Value::Null);
+        };
+        tokio::join!(claims(), claims(), claims());
+    }
+);
+
+both_stores!(
+    the_server_writes_captions_that_are_queued_as_jobs,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        genie
+            .ollama
+            .script("summer", &[Step::Say("\"Sun and sea\""), Step::Done]);
+        genie
+            .ollama
+            .script("winter", &[Step::Refuse(404, "model not found")]);
+        let caption = |topic: &str| json!({"operation": "caption_generation", "max_attempts": 1, "params": {"topic": topic, "platform": "x"}});
+        let written = submit(&genie, &ada, caption("summer")).await;
+        let refused = submit(&genie, &ada, caption("winter")).await;
+        let wrong = json!({"operation": "caption_generation", "params": {"platform": "myspace"}});
+        let wrong = submit(&genie, &ada, wrong).await;
+        let ended = async |job: &str| {
+            until("the job's end", async || {
+                assert_eq!(
+                    claim(&genie, json!({"queues": ["media-jobs"]})).await,
+                    Value::Null
+                );
+                let job = ada.get(&genie, &format!("/api/jobs/{job}")).await.ok();
+                (!job["finished_at"].is_null()).then_some(job)
+            })
+            .await
+        };
+        let job = ended(&written).await;
+        let model = job["result"]["model"].clone();
+        assert_eq!(
+            job["result"],
+            json!({"caption": "Sun and sea", "platform": "x", "model": model})
+        );
+        assert_eq!(
+            (&job["status"], &job["attempt"]),
+            (&json!("completed"), &json!(1))
+        );
+        let usage = ada.get(&genie, "/api/usage").await.ok();
+        assert_eq!(ended(&refused).await["status"], "failed");
+        let job = ended(&wrong).await;
+        assert_eq!(
+            (&job["status"], &job["attempt"]),
+            (&json!("failed"), &json!(1)),
+            "no second try"
+        );
+        assert!(
+            job["error"].as_str().unwrap().contains("`platform`"),
+            "{job}"
+        );
+        genie.settle().await;
+        let counted = |usage: &Value| usage["usage"]["posts_ai_assisted"].as_i64().unwrap();
+        let usage_after = ada.get(&genie, "/api/usage").await.ok();
+        assert_eq!(
+            counted(&usage_after),
+            1,
+            "what failed is not counted; before: {usage}"
+        );
+    }
+);
+
+both_stores!(
+    a_queued_caption_of_a_killed_server_is_written_by_the_next,
+    async |store: TestStore| {
+        let mut genie =
+            TestGenie::start_process_with(store, &[("GENIE_JOB_LEASE_MS", "2000".into())]).await;
+        let ada = genie.user("ada").await;
+        genie
+            .ollama
+            .script("summer", &[Step::Say("Sun"), Step::Hold, Step::Done]);
+        let job = json!({"operation": "caption_generation", "params": {"topic": "summer"}});
+        let job = submit(&genie, &ada, job).await;
+        genie.ollama.asked().await;
+        genie.restart().await;
+        genie.ollama.asked().await;
+        genie.ollama.go_on();
+        genie.ollama.go_on();
+        let job = until("the job's end", async || {
+            genie.ollama.go_on();
+            let job = ada.get(&genie, &format!("/api/jobs/{job}")).await.ok();
+            (job["status"] == "completed").then_some(job)
+        })
+        .await;
+        assert_eq!(
+            (&job["attempt"], &job["result"]["caption"]),
+            (&json!(2), &json!("Sun"))
+        );
+    }
+);
