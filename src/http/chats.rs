@@ -292,8 +292,10 @@ pub async fn resume(
         None => query.after.unwrap_or(0),
     };
     let source = find(&app, &min_position, id, turn).await?;
-    if let Source::Stored = source {
-        let answer = app.reads.chats.answer(id, turn).await?;
+    // A reader that has seen something may have seen all of it.
+    if after > 0 && matches!(source, Source::Stored) {
+        let chats = app.reads.chats.clone();
+        let answer = long_pages::make(async move { chats.answer(id, turn).await }).await?;
         let ended_at = answer.map(|answer| stream::last_id(&answer.content));
         if ended_at.is_some_and(|last| after >= last) {
             return Ok(RawAnswer::new(HttpResponse::NoContent().finish()));
@@ -382,14 +384,14 @@ pub async fn messages(
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
     let session: SessionId = app.log.hashes().session(id, &typed_text::cleaned(&session));
-    let _turn = long_pages::turn().await;
-    let rows = app
-        .reads
-        .chats
-        .messages(id, session, page.after_number()?.unwrap_or(0), limit)
-        .await?;
-    let rows = rows.ok_or(ApiError::NotFound("session"))?;
-    ListPage::of(&rows, |row| row.position.to_string(), Message::from)
+    let after = page.after_number()?.unwrap_or(0);
+    let chats = app.reads.chats.clone();
+    long_pages::make(async move {
+        let rows = chats.messages(id, session, after, limit).await?;
+        let rows = rows.ok_or(ApiError::NotFound("session"))?;
+        ListPage::of(&rows, |row| row.position.to_string(), Message::from)
+    })
+    .await
 }
 
 fn turn_id(text: &str) -> Result<TurnId, ApiError> {

@@ -2,7 +2,7 @@
 //! non-personal fields, by the written list of `genie_events::Event::clear`. Callers with the right may ask for all
 //! fields; that they did is a fact. Facts hold no secrets.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use actix_web::{
     Either, FromRequest, HttpRequest,
@@ -20,10 +20,7 @@ use genie_log::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use tokio::{
-    sync::Semaphore,
-    time::{Duration, Instant, timeout_at},
-};
+use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, warn};
 use utoipa::IntoParams;
 
@@ -33,6 +30,7 @@ use crate::{
         caller::{ActingUser, Operator, ReadsEvents},
         error::ApiError,
         input::Query,
+        long_pages,
         read_your_writes::MinPosition,
         request::in_span,
         response::{self, Answer, RawAnswer},
@@ -53,12 +51,6 @@ const PAGES: usize = 10;
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// How often a live stream checks that its caller is still good.
 const RECHECK: Duration = Duration::from_secs(10);
-/// So many live streams open what they read at once: half as many as there are cores, so that the store's
-/// runtime has time for others.
-static OPENING: LazyLock<Semaphore> = LazyLock::new(|| {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Semaphore::new((cores / 2).max(1))
-});
 /// A live stream reads so much at once, and holds it while its client does not read.
 const LIVE: PageEnd = PageEnd {
     rows: 200,
@@ -261,10 +253,15 @@ async fn answer<C: FromRequest + 'static>(
             open,
         )));
     }
-    let limit = response::limit(query.limit)? as usize;
-    page(&app.log, after, limit, &filter, reader.shown)
-        .await
-        .map(Either::Left)
+    let limit = response::limit(query.limit)?;
+    let log = app.log.clone();
+    let page = async move { page(&log, after, limit as usize, &filter, reader.shown).await };
+    let page = if limit > long_pages::SHORT {
+        long_pages::make(page).await
+    } else {
+        page.await
+    };
+    page.map(Either::Left)
 }
 
 /// The place of a reader of pages.
@@ -442,24 +439,22 @@ fn live<C: FromRequest + 'static>(
     RawAnswer::new(sse::response().streaming(in_span(stream)))
 }
 
-/// The events of a live stream. They are made apart from the thread that serves connections: opening
-/// many rows takes long, and other clients of the thread would wait.
+/// The events of a live stream.
 async fn on_the_wire(
     log: &Log,
     rows: Vec<Arc<StoredRow>>,
     shown: Shown,
 ) -> Result<Vec<Bytes>, LogError> {
-    let opening = log.clone();
-    let open = async move |_| {
+    let log = log.clone();
+    long_pages::make(async move {
         let mut events = Vec::with_capacity(rows.len());
         for row in rows {
-            let event = cloud_event(&opening, &row, shown).await?;
+            let event = cloud_event(&log, &row, shown).await?;
             events.push(sse::event(&response::opaque(row.position), &event));
         }
         Ok(events)
-    };
-    let _turn = OPENING.acquire().await.expect("nobody closes it");
-    log.store().run(open).await
+    })
+    .await
 }
 
 /// Times are stored as microseconds and shown as RFC 3339.

@@ -39,8 +39,6 @@ mod named_files;
 mod waiting;
 use waiting::{WaitsBecause, waits_because};
 
-/// A page of at most so many jobs is short.
-const SHORT_PAGE: i64 = 50;
 /// Lower runs sooner.
 const DEFAULT_PRIORITY: i64 = 10;
 const DEFAULT_ATTEMPTS: u32 = 3;
@@ -560,22 +558,22 @@ pub async fn list(
     let filter = query.filter()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
     let now = app.log.clock().now();
-    let _turn = if limit > SHORT_PAGE {
-        Some(long_pages::turn().await)
-    } else {
-        None
+    let before = page.after_number()?;
+    let jobs = app.reads.jobs.clone();
+    let listed = async move {
+        let jobs = jobs.list(id, filter, before, limit, now).await?;
+        let page = ListPage::of(
+            &jobs.page,
+            |row| row.position.to_string(),
+            |row| JobAnswer::new(row, None),
+        )?;
+        Ok(page.going_on_from(jobs.floor.map(|position| position.to_string())))
     };
-    let jobs = app
-        .reads
-        .jobs
-        .list(id, filter, page.after_number()?, limit, now)
-        .await?;
-    let page = ListPage::of(
-        &jobs.page,
-        |row| row.position.to_string(),
-        |row| JobAnswer::new(row, None),
-    )?;
-    Ok(page.going_on_from(jobs.floor.map(|position| position.to_string())))
+    if limit > long_pages::SHORT {
+        long_pages::make(listed).await
+    } else {
+        listed.await
+    }
 }
 
 /// `GET /api/jobs/{id}`

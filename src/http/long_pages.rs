@@ -1,17 +1,112 @@
-//! Long pages are made a few at a time. Reading, opening and writing up to a mebibyte takes a core for
-//! milliseconds. When hundreds are asked for at once, short answers would wait for all of them.
+//! Long pages are made a few at a time, and apart from the threads that serve connections and own the store's.
+//! Opening and writing up to a mebibyte takes a core for milliseconds. When hundreds are asked for at once, short
+//! answers would wait for all of them.
 
-use std::{sync::LazyLock, thread};
+use std::{future::Future, panic, sync::LazyLock, thread};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    runtime::{self, Runtime},
+    sync::Semaphore,
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, warn};
+
+/// A page of at most so many rows is short.
+pub const SHORT: i64 = 50;
+/// The niceness of the threads: where cores are short, one of them gets a tenth of what another thread gets.
+const NICE: i32 = 10;
 
 /// As many as there are cores, and one beside another that waits for the store.
-static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    Semaphore::new(cores.max(2))
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(cores().max(2)));
+
+/// One runtime for all servers of the process. `None` when it can't be started.
+static MAKERS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
+    let started = runtime::Builder::new_multi_thread()
+        .worker_threads((cores() / 2).max(1))
+        .thread_name("genie-pages")
+        .on_thread_start(give_way)
+        .enable_all()
+        .build();
+    started
+        .inspect_err(|error| warn!(%error, "long pages: no threads of their own; the server's threads make them"))
+        .ok()
 });
 
-/// Waits for a turn to make a long page. Hold it until the page is made.
-pub async fn turn() -> SemaphorePermit<'static> {
-    TURNS.acquire().await.expect("nobody closes it")
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Lets other threads go before the present one.
+fn give_way() {
+    // On Linux this is a setting of the thread.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        warn!(%error, "long pages: they have the priority of short answers");
+    }
+}
+
+/// Makes a page when its turn has come. A client that goes away ends it.
+pub async fn make<T: Send + 'static>(page: impl Future<Output = T> + Send + 'static) -> T {
+    let _turn = TURNS.acquire().await.expect("nobody closes it");
+    let Some(makers) = &*MAKERS else {
+        return page.await;
+    };
+    let making = AbortOnDropHandle::new(makers.spawn(page.in_current_span()));
+    match making.await {
+        Ok(page) => page,
+        // It is aborted only when nobody waits for it, so it panicked.
+        Err(stopped) => panic::resume_unwind(stopped.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        time::Duration,
+    };
+
+    use futures_util::future::join_all;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn long_pages_are_made_a_few_at_a_time_by_threads_that_give_way() {
+        let present = thread::current().id();
+        let making = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        let pages = (0..20).map(|_| {
+            let (making, most) = (Arc::clone(&making), Arc::clone(&most));
+            make(async move {
+                most.fetch_max(making.fetch_add(1, SeqCst) + 1, SeqCst);
+                thread::sleep(Duration::from_millis(2)); // a page that never yields
+                making.fetch_sub(1, SeqCst);
+                let niceness = rustix::process::getpriority_process(None);
+                (niceness, thread::current().id())
+            })
+        });
+        for (niceness, thread) in join_all(pages).await {
+            assert_eq!(niceness, Ok(NICE));
+            assert_ne!(thread, present);
+        }
+        assert_eq!(rustix::process::getpriority_process(None), Ok(0));
+        assert!(most.load(SeqCst) <= cores().max(2), "{most:?} at once");
+    }
+
+    #[tokio::test]
+    async fn a_page_whose_client_has_gone_ends() {
+        let (end, ended) = oneshot::channel::<()>();
+        let (begin, begun) = oneshot::channel::<()>();
+        let page = tokio::spawn(make(async move {
+            let _end = end;
+            let _ = begin.send(());
+            std::future::pending::<()>().await;
+        }));
+        begun.await.unwrap();
+        page.abort();
+        assert!(ended.await.is_err(), "it was dropped");
+    }
 }

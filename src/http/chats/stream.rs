@@ -204,33 +204,9 @@ impl TurnStream {
             });
             return Ok(View::new(progress.stage, &progress.text, self.after, ended));
         }
-        let _turn = long_pages::turn().await; // an answer may have half a mebibyte
-        let answer = self.app.reads.chats.answer(self.user, self.turn).await?;
-        let Some(answer) = answer else {
-            let journals = self.app.log.journals();
-            let pieces = journals
-                .text_after(self.turn, self.user, self.after)
-                .await?;
-            return Ok(View::of_pieces(&pieces, self.after));
-        };
-        let detail = answer.detail.unwrap_or_default();
-        let outcome = ["completed", "stopped", "interrupted"]
-            .into_iter()
-            .find(|word| Some(*word) == answer.outcome.as_deref());
-        let end = End {
-            outcome: outcome.unwrap_or("failed"),
-            failure: detail.failure,
-            model: detail.model,
-            metrics: detail.metrics,
-            length: answer.content.len() as u64,
-            position: answer.position,
-        };
-        Ok(View::new(
-            TurnStage::Running,
-            &answer.content,
-            self.after,
-            Some(end),
-        ))
+        let (app, turn, user, after) = (self.app.clone(), self.turn, self.user, self.after);
+        // An answer may have half a mebibyte.
+        long_pages::make(async move { stored_view(&app, turn, user, after).await }).await
     }
 
     /// Waits until there may be more to tell, or a heartbeat is due.
@@ -289,6 +265,29 @@ impl TurnStream {
     fn event(&self, place: u64, event: &TurnStreamEvent) -> Bytes {
         sse::event(&format!("{}:{place}", self.turn), event)
     }
+}
+
+/// Of a turn that runs elsewhere or has ended.
+async fn stored_view(app: &App, turn: TurnId, user: UserId, after: u64) -> Result<View, LogError> {
+    let answer = app.reads.chats.answer(user, turn).await?;
+    let Some(answer) = answer else {
+        let pieces = app.log.journals().text_after(turn, user, after).await?;
+        return Ok(View::of_pieces(&pieces, after));
+    };
+    let detail = answer.detail.unwrap_or_default();
+    let outcome = ["completed", "stopped", "interrupted"]
+        .into_iter()
+        .find(|word| Some(*word) == answer.outcome.as_deref());
+    let end = End {
+        outcome: outcome.unwrap_or("failed"),
+        failure: detail.failure,
+        model: detail.model,
+        metrics: detail.metrics,
+        length: answer.content.len() as u64,
+        position: answer.position,
+    };
+    let running = TurnStage::Running;
+    Ok(View::new(running, &answer.content, after, Some(end)))
 }
 
 /// The text from a place on. A place inside a character begins with that character.
