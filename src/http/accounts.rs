@@ -176,7 +176,7 @@ pub async fn sessions(
         .await?;
     let sessions = sessions.iter();
     let shown = sessions.map(|session| LoginSession::new(session, user.login));
-    Ok(ListPage::whole(shown.collect()))
+    ListPage::whole(shown)
 }
 
 /// `DELETE /api/me/sessions`: ends all logins, this one too.

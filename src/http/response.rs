@@ -34,8 +34,10 @@ pub struct Written<T>(pub T, pub u64);
 
 /// A page of a list. It ends at its limit or at [`PAGE_BYTES`] of JSON, and has at least one row if there is one.
 pub struct ListPage<T> {
-    data: Vec<T>,
+    /// Each row is written once: its size is that of its JSON.
+    data: Vec<Box<RawValue>>,
     next_cursor: Option<String>,
+    rows: PhantomData<fn() -> T>,
 }
 
 impl<T: Serialize> ListPage<T> {
@@ -48,8 +50,8 @@ impl<T: Serialize> ListPage<T> {
         let mut data = Vec::with_capacity(rows.rows.len());
         let mut bytes = 0;
         for row in &rows.rows {
-            let item = show(row);
-            bytes += json_size(&item)?;
+            let item = json(&show(row))?;
+            bytes += item.get().len();
             if bytes > PAGE_BYTES as usize && !data.is_empty() {
                 break;
             }
@@ -58,7 +60,11 @@ impl<T: Serialize> ListPage<T> {
         let has_more = rows.has_more || data.len() < rows.rows.len();
         let last = data.len().checked_sub(1).map(|last| &rows.rows[last]);
         let next_cursor = last.filter(|_| has_more).map(|last| cursor(&key(last)));
-        Ok(Self { data, next_cursor })
+        Ok(Self {
+            data,
+            next_cursor,
+            rows: PhantomData,
+        })
     }
 
     /// The same page, with a next one that goes on from `key` when these rows are not followed by
@@ -71,11 +77,15 @@ impl<T: Serialize> ListPage<T> {
     }
 
     /// All there is.
-    pub fn whole(data: Vec<T>) -> Self {
-        Self {
-            data,
+    pub fn whole(rows: impl IntoIterator<Item = T>) -> Result<Self, ApiError> {
+        Ok(Self {
+            data: rows
+                .into_iter()
+                .map(|row| json(&row))
+                .collect::<Result<_, _>>()?,
             next_cursor: None,
-        }
+            rows: PhantomData,
+        })
     }
 }
 
@@ -83,11 +93,6 @@ impl<T: Serialize> ListPage<T> {
 pub fn json(value: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
     to_raw_value(value)
         .map_err(|error| ApiError::Internal(format!("an answer is no JSON: {error}")))
-}
-
-/// The bytes of a value as JSON.
-pub fn json_size(value: &impl Serialize) -> Result<usize, ApiError> {
-    json(value).map(|json| json.get().len())
 }
 
 /// An answer without fields of its own.
@@ -148,17 +153,19 @@ impl<T: Serialize> Responder for Written<T> {
     }
 }
 
-impl<T: Serialize> Responder for ListPage<T> {
+impl<T> Responder for ListPage<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct PageFields<T> {
-            data: Vec<T>,
+        struct PageFields {
+            data: Vec<Box<RawValue>>,
             has_more: bool,
             next_cursor: Option<String>,
         }
-        let Self { data, next_cursor } = self;
+        let Self {
+            data, next_cursor, ..
+        } = self;
         let fields = PageFields {
             data,
             has_more: next_cursor.is_some(),
