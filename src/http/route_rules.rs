@@ -58,7 +58,12 @@ pub fn matched(request: &HttpRequest) -> Option<MatchedRoute> {
 
 fn search(request: &HttpRequest) -> Option<MatchedRoute> {
     let rules = request.app_data::<Data<RouteRules>>()?;
-    let (path, rule) = rules.0.get_key_value(request.match_pattern()?.as_str())?;
+    // Nearly all requests are for a path without a pattern, which needs no search.
+    let found = match rules.0.get_key_value(request.path()) {
+        Some(found) => found,
+        None => rules.0.get_key_value(request.match_pattern()?.as_str())?,
+    };
+    let (path, rule) = found;
     Some(MatchedRoute { path, rule: *rule })
 }
 
