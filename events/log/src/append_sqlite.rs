@@ -10,15 +10,12 @@ use crate::{
     StoredRow,
     append::{Appended, Request, Verdict, Work},
     leases::LeaseRow,
+    row_chunks::row_chunks,
+    unfinished::{self, UnfinishedRow},
 };
 
 /// The transaction of an append.
 pub(crate) type SqliteTx<'a> = Transaction<'a, Sqlite>;
-
-/// The rows of one statement. A batch is cut into these sizes, so that there are few different
-/// statements. Each statement makes a trip to SQLite's thread and back, which costs more than the
-/// row.
-const ROWS_AT_ONCE: [usize; 4] = [64, 16, 4, 1];
 
 /// The writer's connection, kept from batch to batch.
 pub(crate) type HeldSqlite = Option<PoolConnection<Sqlite>>;
@@ -79,9 +76,15 @@ async fn append_on(
         }));
     }
     insert(&mut tx, &rows).await?;
+    let mut put = Vec::new();
     for work in work {
-        work.write(&mut tx).await?;
+        match work {
+            Work::Unfinished(UnfinishedRow::Put(job)) => put.push(job),
+            other => other.write(&mut tx).await?,
+        }
     }
+    // No two requests share an owner, and a job has one change in an append.
+    unfinished::put(&mut tx, &put).await?;
     tx.commit().await?;
     Ok(outcomes)
 }
@@ -243,19 +246,20 @@ async fn key_is_live(
     Ok(live.fetch_optional(&mut **tx).await?.is_some())
 }
 
-/// Inserts rows at their positions.
+/// Inserts rows at their positions. A key that is met fails the statement and leaves its earlier rows
+/// (`OR FAIL`), because the caller gives up the whole transaction. Otherwise SQLite would keep a copy of
+/// each page, to undo the statement alone.
 pub(crate) async fn insert(
     tx: &mut SqliteTx<'_>,
-    mut rows: &[(i64, &StoredRow)],
+    rows: &[(i64, &StoredRow)],
 ) -> Result<(), sqlx::Error> {
-    while let Some(size) = ROWS_AT_ONCE.into_iter().find(|size| *size <= rows.len()) {
-        let (now, later) = rows.split_at(size);
-        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; size].join(", ");
+    for rows in row_chunks(rows) {
+        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows.len()].join(", ");
         let sql = format!(
-            "INSERT INTO events (position, owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, \
-                                 slice, recorded_at, digest, metadata, payload) VALUES {values}"
+            "INSERT OR FAIL INTO events (position, owner, owner_seq, stream, sequence, kind, event_type, event_version, \
+                                         event_id, slice, recorded_at, digest, metadata, payload) VALUES {values}"
         );
-        let query = now
+        let query = rows
             .iter()
             .fold(sqlx::query(&sql), |query, (position, row)| {
                 query
@@ -275,7 +279,6 @@ pub(crate) async fn insert(
                     .bind(row.payload.as_slice())
             });
         query.execute(&mut **tx).await?;
-        rows = later;
     }
     Ok(())
 }

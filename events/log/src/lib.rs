@@ -42,6 +42,8 @@ mod postgres_streams;
 pub mod read;
 /// One task reads for many, in batches.
 pub mod read_batcher;
+/// Rows in pieces of few sizes.
+mod row_chunks;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
 /// A row of the log as stored, its digest, and the fact inside.

@@ -12,7 +12,7 @@ use tlog_tiles::{
 
 pub use tlog_tiles::Hash;
 
-use crate::{LogError, connections::StoreConnection};
+use crate::{LogError, connections::StoreConnection, row_chunks::row_chunks};
 
 /// The name under which `checkpoints` holds the number of rows in the tree.
 pub const CHECKPOINT: &str = "tree.v1";
@@ -213,9 +213,6 @@ fn hash(row: &sqlx::any::AnyRow) -> Result<Hash, LogError> {
         .map_err(|_| LogError::Tree("a hash does not have 32 bytes".into()))
 }
 
-/// The rows of one INSERT: two values each, far below the limit of either store.
-const INSERTED: usize = 500;
-
 /// Stores hashes from an index on.
 pub(crate) async fn insert(
     db: &mut StoreConnection,
@@ -223,17 +220,22 @@ pub(crate) async fn insert(
     hashes: &[Hash],
 ) -> Result<(), LogError> {
     let mut index = from as i64;
-    for some in hashes.chunks(INSERTED) {
-        let values: Vec<String> = (0..some.len())
-            .map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2))
-            .collect();
+    let is_sqlite = db.backend_name() == "SQLite";
+    for hashes in row_chunks(hashes) {
+        let row = |n: usize| {
+            if is_sqlite {
+                "(?, ?)".to_owned() // SQLite would look for each name among the names of all
+            } else {
+                format!("(${}, ${})", 2 * n + 1, 2 * n + 2)
+            }
+        };
+        let values: Vec<String> = (0..hashes.len()).map(row).collect();
         let sql = format!(
             "INSERT INTO tree_hashes (hash_index, hash) VALUES {}",
             values.join(", ")
         );
-        // Not cached: each size of a batch makes another statement.
-        let mut query = sqlx::query(&sql).persistent(false);
-        for hash in some {
+        let mut query = sqlx::query(&sql);
+        for hash in hashes {
             query = query.bind(index).bind(hash.0.to_vec());
             index += 1;
         }

@@ -82,6 +82,9 @@ const BY_KEY: [&str; 5] = [
 const COMING_BACK: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another writer.
 const BUSY: Duration = Duration::from_secs(3);
+/// A setting of the connections that write into SQLite. What is kept to undo one statement stays in
+/// memory: a file for it would be made and removed in nearly every transaction.
+const UNDO_IN_MEMORY: (&str, &str) = ("temp_store", "MEMORY");
 
 macro_rules! postgres_columns {
     ($payload:literal) => {
@@ -199,6 +202,7 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .pragma("secure_delete", "ON")
+            .pragma(UNDO_IN_MEMORY.0, UNDO_IN_MEMORY.1)
             .busy_timeout(BUSY);
         let writer = SqlitePoolOptions::new()
             .max_connections(WRITER_CONNECTIONS)
@@ -219,15 +223,16 @@ impl Store {
         );
         let plain = SqliteConnectOptions::from_str(&url).map_err(hide_url)?;
         let turns = WriteTurns::new();
-        let pool = |most, begin, turns, setting: &str| {
+        let pool = |most, begin, turns, settings: &[(&str, &str)]| {
+            let busy = BUSY.as_millis().to_string();
+            // Deleted bytes are overwritten. Each connection has this setting for itself.
+            let all = [("busy_timeout", busy.as_str()), ("secure_delete", "ON")];
+            let settings = all.iter().chain(settings);
             Connections::new(ConnectionSettings {
                 options: ConnectionOptions::Sqlite(plain.clone()),
-                first: vec![
-                    format!("PRAGMA busy_timeout = {}", BUSY.as_millis()),
-                    // Deleted bytes are overwritten. Each connection has this setting for itself.
-                    "PRAGMA secure_delete = ON".to_owned(),
-                    setting.to_owned(),
-                ],
+                first: settings
+                    .map(|(name, value)| format!("PRAGMA {name} = {value}"))
+                    .collect(),
                 most,
                 begin,
                 turns,
@@ -235,13 +240,16 @@ impl Store {
             })
         };
         // One connection each: SQLite has one writer at a time anyway.
-        let one_writer = |setting| pool(1, "BEGIN IMMEDIATE", Some(turns.clone()), setting);
+        let one_writer = |synchronous| {
+            let settings = [UNDO_IN_MEMORY, ("synchronous", synchronous)];
+            pool(1, "BEGIN IMMEDIATE", Some(turns.clone()), &settings)
+        };
         Ok(Self {
             io: Handle::current(),
             pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
-            reads: pool(READ_CONNECTIONS, "BEGIN", None, "PRAGMA query_only = ON"),
-            relaxed: one_writer("PRAGMA synchronous = NORMAL"),
-            durable: one_writer("PRAGMA synchronous = FULL"),
+            reads: pool(READ_CONNECTIONS, "BEGIN", None, &[("query_only", "ON")]),
+            relaxed: one_writer("NORMAL"),
+            durable: one_writer("FULL"),
             writing: Writing::Sqlite(writer, turns),
             postgres_streams: None,
         })

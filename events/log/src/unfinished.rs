@@ -6,7 +6,10 @@
 use genie_events::{Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent};
 use sqlx::{Row, any::AnyRow};
 
-use crate::{Log, LogError, NewFact, Owner, Work, append_sqlite::SqliteTx, store::Store};
+use crate::{
+    Log, LogError, NewFact, Owner, Work, append_sqlite::SqliteTx, row_chunks::row_chunks,
+    store::Store,
+};
 
 /// The most rows of one page.
 pub const PAGE: usize = 1000;
@@ -122,24 +125,10 @@ impl UnfinishedRow {
         }
     }
 
+    /// Writes a change or an end on SQLite; [`put`] writes many jobs at once.
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
         let query = match self {
-            Self::Put(row) => sqlx::query(
-                "INSERT INTO unfinished (user_id, job_id, queue, operation, priority, submitted, sequence, due, running) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-                 ON CONFLICT (user_id, job_id) DO UPDATE SET priority = excluded.priority, \
-                     submitted = excluded.submitted, sequence = excluded.sequence, due = excluded.due, \
-                     running = excluded.running",
-            )
-            .bind(row.user.to_string())
-            .bind(row.job.to_string())
-            .bind(&row.queue)
-            .bind(&row.operation)
-            .bind(row.priority)
-            .bind(row.submitted as i64)
-            .bind(row.state.sequence as i64)
-            .bind(row.state.due.map(|due| due.0))
-            .bind(i64::from(row.state.is_running)),
+            Self::Put(row) => return put(tx, &[row]).await,
             Self::Change { job, user, state } => sqlx::query(
                 "UPDATE unfinished SET sequence = $3, due = $4, running = $5 WHERE user_id = $1 AND job_id = $2",
             )
@@ -156,6 +145,33 @@ impl UnfinishedRow {
         };
         query.execute(&mut **tx).await.map(drop)
     }
+}
+
+/// Puts jobs on SQLite, many with one statement.
+pub(crate) async fn put(tx: &mut SqliteTx<'_>, jobs: &[&UnfinishedJob]) -> Result<(), sqlx::Error> {
+    for jobs in row_chunks(jobs) {
+        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?)"; jobs.len()].join(", ");
+        let sql = format!(
+            "INSERT INTO unfinished (user_id, job_id, queue, operation, priority, submitted, sequence, due, running) VALUES {values} \
+             ON CONFLICT (user_id, job_id) DO UPDATE SET priority = excluded.priority, \
+                 submitted = excluded.submitted, sequence = excluded.sequence, due = excluded.due, \
+                 running = excluded.running"
+        );
+        let query = jobs.iter().fold(sqlx::query(&sql), |query, row| {
+            query
+                .bind(row.user.to_string())
+                .bind(row.job.to_string())
+                .bind(&row.queue)
+                .bind(&row.operation)
+                .bind(row.priority)
+                .bind(row.submitted as i64)
+                .bind(row.state.sequence as i64)
+                .bind(row.state.due.map(|due| due.0))
+                .bind(i64::from(row.state.is_running))
+        });
+        query.execute(&mut **tx).await?;
+    }
+    Ok(())
 }
 
 /// Adds the change that follows from a fact to an append's work. A job has one change in an append.
