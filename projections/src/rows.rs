@@ -4,8 +4,12 @@
 //! Lists are padded with NULLs to a power of two. So a connection meets few texts, and keeps their
 //! plans.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, LazyLock},
+};
 
+use parking_lot::Mutex;
 use sqlx::{Any, any::AnyArguments, any::AnyRow, query::Query};
 
 use crate::projection::Tx;
@@ -104,7 +108,9 @@ impl Upsert {
         while rows.len() > 0 {
             let count = rows.len().min(ROWS);
             let padded = count.next_power_of_two();
-            let sql = self.text(padded, placeholder(tx));
+            let sql = kept_text([self.table, self.on_conflict], padded, tx, |place| {
+                self.text(padded, place)
+            });
             let mut query = sqlx::query(&sql);
             for cell in rows.by_ref().take(count).flatten() {
                 query = cell.bind(query);
@@ -152,7 +158,7 @@ impl ByKey {
         let mut found = Vec::new();
         for keys in keys.chunks(ROWS) {
             let padded = keys.len().next_power_of_two();
-            let sql = self.text(padded, placeholder(tx));
+            let sql = kept_text([self.0, ""], padded, tx, |place| self.text(padded, place));
             let mut query = sqlx::query(&sql);
             for key in keys {
                 query = query.bind(key.as_str());
@@ -176,6 +182,27 @@ impl ByKey {
     }
 }
 
+/// The texts of statements, by what names a statement, by the number of its rows, and by the form of its
+/// placeholders. Making a long one costs more than the rest of its row's way. There are few: a handful of
+/// sizes for each statement.
+static TEXTS: LazyLock<Mutex<HashMap<StatementText, Arc<str>>>> = LazyLock::new(Mutex::default);
+
+type StatementText = ([&'static str; 2], usize, bool);
+
+fn kept_text(
+    statement: [&'static str; 2],
+    rows: usize,
+    tx: &Tx,
+    make: impl FnOnce(Placeholder) -> String,
+) -> Arc<str> {
+    let is_sqlite = is_sqlite(tx);
+    let mut texts = TEXTS.lock();
+    let text = texts
+        .entry((statement, rows, is_sqlite))
+        .or_insert_with(|| make(placeholder(is_sqlite)).into());
+    Arc::clone(text)
+}
+
 /// The text of the n-th placeholder, from 1.
 type Placeholder = fn(usize) -> String;
 
@@ -187,14 +214,14 @@ fn nameless(_: usize) -> String {
     "?".into()
 }
 
-/// How the store of this transaction writes placeholders. SQLite looks for the name of each among
-/// the names of all, which takes long for many; those without a name stand in order.
-fn placeholder(tx: &Tx) -> Placeholder {
-    if tx.backend_name() == "SQLite" {
-        nameless
-    } else {
-        numbered
-    }
+fn is_sqlite(tx: &Tx) -> bool {
+    tx.backend_name() == "SQLite"
+}
+
+/// How a store writes placeholders. SQLite looks for the name of each among the names of all, which takes long
+/// for many; those without a name stand in order.
+fn placeholder(is_sqlite: bool) -> Placeholder {
+    if is_sqlite { nameless } else { numbered }
 }
 
 /// `count` placeholders, after the first `before`, separated by commas.
