@@ -131,11 +131,7 @@ impl JobSpec {
         sorted.params.sort_all_objects();
         let json = serde_json::to_vec(&sorted)
             .expect("a spec holds only text, numbers and maps with text keys");
-        let hash = Sha256::digest(json);
-        hash[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex::encode(&Sha256::digest(json)[..16])
     }
 }
 
