@@ -16,7 +16,7 @@ use crate::{
 /// A bare actix-web server.
 pub mod bare;
 mod enqueue;
-mod server;
+pub mod server;
 mod silent_readers;
 
 use server::{BenchServer, Connection, bearer, request};

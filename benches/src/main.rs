@@ -10,6 +10,7 @@ mod credentials;
 mod fairness;
 mod forget;
 mod http;
+mod jobs;
 mod lag;
 mod load_user;
 mod memory;
@@ -50,6 +51,8 @@ enum What {
     Log(Selection),
     /// The server over HTTP; needs the program `genie` beside this one
     Http(Selection),
+    /// The queue beside BullMQ; needs node, redis-server, and the program `genie` beside this one
+    Jobs(Selection),
     /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite
     Credentials(Selection),
     /// Internal: the process whose memory is measured
@@ -109,6 +112,7 @@ fn main() -> Measured<()> {
             match arguments.what {
                 What::Log(wanted) => log(&arbiters, &wanted).await,
                 What::Http(wanted) => http(&wanted).await,
+                What::Jobs(wanted) => queue(&wanted).await,
                 What::Credentials(wanted) => credentials(&arbiters, &wanted).await,
                 What::BareHttp { .. } => Ok(()), // it was served before
                 What::IdleUsers => memory::idle_users(arbiters).await,
@@ -147,6 +151,16 @@ async fn http(wanted: &Selection) -> Measured<()> {
         }
     }
     wanted.print(&rows)
+}
+
+async fn queue(wanted: &Selection) -> Measured<()> {
+    let kinds = KINDS.map(|kind| (kind, jobs::figures(kind)));
+    let is_wanted = |(kind, figures): &(Kind, Vec<String>)| wanted.wants(figures).then_some(*kind);
+    let kinds: Vec<Kind> = kinds.iter().filter_map(is_wanted).collect();
+    if kinds.is_empty() {
+        return wanted.print(&[]);
+    }
+    wanted.print(&jobs::measure(&kinds).await?)
 }
 
 async fn credentials(arbiters: &[ArbiterHandle], wanted: &Selection) -> Measured<()> {

@@ -15,6 +15,8 @@ use crate::setup::Measured;
 /// The time limit of a server's start.
 const START: Duration = Duration::from_secs(60);
 const INVITE: &str = "the-first-invite";
+/// The shared secret of servers and workers.
+pub const BENCH_SECRET: &str = "the shared secret of a measured server";
 pub const JSON: &str = "Content-Type: application/json\r\n";
 
 /// A server in its own process on a fresh store. It is killed when this is dropped.
@@ -38,6 +40,7 @@ impl BenchServer {
             .env("SERVER_PORT", "0")
             .env("GENIE_DATA_DIR", store.folder())
             .env("GENIE_FIRST_INVITE", INVITE)
+            .env("RBAC_SYNC_WEBHOOK_SECRET", BENCH_SECRET)
             .env("QUEUE_STATS_PUBLIC", is_open.to_string())
             // The rate is never reached, but requests are counted.
             .env("RATE_LIMIT_USER", "1000000/1s")
