@@ -1,6 +1,7 @@
 //! How much memory a server takes when its store is large and its clients do their worst: the real
-//! binary, on both stores. `scripts/test long` runs it with an optimised server and a tenth of the store and
-//! the clients. With `GENIE_MEMORY_WHOLE=yes` it takes all of both, which takes long to fill.
+//! binary, on both stores. `scripts/test long` runs it with an optimised server, on a machine that does nothing
+//! else. Without `GENIE_MEMORY_WHOLE=yes` it takes a tenth of the store and the clients, and small reads of
+//! others have no time limit.
 
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
