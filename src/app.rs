@@ -22,6 +22,7 @@ use crate::{
     outages::Outages,
     publish_heads::PublishedHeads,
     request_limits::RequestLimits,
+    resumable_uploads::ResumableUploads,
     streams::Streams,
     uploads::Uploads,
 };
@@ -47,6 +48,7 @@ pub struct App {
     pub directus: Option<Directus>,
     pub blobs: Blobs,
     pub uploads: Uploads,
+    pub resumable_uploads: ResumableUploads,
     pub eraser: Eraser,
     pub callers: Callers,
     pub request_limits: RequestLimits,

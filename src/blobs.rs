@@ -32,10 +32,12 @@ use zeroize::Zeroizing;
 
 /// Reads a file at any offset.
 mod reader;
+mod resumable;
 /// Deletes bytes that belong to nobody any more.
 mod sweep;
 mod upload;
 pub use reader::BlobReader;
+pub use resumable::{ResumableUpload, ResumeError, hash_of_nothing};
 pub use upload::{FoundFile, Upload};
 
 /// The longest time for one part.
@@ -196,9 +198,34 @@ impl Blobs {
         keys: &UserKeys,
         number: u64,
     ) -> Result<Zeroizing<Vec<u8>>, BlobError> {
-        let objects = Arc::clone(&self.0.objects);
         let path = self.path(blob.user, blob.id, number);
-        let file = blob.id;
+        let is_last = number + 1 == parts_of(blob.size);
+        let opened = self.object(blob.id, number, path, keys, is_last).await?;
+        let wanted = if is_last {
+            blob.size - number * PART as u64
+        } else {
+            PART as u64
+        };
+        if opened.len() as u64 == wanted {
+            return Ok(opened);
+        }
+        Err(BlobError::Damaged {
+            file: blob.id,
+            number,
+            reason: "has another length than it was kept with".into(),
+        })
+    }
+
+    /// Reads and decrypts an object that was sealed as this part of the file.
+    async fn object(
+        &self,
+        file: BlobId,
+        number: u64,
+        path: Path,
+        keys: &UserKeys,
+        is_last: bool,
+    ) -> Result<Zeroizing<Vec<u8>>, BlobError> {
+        let objects = Arc::clone(&self.0.objects);
         let damaged = move |reason: &dyn ToString| BlobError::Damaged {
             file,
             number,
@@ -221,19 +248,7 @@ impl Blobs {
             };
             in_time(read).await
         });
-        let is_last = number + 1 == parts_of(blob.size);
-        let opened = open_part(keys, file, number, is_last, &sealed.await?)
-            .map_err(|reason| damaged(&reason))?;
-        let wanted = if is_last {
-            blob.size - number * PART as u64
-        } else {
-            PART as u64
-        };
-        if opened.len() as u64 == wanted {
-            Ok(opened)
-        } else {
-            Err(damaged(&"has another length than it was kept with"))
-        }
+        open_part(keys, file, number, is_last, &sealed.await?).map_err(|reason| damaged(&reason))
     }
 
     /// Streams these bytes of a file, one part at a time.

@@ -36,6 +36,8 @@ pub struct Config {
     pub file_max_bytes: u64,
     pub files_max_bytes_per_user: u64,
     pub files_min_free: u64,
+    /// `None`: for ever.
+    pub files_keep: Option<Duration>,
     pub master_keys: Option<SecretString>,
     pub master_keys_file: Option<PathBuf>,
     pub first_invite: Option<InviteCode>,
@@ -176,6 +178,7 @@ impl Config {
             file_max_bytes: read.number(settings::FILE_MAX_BYTES),
             files_max_bytes_per_user: read.number(settings::FILES_MAX_BYTES_PER_USER),
             files_min_free: read.number(settings::FILES_MIN_FREE),
+            files_keep: read.days_or_off(settings::FILES_KEEP_DAYS),
             master_keys: read.secret(settings::GENIE_MASTER_KEYS, |_| true, ""),
             master_keys_file: read.path(settings::GENIE_MASTER_KEYS_FILE),
             first_invite: read.invite(settings::GENIE_FIRST_INVITE),

@@ -25,6 +25,8 @@ mod exports;
 mod file_kind;
 /// The limit of open files.
 mod file_limit;
+/// Deletes old files of jobs.
+mod file_retention;
 /// Erases forgotten users; `genie forget`, `genie restore-check`.
 mod forgetting;
 /// Deletes old outcomes of requests and old signed heads.
@@ -63,6 +65,8 @@ mod rate_limiter;
 mod request_limits;
 /// The pages that a mail's link may lead to.
 mod reset_pages;
+/// The resumable uploads that are being received.
+mod resumable_uploads;
 mod roles;
 /// Builds a server and starts listening.
 pub mod serve;

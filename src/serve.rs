@@ -32,6 +32,7 @@ use crate::{
     data_folder,
     exports::Exports,
     file_limit,
+    file_retention::FileRetention,
     forgetting::{Eraser, ForgottenLedger},
     housekeeping,
     identity::{
@@ -51,6 +52,7 @@ use crate::{
     password_mail::PasswordMails,
     port, publish_heads,
     request_limits::RequestLimits,
+    resumable_uploads::ResumableUploads,
     socket,
     store::{lock_store, open_log},
     streams::Streams,
@@ -231,6 +233,7 @@ async fn build(
     warn_of_missing(&config, &write).await;
     let blobs = start_blobs(&config, &log, &election)?;
     start_housekeeping(&config, &log, &election);
+    start_file_retention(&config, &log, &write, &blobs, &election);
     start_password_mails(&config, &log, &reads, &write, &election)?;
     let eraser = Eraser::new(
         log.clone(),
@@ -251,6 +254,7 @@ async fn build(
         secret_limiter: SecretLimiter::new(),
         reset_limiter: ResetLimiter::new(),
         uploads: Uploads::default(),
+        resumable_uploads: ResumableUploads::default(),
         exports: Exports::default(),
         outages: Outages::default(),
         streams: Streams::new(config.streams_per_user, config.streams_in_all),
@@ -360,6 +364,25 @@ fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs,
 fn start_housekeeping(config: &Config, log: &Log, election: &Election) {
     let tidy = housekeeping::run(log.clone(), election.clone(), config.keep_outcomes);
     tokio::spawn(tidy);
+}
+
+fn start_file_retention(
+    config: &Config,
+    log: &Log,
+    write: &WriteSide,
+    blobs: &Blobs,
+    election: &Election,
+) {
+    let Some(keep) = config.files_keep else {
+        return;
+    };
+    let retention = FileRetention {
+        log: log.clone(),
+        write: write.clone(),
+        blobs: blobs.clone(),
+        keep,
+    };
+    tokio::spawn(retention.run(election.clone()));
 }
 
 /// With a Directus the mails are its own.

@@ -160,6 +160,12 @@ impl Blobs {
         .await
     }
 
+    /// Deletes the bytes of an upload that ended, and then its row.
+    pub async fn delete_upload(&self, user: UserId, file: BlobId) -> Result<(), BlobError> {
+        self.delete_leftovers(user, file).await?;
+        Ok(self.0.log.blobs().end_upload(file).await?)
+    }
+
     /// Deletes whatever lies in the place of a file.
     async fn delete_leftovers(&self, user: UserId, file: BlobId) -> Result<(), BlobError> {
         let prefix = self

@@ -14,6 +14,9 @@ use crate::{
     password_mail::MailServer, rate_limiter::Rate, reset_pages::ResetPages, roles,
 };
 
+/// A century.
+const MAX_DAYS: u64 = 36_525;
+
 pub(super) struct Reader<'a> {
     pub given: &'a BTreeMap<String, String>,
     pub wrong: Vec<String>,
@@ -112,6 +115,12 @@ impl Reader<'_> {
 
     pub(super) fn days(&mut self, setting: Setting) -> Duration {
         Duration::from_secs(self.number(setting) * 86_400)
+    }
+
+    /// `off`, or a whole number of days.
+    pub(super) fn days_or_off(&mut self, setting: Setting) -> Option<Duration> {
+        let days = self.count(setting)? as u64;
+        Some(Duration::from_secs(days.min(MAX_DAYS) * 86_400))
     }
 
     /// `0`, or a whole number of seconds, minutes, hours or days, up to ten years.

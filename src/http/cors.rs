@@ -11,7 +11,7 @@ use actix_web::{
 use crate::{http::error::ApiError, origins::AllowedOrigins};
 
 /// The headers that pages may read.
-const EXPOSED: [&str; 7] = [
+const EXPOSED: [&str; 20] = [
     "Genie-Position",
     "Genie-Request-Id",
     "Genie-Turn",
@@ -19,6 +19,19 @@ const EXPOSED: [&str; 7] = [
     "Retry-After",
     "RateLimit",
     "RateLimit-Policy",
+    "Genie-File",
+    "Location",
+    "ETag",
+    "Accept-Ranges",
+    "Content-Range",
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Expires",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Checksum-Algorithm",
 ];
 
 pub fn cors(origins: AllowedOrigins) -> Cors {

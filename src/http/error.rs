@@ -91,6 +91,12 @@ pub enum ApiError {
         "The body must be a form, with the header `Content-Type: multipart/form-data; boundary=...` and a field `file`"
     )]
     NotForm,
+    #[error(
+        "The body must be bytes of an upload, with the header `Content-Type: application/offset+octet-stream`"
+    )]
+    NotChunk,
+    #[error("The request must have the header `Tus-Resumable: 1.0.0`")]
+    TusVersion,
     #[error(transparent)]
     Streams(#[from] TooManyStreams),
     #[error(transparent)]
@@ -260,6 +266,8 @@ impl ApiError {
                 Wire::later(S::SERVICE_UNAVAILABLE, "busy")
             }
             Self::NotJson => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::NotChunk => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_chunk"),
+            Self::TusVersion => Wire::new(S::PRECONDITION_FAILED, "tus_version"),
             Self::NotForm => Wire::new(S::UNSUPPORTED_MEDIA_TYPE, "not_a_form"),
             Self::Zip(_) => Wire::new(S::BAD_REQUEST, "bad_archive"),
             Self::Blob(error) => wire_of_blob(error),

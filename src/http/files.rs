@@ -26,7 +26,9 @@ use crate::{
 };
 
 pub mod download;
+pub mod link;
 pub mod receive;
+pub mod tus;
 mod upload;
 
 pub use download::download;

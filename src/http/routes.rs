@@ -205,7 +205,14 @@ pub static API: &[Endpoint] = routes! {
     POST   "/api/onboarding/zip-upload"            ActingUser, onboarding::upload;
     POST   "/api/files"                            UserOrServer(WorksOnJobs), files::upload;
     GET    "/api/files"                            ActingUser, files::list;
+    OPTIONS "/api/files/tus"                       Public, files::tus::options;
+    POST   "/api/files/tus"                        ActingUser, files::tus::create;
+    GET    "/api/files/tus/{id}"                   ActingUser, files::tus::show;
+    PATCH  "/api/files/tus/{id}"                   ActingUser, files::tus::add;
+    DELETE "/api/files/tus/{id}"                   ActingUser, files::tus::terminate;
     GET    "/api/files/{id}"                       UserOrServer(WorksOnJobs), files::download;
+    POST   "/api/files/{id}/link"                  ActingUser, files::link::make;
+    GET    "/api/files/{id}/linked"                Public, files::link::linked;
     DELETE "/api/files/{id}"                       ActingUser, files::remove;
 
     POST   "/api/credentials/create-profile"       User, credentials::create_profile;

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use genie_events::{
-    CaptionId, Event, JobId, Metadata, ServiceKeyId, StreamId, StreamKind, TurnId, UserId,
+    BlobId, CaptionId, Event, JobId, Metadata, ServiceKeyId, StreamId, StreamKind, TurnId, UserId,
     account::{AccountEvent, Registration},
     caption::{Brief, CaptionEvent, WrittenCaption},
     chat::{ChatEvent, TurnAnswer, TurnMetrics, TurnOutcome},
     credential::CredentialEvent,
+    file::{FileEvent, NewFile},
     ids::InviteId,
     invite::{Grant, InviteEvent},
     job::{JobEvent, JobSpec},
@@ -17,6 +18,7 @@ use genie_events::{
 };
 use genie_log::{
     AppendRequest, Group, Log, NewFact, Owner, UserKeys, Work,
+    blobs::row_of,
     load_users::Waking,
     sessions::{NewSession, SessionRow},
     testing::{TestStore, append},
@@ -185,6 +187,10 @@ async fn past_of(log: &Log, subject: &Subject, size: usize, rarely: usize) {
             }),
         });
     }
+    for _ in 0..size {
+        facts.push(file(log));
+    }
+    let keys = log.keys().live(user).await.unwrap();
     let mut after = awake.user.seq();
     let mut facts = facts.into_iter();
     loop {
@@ -193,7 +199,15 @@ async fn past_of(log: &Log, subject: &Subject, size: usize, rarely: usize) {
             break;
         }
         let count = part.len() as u64;
-        write(log, vec![Group::of_user(user, after, part)], vec![]).await;
+        let work = part.iter().filter_map(|fact| match &fact.event {
+            Event::File(FileEvent::Stored(file)) => {
+                let id = BlobId(fact.stream.id);
+                Some(row_of(id, user, file, log.clock().now(), &keys))
+            }
+            _ => None,
+        });
+        let work = work.collect();
+        write(log, vec![Group::of_user(user, after, part)], work).await;
         after += count;
     }
 }
@@ -222,6 +236,25 @@ fn job(log: &Log, n: usize) -> [NewFact; 2] {
         sequence,
         event: Event::Job(event),
     })
+}
+
+/// A file without its bytes.
+fn file(log: &Log) -> NewFact {
+    let file = NewFile {
+        file_name: "film.mp4".into(),
+        bytes: 1000,
+        mime: "video/mp4".into(),
+        sha256: "00".into(),
+        job: None,
+        width: None,
+        height: None,
+        duration: None,
+    };
+    NewFact {
+        stream: StreamId::new(StreamKind::File, log.clock().new_uuid()),
+        sequence: 1,
+        event: Event::File(FileEvent::Stored(file)),
+    }
 }
 
 /// A hundred messages of these words fill the model's context.

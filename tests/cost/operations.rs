@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     meter::{Meter, REPETITIONS},
-    test_genie::{Answer, SECRET, TestGenie, TestUser, password},
+    test_genie::{Answer, SECRET, TestGenie, TestUser, answer, password},
     until::until,
 };
 
@@ -52,6 +52,7 @@ pub async fn load(genie: &TestGenie, subject: &Subject) {
 /// Counts each operation of a running server.
 pub async fn count_all(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
     writes(meter, genie, subject).await;
+    files(meter, genie, subject).await;
     jobs(meter, genie, subject).await;
     chat(meter, genie, subject).await;
     reads(meter, genie, subject).await;
@@ -118,6 +119,32 @@ async fn jobs(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
         .await;
 }
 
+async fn files(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
+    let ada = &subject.user;
+    let mut uploaded = Vec::new();
+    meter
+        .count("upload", async || {
+            let url = format!("{}/api/files?name=a.txt", genie.base);
+            let request = genie.http.post(url).bearer_auth(&ada.token);
+            let file = answer(request.body("a small file")).await.ok();
+            uploaded.push(file["id"].as_str().unwrap().to_owned());
+        })
+        .await;
+    let path = format!("/api/files/{}", uploaded[0]);
+    meter
+        .count("download", async || {
+            assert_eq!(ada.get(genie, &path).await.status, 200);
+        })
+        .await;
+    let next = async || uploaded.pop().expect("an upload for each removal");
+    meter
+        .count_after("remove a file", next, async |file: String| {
+            let path = format!("/api/files/{file}");
+            ada.delete(genie, &path).await.ok();
+        })
+        .await;
+}
+
 async fn chat(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
     meter
         .count("ask", async || {
@@ -132,11 +159,12 @@ async fn chat(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
 }
 
 /// Reads as the user, who administers too.
-const READS: [(&str, &str); 14] = [
+const READS: [(&str, &str); 15] = [
     ("authenticated read", "/users/me"),
     ("usage", "/api/usage"),
     ("list of jobs", "/api/jobs"),
     ("list of jobs by status", "/api/jobs?status=cancelled"),
+    ("list of files", "/api/files"),
     ("list of credentials", "/api/credentials"),
     ("list of reveals", "/api/credentials/reveals"),
     ("list of logins", "/api/me/sessions"),

@@ -411,3 +411,127 @@ both_stores!(
         assert!(!facts["data"].as_array().unwrap().is_empty(), "{facts}");
     }
 );
+
+both_stores!(
+    a_link_shows_a_file_until_it_is_over_or_the_file_is_gone,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada, bob) = (
+            genie.user("root").await,
+            genie.user("ada").await,
+            genie.user("bob").await,
+        );
+        let film = png(100);
+        let file = upload(&genie, &ada, "film.png", &film).await.ok();
+        let path = format!("/api/files/{}", text(&file["id"]));
+        let make = format!("{path}/link");
+        bob.post(&genie, &make, json!({}))
+            .await
+            .refused(404, "not_found");
+        for seconds in [json!(0), json!(86_401), json!("1h")] {
+            let body = json!({"expires_in": seconds});
+            ada.post(&genie, &make, body)
+                .await
+                .refused(400, "invalid_field");
+        }
+        let short = ada
+            .post(&genie, &make, json!({"expires_in": 60}))
+            .await
+            .ok();
+        let long = ada.post(&genie, &make, json!({})).await.ok();
+        let (short, long) = (text(&short["url"]), text(&long["url"]));
+        let get = async |path: &str, range: &str| {
+            let request = genie.http.get(format!("{}{path}", genie.base));
+            request.header("Range", range).send().await.unwrap()
+        };
+        let part = get(&short, "bytes=1-3").await;
+        assert_eq!(
+            (part.status().as_u16(), header(&part, "content-range")),
+            (206, &*format!("bytes 1-3/{}", film.len()))
+        );
+        assert_eq!(header(&part, "referrer-policy"), "no-referrer");
+        assert!(part.bytes().await.unwrap() == film[1..4]);
+        let other = upload(&genie, &ada, "other.png", &film).await.ok();
+        let of_other = short.replace(&text(&file["id"]), &text(&other["id"]));
+        let later = short.replace("until=", "until=9");
+        let unsigned = short.split("&signature").next().unwrap();
+        for (path, status) in [
+            (&*of_other, 403),
+            (&later, 403),
+            (unsigned, 400),
+            (&short, 206),
+        ] {
+            assert_eq!(get(path, "bytes=0-0").await.status(), status, "{path}");
+        }
+        genie.clock.advance_millis(61_000);
+        assert_eq!(get(&short, "").await.status(), 403);
+        assert!(get(&long, "").await.bytes().await.unwrap() == film);
+        ada.delete(&genie, &path).await.ok();
+        assert_eq!(get(&long, "").await.status(), 404);
+    }
+);
+
+both_stores!(
+    old_files_of_jobs_go_and_uploads_stay,
+    async |store: TestStore| {
+        let settings = [("FILES_KEEP_DAYS", "2".to_owned())];
+        let mut genie = TestGenie::start_with(store, &settings).await;
+        let (_, ada) = (genie.user("root").await, genie.user("ada").await);
+        let input = upload(&genie, &ada, "in.png", &png(8)).await.ok();
+        let name = |id: &Value| json!({"operation": "strip_metadata", "input_file_id": id});
+        ada.post(&genie, "/api/queue/media", name(&input["id"]))
+            .await
+            .ok();
+        let job = genie.claim().await;
+        let lease = [
+            ("X-RBAC-SYNC-SECRET", SECRET.to_owned()),
+            ("Genie-Job", text(&job["jobId"])),
+            ("Genie-Lease", text(&job["lease"])),
+        ];
+        let mut made = Vec::new();
+        for _ in 0..2 {
+            let request = lease
+                .iter()
+                .fold(post(&genie, ""), |request, (name, value)| {
+                    request.header(*name, value)
+                });
+            made.push(answer(request.body(png(16))).await.ok()["id"].take());
+        }
+        let complete = format!("/api/worker/jobs/{}/complete", text(&job["jobId"]));
+        genie
+            .server(&complete, json!({"lease": job["lease"]}))
+            .await
+            .ok();
+        // The second one is needed by a job that waits.
+        ada.post(&genie, "/api/queue/media", name(&made[1]))
+            .await
+            .ok();
+        genie.clock.advance_millis(3 * 24 * 3600 * 1000);
+        until("the first file to go", async || {
+            (rows(&genie).await == 2).then_some(())
+        })
+        .await;
+        let ada = genie.user_again("ada", &ada.id).await;
+        let listed = ada.get(&genie, "/api/files").await.ok();
+        let left: Vec<&Value> = listed["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| &file["id"])
+            .collect();
+        assert_eq!(left, [&made[1], &input["id"]]);
+        let facts = ada
+            .get(&genie, "/api/me/events?types=file.removed")
+            .await
+            .ok();
+        let facts = facts["data"].as_array().unwrap();
+        assert_eq!(
+            (
+                facts.len(),
+                &facts[0]["data"]["reason"],
+                &facts[0]["caller"]
+            ),
+            (1, &json!("old"), &json!("system"))
+        );
+    }
+);

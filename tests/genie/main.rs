@@ -65,5 +65,6 @@ mod several_servers;
 mod store_away;
 mod story;
 mod streams;
+mod tus;
 mod typed_text;
 mod usage;

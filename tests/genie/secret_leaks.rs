@@ -664,7 +664,20 @@ async fn work(story: &mut Story, ada: &Person) {
     assert_eq!(status, 200, "{stored}");
     let path = format!("/api/files/{}", stored["id"].as_str().unwrap());
     story.get("/api/files", &ada.token, &["file_name"]).await;
+    let link = story
+        .post(
+            &format!("{path}/link"),
+            &ada.token,
+            json!({}),
+            &["file_link"],
+        )
+        .await;
+    let link = link["url"].as_str().unwrap();
+    let (_, signature) = link.split_once("signature=").unwrap();
+    story.secrets.know("file_link", signature);
     let may = &["file", "file_name"];
+    let request = story.request(Method::GET, link);
+    assert_eq!(story.hear("linked", request, may).await.0, 200);
     let request = story.request(Method::GET, &path).bearer_auth(&ada.token);
     assert_eq!(story.hear(&path, request, may).await.0, 200);
     let archive = form(&[("file", &zip(&format!("{name}.txt"), inside.as_bytes()))]);

@@ -244,6 +244,31 @@ impl BlobTable {
         self.0.store().run(list).await
     }
 
+    /// Kept files that jobs made before a time, the oldest first, after one of them; at most [`ROWS_AT_ONCE`].
+    pub async fn outputs_before(
+        &self,
+        before: Timestamp,
+        after: Option<(Timestamp, BlobId)>,
+    ) -> Result<Vec<Blob>, LogError> {
+        let list = async move |store: Store| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM blobs \
+                 WHERE job_id IS NOT NULL AND state = 'kept' AND created_at < $1 AND (created_at, id) > ($2, $3) \
+                 ORDER BY created_at, id LIMIT {ROWS_AT_ONCE}"
+            );
+            let (at, id) =
+                after.map_or((i64::MIN, String::new()), |(at, id)| (at.0, id.to_string()));
+            let rows = sqlx::query(&sql)
+                .bind(before.0)
+                .bind(at)
+                .bind(id)
+                .fetch_all(store.reads())
+                .await?;
+            Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+        };
+        self.0.store().run(list).await
+    }
+
     /// Notes an upload before its first bytes are stored. May be called again.
     pub async fn begin_upload(&self, begun: BegunUpload) -> Result<(), LogError> {
         let insert = async move |store: Store| {

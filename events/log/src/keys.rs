@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use genie_events::{
-    EmailAddress, InviteCode, UserId,
+    BlobId, EmailAddress, InviteCode, UserId,
     ids::{EmailId, InviteId, JobId, JobName, NetworkId, ServiceKeyId, SessionId},
 };
 use hmac::{Hmac, KeyInit, Mac};
@@ -113,6 +113,7 @@ pub struct SystemHashes {
     ledger: Zeroizing<[u8; 32]>,
     word: Zeroizing<[u8; 32]>,
     request_id: Zeroizing<[u8; 32]>,
+    file_link: Zeroizing<[u8; 32]>,
     log_name: String,
 }
 
@@ -135,6 +136,7 @@ impl SystemHashes {
             ledger: part("ledger of the forgotten"),
             word: part("word"),
             request_id: part("request id"),
+            file_link: part("file link"),
             log_name: log_name(system),
         }
     }
@@ -169,6 +171,11 @@ impl SystemHashes {
     /// A word that somebody chose, as the readable part of the log shows it: `#` and a keyed hash.
     pub fn word(&self, field: &str, word: &str) -> String {
         format!("#{}", &keyed_hash(&self.word, &[field, word])[..32])
+    }
+
+    /// The signature of a link to a file, which is good until that moment, in seconds since 1970.
+    pub fn file_link(&self, file: BlobId, until: i64) -> String {
+        keyed_hash(&self.file_link, &[&file.to_string(), &until.to_string()])
     }
 
     /// The log's own id of a request, from the id that its client chose.

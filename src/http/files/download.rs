@@ -117,7 +117,7 @@ async fn readable_by(
 }
 
 /// The answer to a read that is allowed.
-async fn answer(
+pub(super) async fn answer(
     app: &App,
     request: &HttpRequest,
     blob: &Blob,
@@ -225,7 +225,7 @@ fn wanted(headers: &HeaderMap, tag: &EntityTag, size: u64) -> WantedBytes {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &actix_web::http::header::HeaderName) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 

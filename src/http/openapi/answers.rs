@@ -15,6 +15,7 @@ use crate::http::{
     files::{
         download::FileBytes,
         receive::{FileBody, FileForm},
+        tus::{TusAnswer, TusChunk, TusCreated, TusShown},
     },
     response::RawAnswer,
     sse,
@@ -48,6 +49,31 @@ impl Describe for FileBody {
     fn describe(operation: &mut Operation) {
         let form = json!({"schema": operation.reference::<FileForm>()});
         let content = json!({"multipart/form-data": form, "application/octet-stream": bytes()});
+        operation.body = Some(json!({"required": true, "content": content}));
+    }
+}
+
+impl Describe for TusAnswer {
+    fn describe(operation: &mut Operation) {
+        operation.answers.insert("204".to_owned(), json!({}));
+    }
+}
+
+impl Describe for TusShown {
+    fn describe(operation: &mut Operation) {
+        operation.answers.insert("200".to_owned(), json!({}));
+    }
+}
+
+impl Describe for TusCreated {
+    fn describe(operation: &mut Operation) {
+        operation.answers.insert("201".to_owned(), json!({}));
+    }
+}
+
+impl Describe for TusChunk {
+    fn describe(operation: &mut Operation) {
+        let content = json!({"application/offset+octet-stream": bytes()});
         operation.body = Some(json!({"required": true, "content": content}));
     }
 }
