@@ -13,6 +13,7 @@ mod http;
 mod jobs;
 mod lag;
 mod load_user;
+mod marks;
 mod memory;
 mod replay;
 mod setup;
@@ -20,6 +21,8 @@ mod single_user;
 mod statistics;
 mod stock_cqrs_es;
 mod table;
+
+use std::path::PathBuf;
 
 use actix::ArbiterHandle;
 use clap::{Args, Parser, Subcommand};
@@ -55,12 +58,23 @@ enum What {
     Jobs(Selection),
     /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite
     Credentials(Selection),
+    /// Invisible marks: how many survive what pictures and films go through; needs ffmpeg
+    Marks(MarkSelection),
     /// Internal: the process whose memory is measured
     #[command(hide = true, name = memory::CHILD)]
     IdleUsers,
     /// Internal: a bare server that answers every request with these bytes
     #[command(hide = true, name = http::bare::CHILD)]
     BareHttp { body: String },
+}
+
+#[derive(Args)]
+struct MarkSelection {
+    #[command(flatten)]
+    wanted: Selection,
+    /// A folder of photographs that are marked, too
+    #[arg(long, value_name = "FOLDER")]
+    photographs: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -94,10 +108,15 @@ impl Selection {
 }
 
 fn main() -> Measured<()> {
-    let arguments = Arguments::parse();
-    if let What::BareHttp { body } = arguments.what {
-        return http::bare::serve(body);
-    }
+    // These two need none of the server's threads.
+    let what = match Arguments::parse().what {
+        What::BareHttp { body } => return http::bare::serve(body),
+        What::Marks(marks) => {
+            let rows = marks::measure(&marks.wanted, marks.photographs.as_deref())?;
+            return marks.wanted.print(&rows);
+        }
+        what => what,
+    };
     // Wired like `genie serve`: one runtime for all I/O, and separate threads for the actors.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -109,12 +128,12 @@ fn main() -> Measured<()> {
             .map(|_| actix::Arbiter::new().handle())
             .collect();
         io.spawn(async move {
-            match arguments.what {
+            match what {
                 What::Log(wanted) => log(&arbiters, &wanted).await,
                 What::Http(wanted) => http(&wanted).await,
                 What::Jobs(wanted) => queue(&wanted).await,
                 What::Credentials(wanted) => credentials(&arbiters, &wanted).await,
-                What::BareHttp { .. } => Ok(()), // it was served before
+                What::Marks(_) | What::BareHttp { .. } => Ok(()), // done before
                 What::IdleUsers => memory::idle_users(arbiters).await,
             }
         })

@@ -47,6 +47,8 @@ fn crates_point_downwards_only() {
     assert_eq!(ours("events/Cargo.toml"), [""; 0]);
     // The worker talks to the server over HTTP alone.
     assert_eq!(ours("media/Cargo.toml"), [""; 0]);
+    // Marks are arithmetic on pixels.
+    assert_eq!(ours("media/marks/Cargo.toml"), [""; 0]);
     // Torture talks to the server over HTTP and starts it as a child process.
     assert_eq!(ours("torture/Cargo.toml"), ["genie-events", "genie-log"]);
 }
@@ -124,6 +126,7 @@ fn no_crate_depends_on_what_others_do() {
             ],
         ),
         ("media/Cargo.toml", vec!["actix", "actix-web", "sqlx"]),
+        ("media/marks/Cargo.toml", vec!["tokio", "rand", "rustix", "libc"]),
         (
             "Cargo.toml",
             vec!["sqlx", "postgres-es", "chacha20poly1305"],
@@ -309,6 +312,7 @@ fn types_that_hold_a_secret_do_not_print_it() {
         "actors/src",
         "projections/src",
         "media/src",
+        "media/marks/src",
         "src",
     ] {
         for (path, text) in sources(folder) {

@@ -9,12 +9,13 @@ use std::{
 /// Names that convention uses in many files: see `docs/style.md`.
 const CONVENTIONS: [&str; 4] = ["Error", "Inner", "Projector", "Row"];
 
-const CRATES: [&str; 8] = [
+const CRATES: [&str; 9] = [
     "src",
     "actors/src",
     "benches/src",
     "events/log/src",
     "events/src",
+    "media/marks/src",
     "media/src",
     "projections/src",
     "torture/src",
