@@ -126,7 +126,10 @@ fn no_crate_depends_on_what_others_do() {
             ],
         ),
         ("media/Cargo.toml", vec!["actix", "actix-web", "sqlx"]),
-        ("media/marks/Cargo.toml", vec!["tokio", "rand", "rustix", "libc"]),
+        (
+            "media/marks/Cargo.toml",
+            vec!["tokio", "rand", "rustix", "libc"],
+        ),
         (
             "Cargo.toml",
             vec!["sqlx", "postgres-es", "chacha20poly1305"],
