@@ -138,10 +138,11 @@ pub fn tone_map(colour: &Colour) -> Chain {
         Some(matrix @ ("bt709" | "bt2020nc" | "bt2020c")) => matrix,
         _ => "bt2020nc",
     };
-    let primaries = match colour.primaries.as_deref() {
-        Some(primaries @ ("bt709" | "smpte432" | "bt2020")) => primaries,
-        _ => "bt2020",
-    };
+    let known = ["bt709", "smpte432", "bt2020"];
+    let primaries = colour.primaries.as_deref();
+    let primaries = primaries
+        .filter(|primaries| known.contains(primaries))
+        .unwrap_or("bt2020");
     Chain::default()
         .then(format!(
             "zscale=tin={transfer}:min={matrix}:pin={primaries}:t=linear:npl=100"

@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Edit, MediaWork,
     edits::{MarkedFormat, VisibleMark},
+    geometry::Size,
 };
 use crate::{
     ffmpeg::{InputFile, JobFolder, MediaFailure, Programs, Workbench},
     kind::MediaKind,
-    probe,
+    probe::{self, MediaMeasure},
     sandbox::ToolLimits,
 };
 
@@ -54,6 +55,8 @@ pub struct OutputFile {
 struct Made {
     path: PathBuf,
     kind: MediaKind,
+    /// The size of a picture that was written with square pixels.
+    size: Option<Size>,
     /// What the owner should know.
     notes: Map<String, Value>,
 }
@@ -63,6 +66,7 @@ impl Made {
         Self {
             path,
             kind,
+            size: None,
             notes: Map::new(),
         }
     }
@@ -90,7 +94,14 @@ pub async fn run(
         limits,
     };
     let made = make(&mut bench, work).await?;
-    let measured = bench.measure(&made.path).await?;
+    let measured = match made.size {
+        Some(size) => MediaMeasure {
+            kind: made.kind,
+            size: Some(size),
+            duration: None,
+        },
+        None => bench.measure(&made.path).await?,
+    };
     let name = made.kind.rename(&first(job)?.name);
     let (width, height) = measured.size.unzip();
     let mut result = made.notes;

@@ -1,3 +1,5 @@
+#![allow(clippy::too_many_lines)] // a table is read as a whole
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

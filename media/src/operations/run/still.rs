@@ -1,5 +1,7 @@
 //! Makes pictures: the call of ffmpeg that writes one, and the operations on pictures.
 
+use std::path::PathBuf;
+
 use super::{
     super::{
         edits::{Crop, Resize, VisibleMark},
@@ -219,13 +221,12 @@ async fn write(bench: &mut Workbench<'_>, plan: StillPlan<'_>) -> Result<Made, M
             .filter(|_| !plan.source.colour.is_hdr()),
         ..told.clone()
     };
-    tell(&path, target.kind, &told.carried(plan.keep_metadata))?;
-    Ok(Made::new(path, target.kind))
+    tell(path, target.kind, &told.carried(plan.keep_metadata))
 }
 
 /// Writes into an output what it may tell, and nothing else.
-fn tell(path: &std::path::Path, kind: MediaKind, told: &Told) -> Result<(), MediaFailure> {
-    let file = match std::fs::read(path) {
+fn tell(path: PathBuf, kind: MediaKind, told: &Told) -> Result<Made, MediaFailure> {
+    let file = match std::fs::read(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(MediaFailure::damaged());
@@ -235,9 +236,14 @@ fn tell(path: &std::path::Path, kind: MediaKind, told: &Told) -> Result<(), Medi
     if file.is_empty() {
         return Err(MediaFailure::damaged());
     }
-    let told = picture::tell(kind, file, told)
-        .map_err(|_| MediaFailure::of_worker("ffmpeg wrote no picture"))?;
-    Ok(std::fs::write(path, told)?)
+    let wrong = |_| MediaFailure::of_worker("ffmpeg wrote no picture");
+    let told = picture::tell(kind, file, told).map_err(wrong)?;
+    let size = picture::facts(kind, &told).map_err(wrong)?.seen();
+    std::fs::write(&path, told)?;
+    Ok(Made {
+        size: Some(size),
+        ..Made::new(path, kind)
+    })
 }
 
 async fn only(bench: &mut Workbench<'_>) -> Result<Picture, MediaFailure> {
@@ -422,8 +428,7 @@ async fn frame(
             break;
         }
     }
-    tell(&path, target.kind, &Told::default())?;
-    Ok(Made::new(path, target.kind))
+    tell(path, target.kind, &Told::default())
 }
 
 #[cfg(test)]

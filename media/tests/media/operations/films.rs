@@ -163,11 +163,7 @@ async fn a_film_may_have_one_frame_and_no_sound() {
 
 #[tokio::test]
 async fn a_resized_film_fits_or_fills() {
-    for (fit, size) in [
-        ("contain", (32, 24)),
-        ("cover", (32, 32)),
-        ("fill", (32, 32)),
-    ] {
+    for (fit, size) in [("cover", (32, 32)), ("fill", (32, 32))] {
         let params = json!({"width": 32, "height": 32, "fit": fit});
         let made = perform("resize_video", params, &[&halves()]).await;
         made.check_film("h264", size);

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use genie_media::{kind::MediaKind, picture};
 use serde_json::json;
 
 use crate::studio::{
@@ -125,8 +126,19 @@ async fn each_orientation_is_applied() {
         (7, (48, 64), (44, 60)),
         (8, (48, 64), (4, 60)),
     ] {
-        let tag = format!("-EXIF:Orientation={number}");
-        let turned = told(&format!("corner-{number}.png"), &corner, &["-n", &tag]);
+        let turned = made(&format!("corner-{number}.png"), |path| {
+            let orientation = [
+                &b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"[..],
+                &[number, 0, 0, 0],
+                &[0; 4],
+            ];
+            let told = picture::Told {
+                exif: Some(orientation.concat()),
+                ..picture::Told::default()
+            };
+            let turned = picture::tell(MediaKind::Png, fs::read(&corner).unwrap(), &told);
+            fs::write(path, turned.unwrap()).unwrap();
+        });
         let made = perform("convert_image", json!({"format": "png"}), &[&turned]).await;
         assert_eq!(made.size(), size, "{number}");
         Frames::of(made.path(), size).check(place, RED, 4);
@@ -234,7 +246,7 @@ fn cmyk() -> PathBuf {
             bits += &("110".to_owned() + &format!("{:010b}", 1016) + "0");
         }
         bits += &"00".repeat(4 * 3);
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         for byte in bits.as_bytes().chunks(8) {
