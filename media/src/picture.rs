@@ -14,12 +14,15 @@ mod gif;
 mod jpeg;
 /// The chunks of a PNG.
 mod png;
+/// The colours of an ICC profile.
+mod profile;
 /// The directory of a TIFF.
 mod tiff;
 /// The chunks of a WebP.
 mod webp;
 
 pub use exif::Orientation;
+pub use profile::{ProfileColours, colours};
 
 use crate::kind::MediaKind;
 

@@ -136,6 +136,7 @@ pub const OF_A_CAMERA: [&str; 8] = [
 pub struct Performed {
     pub outcome: MediaOutcome,
     pub progress: Vec<f64>,
+    probed: OnceLock<Value>,
     _folder: TempDir,
 }
 
@@ -181,6 +182,7 @@ pub async fn perform_named(
     Ok(Performed {
         outcome,
         progress,
+        probed: OnceLock::new(),
         _folder: folder,
     })
 }
@@ -229,8 +231,8 @@ impl Performed {
 
     /// What ffprobe says of the first stream of a type.
     pub fn stream(&self, kind: &str) -> Value {
-        let streams = probed(self.path())["streams"].clone();
-        let streams = streams.as_array().unwrap();
+        let probed = self.probed.get_or_init(|| probed(self.path()));
+        let streams = probed["streams"].as_array().unwrap();
         let found = streams.iter().find(|stream| stream["codec_type"] == kind);
         found.unwrap_or(&Value::Null).clone()
     }

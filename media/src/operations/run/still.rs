@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ffmpeg::{FfmpegArguments, MediaFailure, Stretch, Workbench},
     kind::MediaKind,
-    picture::{self, Told},
+    picture::{self, ProfileColours, Told},
     probe::{self, Colour, Picture},
 };
 
@@ -112,7 +112,7 @@ impl StillTarget {
             ),
             MediaKind::Avif => format!(
                 "-c:v libaom-av1 -still-picture 1 -cpu-used 6 -crf {} -b:v 0 -color_range pc \
-                 -colorspace bt709 -color_primaries bt709 -color_trc iec61966-2-1",
+                 -colorspace bt709 -color_trc iec61966-2-1",
                 (100 - quality) * 63 / 100
             ),
             MediaKind::Webp => format!("-c:v libwebp -quality {quality} -update 1"),
@@ -201,14 +201,36 @@ impl StillPlan<'_> {
     }
 }
 
+/// How an AVIF tells its colours. ffmpeg writes no profile into one, only the number of a known set of primaries.
+fn avif_primaries(picture: &Picture) -> Result<Vec<String>, MediaFailure> {
+    let profile = picture.facts.told.carried(false).profile;
+    let colours = match &profile {
+        Some(profile) if !picture.colour.is_hdr() => picture::colours(profile),
+        _ => ProfileColours::Srgb,
+    };
+    match colours {
+        ProfileColours::Srgb => Ok(words("-color_primaries bt709")),
+        ProfileColours::DisplayP3 => Ok(words("-color_primaries smpte432")),
+        ProfileColours::Other => Err(MediaFailure::of_input(
+            "unsupported_profile",
+            "The picture has a colour profile that this worker cannot write into an AVIF; use jpeg, png or webp",
+        )),
+    }
+}
+
 async fn write(bench: &mut Workbench<'_>, plan: StillPlan<'_>) -> Result<Made, MediaFailure> {
     let target = plan.target;
     let path = bench.place(&format!("{OUTPUT}.{}", target.kind.ending()));
     let graph = plan.graph();
+    let primaries = match target.kind {
+        MediaKind::Avif => avif_primaries(plan.source)?,
+        _ => Vec::new(),
+    };
     let arguments = plan
         .inputs
         .options(["-filter_complex", &graph, "-map", "[v]", "-frames:v", "1"])
         .options(target.options())
+        .options(primaries)
         .options(film::metadata_options(false, target.kind))
         .output(target.kind.muxer(), &path);
     bench.encode(arguments, Stretch::whole(0.0)).await?;
@@ -420,6 +442,7 @@ async fn frame(
             .options(["-filter_complex", &graph, "-map", "[v]"])
             .options(count)
             .options(target.options())
+            .options(words("-color_primaries bt709"))
             .options(film::metadata_options(false, target.kind))
             .output(target.kind.muxer(), &path);
         let whole = Stretch::whole(0.0);

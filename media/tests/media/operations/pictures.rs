@@ -298,8 +298,51 @@ async fn a_colour_profile_is_kept() {
         let kept = crate::studio::profile_of(made.path());
         assert_eq!(kept, profile(), "{format}");
     }
+    let failure = crate::studio::failure("convert_image", json!({"format": "avif"}), &[&png]).await;
+    assert_eq!(failure.code, "unsupported_profile");
     let stripped = perform("strip_metadata", json!({}), &[&jpeg]).await;
     assert_eq!(crate::studio::profile_of(stripped.path()), profile());
+}
+
+/// A profile with the primaries of Display P3 and nothing else.
+fn display_p3() -> Vec<u8> {
+    let mut icc = profile();
+    icc.resize(228, 0);
+    icc[..4].copy_from_slice(&228u32.to_be_bytes());
+    icc[128..132].copy_from_slice(&3u32.to_be_bytes());
+    let colours = [
+        (b"rXYZ", [33_759i32, 15_807, -72]),
+        (b"gXYZ", [19_137, 45_364, 2_746]),
+        (b"bXYZ", [10_296, 4_365, 51_387]),
+    ];
+    for (place, (name, coordinates)) in colours.into_iter().enumerate() {
+        let (entry, at) = (132 + place * 12, 168 + place * 20);
+        icc[entry..entry + 4].copy_from_slice(name);
+        icc[entry + 4..entry + 8].copy_from_slice(&(at as u32).to_be_bytes());
+        icc[entry + 8..entry + 12].copy_from_slice(&20u32.to_be_bytes());
+        icc[at..at + 8].copy_from_slice(b"XYZ \0\0\0\0");
+        for (number, coordinate) in coordinates.into_iter().enumerate() {
+            let at = at + 8 + number * 4;
+            icc[at..at + 4].copy_from_slice(&coordinate.to_be_bytes());
+        }
+    }
+    icc
+}
+
+#[tokio::test]
+async fn an_avif_tells_the_wide_colours_of_phones() {
+    let wide = made("wide.png", |path| {
+        let told = picture::Told {
+            profile: Some(display_p3()),
+            ..picture::Told::default()
+        };
+        let file = picture::tell(MediaKind::Png, fs::read(halves()).unwrap(), &told);
+        fs::write(path, file.unwrap()).unwrap();
+    });
+    let made = perform("convert_image", json!({"format": "avif"}), &[&wide]).await;
+    assert_eq!(made.stream("video")["color_primaries"], "smpte432");
+    let plain = perform("convert_image", json!({"format": "avif"}), &[&halves()]).await;
+    assert_eq!(plain.stream("video")["color_primaries"], "bt709");
 }
 
 #[tokio::test]
