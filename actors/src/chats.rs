@@ -95,7 +95,7 @@ impl Chats {
         let asking = async move {
             let users = &supervisor.0.users;
             let asked = users
-                .plan_recalling(user, Some(recall), context, planner)
+                .plan_recalling(user, vec![recall], context, planner)
                 .await;
             if asked.is_err() {
                 supervisor.release_turn(turn);

@@ -215,7 +215,12 @@ impl Credentials {
         };
         let done = self
             .users
-            .plan_recalling(user, recall, context, Arc::new(planner))
+            .plan_recalling(
+                user,
+                recall.into_iter().collect(),
+                context,
+                Arc::new(planner),
+            )
             .await?;
         let StoreOutcome {
             id,
@@ -250,7 +255,12 @@ impl Credentials {
         };
         let recall = Some(Recall::Credential(id));
         self.users
-            .plan_recalling(user, recall, context, Arc::new(planner))
+            .plan_recalling(
+                user,
+                recall.into_iter().collect(),
+                context,
+                Arc::new(planner),
+            )
             .await
     }
 }

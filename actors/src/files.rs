@@ -64,7 +64,12 @@ impl Files {
         let recall = Some(Recall::File(id));
         let stored = self
             .users
-            .plan_recalling(user, recall, context, Arc::new(planner))
+            .plan_recalling(
+                user,
+                recall.into_iter().collect(),
+                context,
+                Arc::new(planner),
+            )
             .await?;
         Ok((stored.outcome("a stored file")?, stored.position))
     }
@@ -88,7 +93,12 @@ impl Files {
         };
         let recall = Some(Recall::File(id));
         self.users
-            .plan_recalling(user, recall, context, Arc::new(planner))
+            .plan_recalling(
+                user,
+                recall.into_iter().collect(),
+                context,
+                Arc::new(planner),
+            )
             .await
     }
 }

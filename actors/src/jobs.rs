@@ -4,48 +4,47 @@
 use std::{sync::Arc, time::Duration};
 
 use genie_events::{
-    BlobId, Event, JobId, JobName, Metadata, Now, Refusal, StreamId, StreamKind, Timestamp, User,
-    UserCommand, UserId,
-    job::{Job, JobCommand, JobEvent, JobSpec, backoff_millis},
+    BlobId, Event, JobId, JobName, StreamId, StreamKind, Timestamp, User, UserCommand, UserId,
+    job::{JobCommand, JobEvent, JobSpec},
     job_operation::QUEUES,
     tier::Tier,
 };
 use genie_log::leases::LeaseRow;
-use genie_log::{
-    Log, LogError, StoredRow, Work, clock,
-    keys::sha256_hex,
-    leases::{Lease, LeaseKind},
-    read::JobStep,
-    unfinished,
-};
+use genie_log::{Log, LogError, StoredRow, Work, leases::LeaseKind, read::JobStep, unfinished};
 use parking_lot::{Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
-use tokio::time::Instant;
+use serde_json::{Value, json};
 use tracing::{error, warn};
 
 use crate::{
     WriteError,
     caller::CommandContext,
-    users::{Plan, PlanNote, Receipt, Users},
+    users::{Plan, Receipt, Users},
 };
 
+/// Jobs on their way to a worker.
+mod claims;
 mod expired_leases;
 mod news;
 /// The operations that a claim asks for.
 pub mod operation_set;
 /// The jobs that wait, and the order in which they start.
 pub mod queues;
+/// What workers report of the jobs that they hold.
+mod reports;
 pub(crate) mod stream;
+/// Jobs that are queued, one or many.
+mod submissions;
+
+pub use claims::{HandedJobs, JobClaim};
+pub use reports::{AttemptEnd, HeldJob, ReportedBeat, ReportedEnd};
+pub use submissions::{
+    BatchAnswer, BatchRefusal, NewSubmission, SubmitOutcome, SubmittedBatch, SubmittedJob,
+};
+
 use news::BoardNews;
 use operation_set::{ClaimScope, OperationSet};
 use queues::{JobNews, JobOffer, JobQueues, JobWait};
 
-/// A claim hands out no further job once the `params` of its jobs have so many bytes.
-const CLAIM_BYTES: usize = 1 << 20;
 /// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
 /// The board looks at the time at least so often, and at most.
@@ -57,8 +56,6 @@ const OWNER_PAUSE_MS: i64 = 60_000;
 const AWAY_PAUSE_MS: i64 = 1000;
 /// A job that could not be read is left out for this long, in milliseconds, so that its owner's other jobs go on.
 const UNREADABLE_PAUSE_MS: i64 = 600_000;
-/// A claim that could not ask so many owners, one after the other, ends.
-const UNANSWERED: usize = 3;
 
 #[derive(Clone)]
 pub struct JobBoard(Arc<Inner>);
@@ -99,42 +96,7 @@ impl std::fmt::Debug for JobBoard {
     }
 }
 
-/// A job handed to a worker.
-#[derive(Debug)]
-pub struct JobClaim {
-    pub job: JobId,
-    pub user: UserId,
-    /// The work, but for its `params`.
-    pub spec: JobSpec,
-    /// As JSON: parsed, they may take sixteen times the room.
-    pub params: Box<RawValue>,
-    /// The number of this attempt, from 1.
-    pub attempt: u32,
-    /// The lease in the clear, which the worker keeps to itself.
-    pub lease: String,
-    pub lease_expires_at: Timestamp,
-    /// The position of the fact.
-    pub position: u64,
-}
-
-/// A job that a worker holds.
-#[derive(Debug)]
-pub struct HeldJob {
-    pub owner: UserId,
-    pub spec: JobSpec,
-}
-
-/// A job that is queued, by this request or an earlier one for the same.
-#[derive(Debug)]
-pub struct SubmittedJob {
-    pub job: JobId,
-    /// In the words of docs/api.md, Jobs.
-    pub status: String,
-    /// The position that reads must have reached to see it.
-    pub position: u64,
-}
-
-/// A job that its owner cancelled or queued again.
+/// A job that was cancelled, queued again or rescheduled.
 #[derive(Debug)]
 pub struct ChangedJob {
     pub job: JobId,
@@ -149,27 +111,6 @@ impl ChangedJob {
             position: done.position,
         })
     }
-}
-
-/// The outcome that the answer to a submission is made from.
-#[derive(Serialize, Deserialize)]
-struct SubmitOutcome {
-    job: JobId,
-    status: String,
-}
-
-#[derive(Debug, Clone)]
-pub enum AttemptEnd {
-    Completed {
-        result: Value,
-        /// Files that the worker made.
-        outputs: Value,
-    },
-    Failed {
-        error: String,
-        /// False when another attempt makes no sense.
-        retryable: bool,
-    },
 }
 
 impl JobBoard {
@@ -333,79 +274,20 @@ impl JobBoard {
         self.lock().count(queue)
     }
 
-    /// Hands out up to `max` jobs that the claim asks for. Waits up to `wait` for the first.
-    pub async fn claim(
-        &self,
-        scope: ClaimScope,
-        worker: String,
-        max: usize,
-        wait: Duration,
-        metadata: Metadata,
-    ) -> Result<Vec<JobClaim>, WriteError> {
-        let deadline = Instant::now() + wait;
-        let _known = KnownClaim::begin(self, &scope);
-        loop {
-            let news = self.0.news.of(scope.operations());
-            let board = self.clone();
-            let scope_now = scope.clone();
-            let worker_now = worker.clone();
-            let metadata_now = metadata.clone();
-            // On a task of its own: a job taken off the board must end up somewhere even when the worker goes away.
-            let handing = async move {
-                board
-                    .hand_out(&scope_now, &worker_now, max, metadata_now)
-                    .await
-            };
-            let claimed = self.0.users.run_to_end(handing).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !claimed.is_empty() || left.is_zero() {
-                return Ok(claimed);
-            }
-            let _ = tokio::time::timeout(left, news).await; // in time or not: look again
-        }
-    }
-
-    async fn hand_out(
-        &self,
-        scope: &ClaimScope,
-        worker: &str,
-        max: usize,
-        metadata: Metadata,
-    ) -> Result<Vec<JobClaim>, WriteError> {
-        let mut claimed: Vec<JobClaim> = Vec::new();
-        let mut bytes = 0;
-        let mut unanswered = Vec::new();
-        while claimed.len() < max && bytes < CLAIM_BYTES && unanswered.len() < UNANSWERED {
-            let Some(offer) = self.next_offer(scope) else {
-                break;
-            };
-            match self.claim_one(&offer, worker, metadata.clone()).await {
-                Ok(job) => {
-                    bytes += job.params.get().len();
-                    claimed.push(job);
-                }
-                Err(error) => unanswered.extend(self.not_handed_out(&offer, error)),
-            }
-        }
-        match unanswered.into_iter().next() {
-            Some(error) if claimed.is_empty() => Err(error),
-            _ => Ok(claimed),
-        }
-    }
-
-    /// Takes the next job off the board. When more jobs wait for such claims, the next claim is woken.
-    fn next_offer(&self, scope: &ClaimScope) -> Option<JobOffer> {
+    /// Takes the next jobs off the board. When more jobs wait for such claims, the next claim is woken.
+    fn next_offers(&self, scope: &ClaimScope, most: usize) -> Vec<JobOffer> {
         let now = self.0.log.clock().now();
         let mut board = self.lock();
         let due = board.pass_time(now);
-        let offer = board.take(scope);
-        let more = match offer {
-            Some(_) => board.ready(scope),
-            None => OperationSet::default(),
+        let offers: Vec<JobOffer> = (0..most).map_while(|_| board.take(scope)).collect();
+        let more = if offers.is_empty() {
+            OperationSet::default()
+        } else {
+            board.ready(scope)
         };
         drop(board);
         self.0.news.tell(due.into_iter().chain(more.iter()));
-        offer
+        offers
     }
 
     /// Decides what becomes of a job that was not handed out. Answers the error when the store is away.
@@ -444,118 +326,6 @@ impl JobBoard {
         }
     }
 
-    async fn claim_one(
-        &self,
-        offer: &JobOffer,
-        worker: &str,
-        metadata: Metadata,
-    ) -> Result<JobClaim, WriteError> {
-        let user = offer.user;
-        let job = offer.job;
-        // Before the append: a job that is claimed and cannot be read would wait for its lease to lapse.
-        let mut spec = self.spec(user, job).await?;
-        let params = to_raw_value(&spec.params).expect("a JSON value can be written");
-        spec.params = Value::Null;
-        let lease = hex::encode(clock::random_bytes::<32>());
-        let hash = sha256_hex(lease.as_bytes());
-        let expires_at = self.lease_end();
-        let planner = {
-            let worker = worker.to_owned();
-            move |state: &User, now: Now| {
-                let claim = JobCommand::Claim {
-                    worker: worker.clone(),
-                    lease: hash.clone(),
-                    now: now.moment,
-                };
-                let changes = state.decide(now, UserCommand::Job(job, claim))?;
-                let work = Work::Lease(LeaseRow::Put {
-                    kind: LeaseKind::Job,
-                    id: job.to_string(),
-                    user,
-                    stream_id: job.to_string(),
-                    holder: hash.clone(),
-                    expires_at,
-                });
-                let note = PlanNote::Claim {
-                    attempts: state.job(&job).map_or(0, Job::attempts),
-                    tier: state.tier()?,
-                };
-                Ok(Plan {
-                    changes,
-                    work: vec![work],
-                    note,
-                    ..Plan::default()
-                })
-            }
-        };
-        let done = self
-            .0
-            .users
-            .plan(user, Some(job), metadata, Arc::new(planner))
-            .await?;
-        let PlanNote::Claim { attempts, tier } = done.note else {
-            return Err(WriteError::Internal("a claimed job left no note".into()));
-        };
-        self.lock().owner_answered(user, tier);
-        Ok(JobClaim {
-            job,
-            user,
-            spec,
-            params,
-            attempt: attempts + 1,
-            lease,
-            lease_expires_at: expires_at,
-            position: done.position,
-        })
-    }
-
-    /// Queues a job. The same again is the same job, whatever became of it meanwhile. The id of a job
-    /// without a name must be a fresh one. `foreign` refuses a job that is new: it names a file that is
-    /// not its user's.
-    pub async fn submit(
-        &self,
-        user: UserId,
-        job: JobId,
-        spec: JobSpec,
-        foreign: Option<Refusal>,
-        context: impl Into<CommandContext>,
-    ) -> Result<SubmittedJob, WriteError> {
-        // Only a named job may have been there before and have ended, which the log alone knows.
-        let earlier = spec.name.is_some().then_some(job);
-        let planner = move |state: &User, now: Now| {
-            let moment = now.moment;
-            let changes = state.decide(now, UserCommand::SubmitJob(job, spec.clone()))?;
-            if let Some(foreign) = foreign.as_ref().filter(|_| !changes.is_empty()) {
-                return Err(foreign.clone());
-            }
-            let status = match state.job(&job) {
-                None | Some(Job::Absent) if spec.run_at.is_some_and(|at| at > moment) => "delayed",
-                None => Job::Absent.status(moment),
-                Some(before) => before.status(moment),
-            };
-            let outcome = json!(SubmitOutcome {
-                job,
-                status: status.to_owned()
-            });
-            Ok(Plan {
-                changes,
-                outcome,
-                ..Plan::default()
-            })
-        };
-        let done = self
-            .0
-            .users
-            .plan(user, earlier, context, Arc::new(planner))
-            .await?;
-        let SubmitOutcome { job, status } = done.outcome("a queued job")?;
-        Ok(SubmittedJob {
-            job,
-            status,
-            position: done.position,
-        })
-    }
-
     /// The name that the owner gave the job.
     pub async fn name(&self, owner: UserId, job: JobId) -> Result<Option<JobName>, WriteError> {
         Ok(self.spec(owner, job).await?.name)
@@ -587,6 +357,35 @@ impl JobBoard {
         Ok(None)
     }
 
+    /// Changes the priority or the time of a job that waits. What is absent stays.
+    pub async fn reschedule(
+        &self,
+        owner: UserId,
+        job: JobId,
+        priority: Option<i64>,
+        run_at: Option<Timestamp>,
+        context: impl Into<CommandContext>,
+    ) -> Result<ChangedJob, WriteError> {
+        let planner = move |state: &User, now| {
+            let command = UserCommand::RescheduleJob {
+                job,
+                priority,
+                run_at,
+            };
+            Ok(Plan {
+                changes: state.decide(now, command)?,
+                outcome: json!(job),
+                ..Plan::default()
+            })
+        };
+        let done = self
+            .0
+            .users
+            .plan(owner, Some(job), context, Arc::new(planner))
+            .await?;
+        ChangedJob::of(&done)
+    }
+
     /// Queues a failed or cancelled job again.
     pub async fn retry(
         &self,
@@ -607,83 +406,6 @@ impl JobBoard {
             .plan(owner, Some(job), context, Arc::new(planner))
             .await?;
         ChangedJob::of(&done)
-    }
-
-    /// A worker's heartbeat: `None` when its lease is not the present one.
-    pub async fn heartbeat(
-        &self,
-        job: &JobId,
-        lease: &str,
-        progress: Option<i64>,
-    ) -> Result<Option<Lease>, WriteError> {
-        let hash = sha256_hex(lease.as_bytes());
-        let until = self.lease_end();
-        Ok(self
-            .0
-            .log
-            .leases()
-            .renew(LeaseKind::Job, &job.to_string(), &hash, until, progress)
-            .await?)
-    }
-
-    /// The work of a running job, for the worker that holds it by this lease.
-    pub async fn held(&self, job: JobId, lease: &str) -> Result<Option<HeldJob>, WriteError> {
-        let leases = self.0.log.leases();
-        let found = leases.get(LeaseKind::Job, &job.to_string()).await?;
-        let hash = sha256_hex(lease.as_bytes());
-        match found.filter(|found| found.holder == hash && !found.cancelled) {
-            Some(lease) => Ok(Some(HeldJob {
-                owner: lease.user,
-                spec: self.spec(lease.user, job).await?,
-            })),
-            None => Ok(None),
-        }
-    }
-
-    /// The owner of a running job.
-    pub async fn owner_of_running(&self, job: &JobId) -> Result<Option<UserId>, WriteError> {
-        Ok(self
-            .0
-            .log
-            .leases()
-            .get(LeaseKind::Job, &job.to_string())
-            .await?
-            .map(|lease| lease.user))
-    }
-
-    /// Ends a worker's attempt. Only the present lease may.
-    pub async fn end_attempt(
-        &self,
-        owner: UserId,
-        job: JobId,
-        lease: &str,
-        end: AttemptEnd,
-        context: impl Into<CommandContext>,
-    ) -> Result<Receipt, WriteError> {
-        let hash = sha256_hex(lease.as_bytes());
-        let log = self.0.log.clone();
-        let spread = clock::chance();
-        let command = move |state: &User| match end.clone() {
-            AttemptEnd::Completed { result, outputs } => JobCommand::Complete {
-                lease: hash.clone(),
-                result,
-                outputs,
-            },
-            AttemptEnd::Failed { error, retryable } => {
-                let attempts = state.job(&job).map_or(1, Job::attempts);
-                let retry_at = log
-                    .clock()
-                    .now()
-                    .plus_millis(backoff_millis(attempts, spread));
-                JobCommand::Fail {
-                    lease: hash.clone(),
-                    error,
-                    retryable,
-                    retry_at,
-                }
-            }
-        };
-        self.end(owner, job, context, vec![], command).await
     }
 
     /// Cancels a job. Its lease is void at once, and its worker learns of it by the next heartbeat.
@@ -712,33 +434,6 @@ impl JobBoard {
             .plan(owner, Some(job), context, Arc::new(planner))
             .await?;
         ChangedJob::of(&done)
-    }
-
-    async fn end(
-        &self,
-        owner: UserId,
-        job: JobId,
-        context: impl Into<CommandContext>,
-        conditions: Vec<Work>,
-        command: impl Fn(&User) -> JobCommand + Send + Sync + 'static,
-    ) -> Result<Receipt, WriteError> {
-        let planner = move |state: &User, now| {
-            let changes = state.decide(now, UserCommand::Job(job, command(state)))?;
-            let mut work = conditions.clone();
-            work.push(Work::Lease(LeaseRow::Drop {
-                kind: LeaseKind::Job,
-                id: job.to_string(),
-            }));
-            Ok(Plan {
-                changes,
-                work,
-                ..Plan::default()
-            })
-        };
-        self.0
-            .users
-            .plan(owner, Some(job), context, Arc::new(planner))
-            .await
     }
 
     /// A lease lasts for so long without a heartbeat.

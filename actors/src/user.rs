@@ -66,8 +66,13 @@ pub(crate) enum PlanNote {
     Nothing,
     /// The credential that may be shown, or why not.
     Reveal(Result<RevealableCredential, RevealDenial>),
-    /// What a claim was decided on: the attempts of the job so far, and the user's tier.
-    Claim { attempts: u32, tier: Tier },
+    /// What became of each of several commands.
+    Each(Vec<Result<(), Refusal>>),
+    /// The same for claims, and the user's tier.
+    Claims {
+        answers: Vec<Result<(), Refusal>>,
+        tier: Tier,
+    },
 }
 
 /// Decides on the state. It is called again when the state turns out stale, so it must not use itself up.
@@ -99,8 +104,8 @@ impl Receipt {
 #[rtype(result = "()")]
 pub(crate) struct CommandMessage {
     pub planner: Planner,
-    /// A thing that the planner must see even when the state leaves it out.
-    pub recall: Option<Recall>,
+    /// Things that the planner must see even when the state leaves them out.
+    pub recalls: Vec<Recall>,
     pub context: CommandContext,
     pub deadline: Instant,
     pub reply: oneshot::Sender<Result<Receipt, WriteError>>,
@@ -258,9 +263,7 @@ impl CommandRun {
             Some(state) => state,
             None => self.load().await?,
         };
-        if let Some(recall) = &message.recall {
-            self.recall(&mut state, recall).await?;
-        }
+        self.recall(&mut state, &message.recalls).await?;
         // Looked up after the state was read, so that an earlier run of this request that is in the state is found
         // here.
         if let Some(remembered) = self.remembered(message).await? {
@@ -376,7 +379,7 @@ impl CommandRun {
 
     /// Keeps the state after a command, without what was recalled for it.
     fn put_back(&mut self, mut state: LoadedUser, message: &CommandMessage) {
-        if let Some(recall) = &message.recall {
+        for recall in &message.recalls {
             state.user.drop_recalled(recall);
         }
         self.state = Some(state);
@@ -420,27 +423,34 @@ impl CommandRun {
     }
 
     /// Reads from the log what the state leaves out, and adds it to the state.
-    async fn recall(&self, state: &mut LoadedUser, recall: &Recall) -> Result<(), WriteError> {
-        if state.user.holds(recall) {
-            return Ok(());
-        }
+    async fn recall(&self, state: &mut LoadedUser, recalls: &[Recall]) -> Result<(), WriteError> {
+        let is_left_out = |recall: &&Recall| !state.user.holds(recall);
+        let mut left_out: Vec<&Recall> = recalls.iter().filter(is_left_out).collect();
         let reader = self.log.reader();
-        if let Recall::Job(job) = recall {
-            if let Some((found, sequence)) = jobs::stream::load(&reader, self.id, *job).await? {
-                state.user.recall_job(*job, found, sequence);
-            }
-            return Ok(());
+        if left_out.len() > 1 {
+            // Most of them are new, and one question tells.
+            let streams: Vec<_> = left_out.iter().map(|recall| recall.stream()).collect();
+            let begun = reader.begun(&streams).await?;
+            left_out.retain(|recall| begun.contains(&recall.stream()));
         }
-        if let Recall::File(id) = recall {
-            let owner = Owner::User(self.id);
-            if let Some((file, sequence)) = reader.stream::<File>(&owner, *id).await? {
-                state.user.recall_file(*id, file, sequence);
+        for recall in left_out {
+            if let Recall::Job(job) = recall {
+                if let Some((found, sequence)) = jobs::stream::load(&reader, self.id, *job).await? {
+                    state.user.recall_job(*job, found, sequence);
+                }
+                continue;
             }
-            return Ok(());
-        }
-        let sequence = reader.last_sequence(self.id, recall.stream()).await?;
-        if sequence > 0 {
-            state.user.recall_stream(recall, sequence);
+            if let Recall::File(id) = recall {
+                let owner = Owner::User(self.id);
+                if let Some((file, sequence)) = reader.stream::<File>(&owner, *id).await? {
+                    state.user.recall_file(*id, file, sequence);
+                }
+                continue;
+            }
+            let sequence = reader.last_sequence(self.id, recall.stream()).await?;
+            if sequence > 0 {
+                state.user.recall_stream(recall, sequence);
+            }
         }
         Ok(())
     }

@@ -172,7 +172,8 @@ impl Users {
     ) -> Result<Receipt, WriteError> {
         let recall = command.recall();
         let planner = move |state: &User, now| state.decide(now, command.clone()).map(Plan::from);
-        self.plan_recalling(user, recall, context, Arc::new(planner))
+        let recalls = recall.into_iter().collect();
+        self.plan_recalling(user, recalls, context, Arc::new(planner))
             .await
     }
 
@@ -201,15 +202,15 @@ impl Users {
         context: impl Into<CommandContext>,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
-        self.plan_recalling(user, job.map(Recall::Job), context, planner)
-            .await
+        let recalls = job.map(Recall::Job).into_iter().collect();
+        self.plan_recalling(user, recalls, context, planner).await
     }
 
-    /// The same; the planner sees what `recall` names even when the state leaves it out.
+    /// The same; the planner sees what `recalls` name even when the state leaves it out.
     pub(crate) async fn plan_recalling(
         &self,
         user: UserId,
-        recall: Option<Recall>,
+        recalls: Vec<Recall>,
         context: impl Into<CommandContext>,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
@@ -221,7 +222,7 @@ impl Users {
             let written = self.send(user, context.bytes, |place| CommandMessage {
                 span: Span::current(),
                 planner: Arc::clone(&planner),
-                recall: recall.clone(),
+                recalls: recalls.clone(),
                 context: context.clone(),
                 deadline,
                 reply,

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::try_join_all;
 use genie_actors::jobs::{
-    AttemptEnd, BoardState, JobBoard, operation_set::ClaimScope, queues::JobQueues,
+    AttemptEnd, BoardState, JobBoard, NewSubmission, operation_set::ClaimScope, queues::JobQueues,
 };
 use genie_events::{JobId, Metadata, Timestamp, UserId, job::JobSpec};
 use genie_log::read::JobStep;
@@ -152,10 +152,12 @@ async fn submit(log: &genie_log::Log, board: &JobBoard, user: UserId) -> Measure
             run_at: None,
             max_attempts: 3,
         };
-        let job = JobId(log.clock().new_uuid());
-        board
-            .submit(user, job, spec, None, Metadata::system())
-            .await?;
+        let job = NewSubmission {
+            job: JobId(log.clock().new_uuid()),
+            spec,
+            foreign: None,
+        };
+        board.submit(user, job, Metadata::system()).await?;
     }
     Ok(())
 }
@@ -165,7 +167,7 @@ async fn work(board: &JobBoard, left: &AtomicUsize) -> Measured<()> {
     let scope = ClaimScope::of_worker(&[QUEUE], None);
     while left.load(Ordering::SeqCst) > 0 {
         let claim = board.claim(scope.clone(), "w".into(), 1, SHORT_WAIT, Metadata::system());
-        for job in claim.await? {
+        for job in claim.await?.take() {
             let end = AttemptEnd::Completed {
                 result: json!({"width": 100}),
                 outputs: json!([]),

@@ -138,13 +138,14 @@ any_event!(
 );
 
 /// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.
-pub const CLEAR_FIELDS: [&str; 45] = [
+pub const CLEAR_FIELDS: [&str; 46] = [
     "active",
     "admin",
     "amount",
     "attempt",
     "by",
     "bytes",
+    "code",
     "counted",
     "counter",
     "credential",

@@ -10,6 +10,11 @@ use crate::{
     usage::Unit,
 };
 
+/// The state after an event.
+mod evolve;
+#[cfg(test)]
+mod tests;
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Job {
@@ -25,6 +30,9 @@ pub enum Job {
         /// The quota unit that was counted for the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
+        /// The attempt before, if its worker ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<EndedAttempt>,
     },
     /// A worker holds the job.
     Running {
@@ -36,13 +44,33 @@ pub enum Job {
         /// The quota unit that was counted for the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
+        /// The attempt before, if its worker ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<EndedAttempt>,
     },
     Finished {
         outline: JobOutline,
         ending: Ending,
-        /// The hash of the lease that ended the job, if one did.
+        /// The hash of the lease under which a worker ended the job, if one did.
         lease: Option<String>,
     },
+}
+
+/// An attempt that its worker ended. The worker may have missed the answer, and report the same again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedAttempt {
+    /// The hash of the attempt's lease.
+    lease: String,
+    report: EndReport,
+}
+
+/// A worker's word on the end of its attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EndReport {
+    Completed,
+    Failed,
+    Released,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,9 +119,11 @@ pub struct JobSpec {
 pub struct JobOutline {
     pub operation: String,
     pub queue: String,
+    /// The present one: the submitted one, or a later one.
+    pub priority: i64,
     /// The job fails after this many attempts.
     pub max_attempts: u32,
-    /// The hash of the whole work: half of its SHA-256, in hexadecimal.
+    /// The hash of the whole work as it was submitted: half of its SHA-256, in hexadecimal.
     pub hash: String,
 }
 
@@ -102,9 +132,14 @@ impl JobOutline {
         Self {
             operation: spec.operation.clone(),
             queue: spec.queue.clone(),
+            priority: spec.priority,
             max_attempts: spec.max_attempts,
             hash: spec.hash(),
         }
+    }
+
+    fn with_priority(self, priority: i64) -> Self {
+        Self { priority, ..self }
     }
 }
 
@@ -163,10 +198,17 @@ pub enum JobCommand {
         lease: String,
         /// Personal.
         error: String,
+        /// A word for programs.
+        code: Option<String>,
         /// True when another attempt makes sense.
         retryable: bool,
         /// The earliest time of the next attempt.
         retry_at: Timestamp,
+    },
+    /// Gives the job back. The attempt does not count.
+    Release {
+        /// The hash of the worker's lease.
+        lease: String,
     },
     /// Records that the lease ran out.
     Lapse {
@@ -176,6 +218,13 @@ pub enum JobCommand {
         retry_at: Timestamp,
     },
     Cancel,
+    /// Changes the priority or the time of a job that waits. What is absent stays.
+    Reschedule {
+        priority: Option<i64>,
+        /// The earliest time at which a worker may get the job.
+        run_at: Option<Timestamp>,
+        now: Timestamp,
+    },
     /// Queues the job again after it failed or was cancelled.
     Retry {
         /// The quota unit that the same append counts.
@@ -222,9 +271,25 @@ pub enum JobEvent {
         attempt: u32,
         /// Personal.
         error: String,
+        /// The worker's word for the failure.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
         /// The earliest time of the next attempt; absent if the job failed for good.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_at: Option<Timestamp>,
+    },
+    /// The worker gave the job back.
+    Released {
+        /// The number of the attempt that does not count.
+        attempt: u32,
+    },
+    /// The priority or the time of a job that waits has changed.
+    Rescheduled {
+        /// The present one.
+        priority: i64,
+        /// The earliest time at which a worker may get the job now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run_at: Option<Timestamp>,
     },
     /// The owner queued the job again.
     Retried {
@@ -247,6 +312,8 @@ domain_event!(JobEvent,
     Self::Lapsed { .. } => "job.lapsed",
     Self::Completed { .. } => "job.completed",
     Self::Failed { .. } => "job.failed",
+    Self::Released { .. } => "job.released",
+    Self::Rescheduled { .. } => "job.rescheduled",
     Self::Retried { .. } => "job.retried",
     Self::Cancelled => "job.cancelled",
 );
@@ -260,14 +327,24 @@ impl JobEvent {
                 "operation": spec.operation, "queue": spec.queue, "priority": spec.priority,
                 "run_at": spec.run_at, "max_attempts": spec.max_attempts, "counted": counted,
             }),
-            Self::Claimed { attempt, .. } | Self::Completed { attempt, .. } => {
+            Self::Claimed { attempt, .. }
+            | Self::Completed { attempt, .. }
+            | Self::Released { attempt } => {
                 json!({"attempt": attempt})
             }
-            Self::Lapsed { attempt, retry_at }
-            | Self::Failed {
-                attempt, retry_at, ..
-            } => {
+            Self::Lapsed { attempt, retry_at } => {
                 json!({"attempt": attempt, "retry_at": retry_at})
+            }
+            Self::Failed {
+                attempt,
+                code,
+                retry_at,
+                ..
+            } => {
+                json!({"attempt": attempt, "code": code, "retry_at": retry_at})
+            }
+            Self::Rescheduled { priority, run_at } => {
+                json!({"priority": priority, "run_at": run_at})
             }
             Self::Retried {
                 queue,
@@ -334,6 +411,11 @@ impl Job {
         }
     }
 
+    /// True while the job waits for the time that its owner chose.
+    pub fn is_scheduled(&self, now: Timestamp) -> bool {
+        matches!(self, Self::Waiting { attempts: 0, not_before: Some(at), .. } if *at > now)
+    }
+
     /// The number of the running attempt, or of the last one.
     pub fn attempts(&self) -> u32 {
         match self {
@@ -351,20 +433,32 @@ impl Job {
                 lease,
                 result,
                 outputs,
-            } => self.complete(&lease, result, outputs),
+            } => self.end_once(&lease, EndReport::Completed, |attempt| {
+                JobEvent::Completed {
+                    attempt,
+                    result,
+                    outputs,
+                }
+            }),
             JobCommand::Fail {
                 lease,
                 error,
+                code,
                 retryable,
                 retry_at,
-            } => {
-                let attempt = self.held_by(&lease)?;
+            } => self.end_once(&lease, EndReport::Failed, |attempt| {
                 let retry_at = (retryable && self.may_try_again(attempt)).then_some(retry_at);
-                Ok(vec![JobEvent::Failed {
+                JobEvent::Failed {
                     attempt,
                     error,
+                    code,
                     retry_at,
-                }])
+                }
+            }),
+            JobCommand::Release { lease } => {
+                self.end_once(&lease, EndReport::Released, |attempt| JobEvent::Released {
+                    attempt,
+                })
             }
             JobCommand::Lapse { lease, retry_at } => {
                 let attempt = self.held_by(&lease)?;
@@ -372,6 +466,11 @@ impl Job {
                 Ok(vec![JobEvent::Lapsed { attempt, retry_at }])
             }
             JobCommand::Cancel => self.cancel(),
+            JobCommand::Reschedule {
+                priority,
+                run_at,
+                now,
+            } => self.reschedule(priority, run_at, now),
             JobCommand::Retry { counted } => self.retry(counted),
         }
     }
@@ -379,7 +478,7 @@ impl Job {
     fn submit(&self, spec: JobSpec, counted: Option<Unit>) -> Result<Vec<JobEvent>, Refusal> {
         match self.outline() {
             None => Ok(vec![JobEvent::Submitted { spec, counted }]),
-            Some(before) if *before == JobOutline::of(&spec) => Ok(vec![]),
+            Some(before) if before.hash == spec.hash() => Ok(vec![]),
             Some(_) => Err(job_exists()),
         }
     }
@@ -401,31 +500,73 @@ impl Job {
                 lease,
             }]),
             Self::Running { lease: held, .. } if *held == lease => Ok(vec![]),
-            _ => Err(Refusal::conflict(
-                "not_waiting",
-                "This job is not waiting for a worker",
-            )),
+            _ => Err(not_waiting()),
         }
     }
 
-    fn complete(
+    /// The end of the attempt that has this lease; nothing when its worker reports the same end again.
+    fn end_once(
         &self,
         lease: &str,
-        result: Value,
-        outputs: Value,
+        report: EndReport,
+        event: impl FnOnce(u32) -> JobEvent,
     ) -> Result<Vec<JobEvent>, Refusal> {
+        match self.held_by(lease) {
+            Ok(attempt) => Ok(vec![event(attempt)]),
+            Err(_) if self.last_report(lease) == Some(report) => Ok(vec![]),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The report that ended the latest attempt, if that attempt had this lease.
+    fn last_report(&self, lease: &str) -> Option<EndReport> {
         match self {
+            Self::Waiting { ended, .. } | Self::Running { ended, .. } => ended
+                .as_ref()
+                .filter(|ended| ended.lease == lease)
+                .map(|ended| ended.report),
             Self::Finished {
-                ending: Ending::Completed,
+                ending,
                 lease: Some(held),
                 ..
-            } if held == lease => Ok(vec![]),
-            _ => Ok(vec![JobEvent::Completed {
-                attempt: self.held_by(lease)?,
-                result,
-                outputs,
-            }]),
+            } if held == lease => match ending {
+                Ending::Completed => Some(EndReport::Completed),
+                Ending::Failed => Some(EndReport::Failed),
+                Ending::Cancelled => None,
+            },
+            Self::Absent | Self::Finished { .. } => None,
         }
+    }
+
+    fn reschedule(
+        &self,
+        priority: Option<i64>,
+        run_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Vec<JobEvent>, Refusal> {
+        let Self::Waiting {
+            outline,
+            not_before,
+            ..
+        } = self
+        else {
+            return Err(match self {
+                Self::Absent => Refusal::not_found("job"),
+                _ => not_waiting(),
+            });
+        };
+        let priority = priority.unwrap_or(outline.priority);
+        let may_run = |at: Option<Timestamp>| at.is_none_or(|at| at <= now);
+        let is_so =
+            |at: &Timestamp| Some(*at) == *not_before || may_run(Some(*at)) && may_run(*not_before);
+        let new_time = run_at.filter(|at| !is_so(at));
+        if priority == outline.priority && new_time.is_none() {
+            return Ok(vec![]);
+        }
+        Ok(vec![JobEvent::Rescheduled {
+            priority,
+            run_at: new_time.or(*not_before),
+        }])
     }
 
     fn cancel(&self) -> Result<Vec<JobEvent>, Refusal> {
@@ -495,97 +636,10 @@ impl Job {
             _ => None,
         }
     }
+}
 
-    pub fn evolve(&mut self, event: JobEvent) {
-        *self = match std::mem::take(self) {
-            Self::Absent => Self::first(event),
-            Self::Waiting {
-                outline,
-                attempts,
-                counted,
-                ..
-            } => Self::next(outline, attempts, None, counted, event),
-            Self::Running {
-                outline,
-                attempt,
-                lease,
-                counted,
-            } => Self::next(outline, attempt, Some(lease), counted, event),
-            Self::Finished { outline, lease, .. } => Self::next(outline, 0, lease, None, event),
-        };
-    }
-
-    fn first(event: JobEvent) -> Self {
-        match event {
-            JobEvent::Submitted { spec, counted } => Self::Waiting {
-                not_before: spec.run_at,
-                outline: JobOutline::of(&spec),
-                attempts: 0,
-                counted,
-            },
-            _ => Self::Absent,
-        }
-    }
-
-    /// The state after an event of a job that had this outline, attempt, lease and unit.
-    fn next(
-        outline: JobOutline,
-        attempts: u32,
-        held: Option<String>,
-        unit: Option<Unit>,
-        event: JobEvent,
-    ) -> Self {
-        match event {
-            JobEvent::Submitted { counted, .. } => Self::Waiting {
-                outline,
-                attempts,
-                not_before: None,
-                counted,
-            },
-            JobEvent::Claimed { attempt, lease, .. } => Self::Running {
-                outline,
-                attempt,
-                lease,
-                counted: unit,
-            },
-            JobEvent::Lapsed {
-                retry_at: Some(at), ..
-            }
-            | JobEvent::Failed {
-                retry_at: Some(at), ..
-            } => Self::Waiting {
-                outline,
-                attempts,
-                not_before: Some(at),
-                counted: unit,
-            },
-            JobEvent::Lapsed { retry_at: None, .. } | JobEvent::Failed { retry_at: None, .. } => {
-                Self::Finished {
-                    outline,
-                    ending: Ending::Failed,
-                    lease: held,
-                }
-            }
-            JobEvent::Completed { .. } => Self::Finished {
-                outline,
-                ending: Ending::Completed,
-                lease: held,
-            },
-            // The outline stays as it was submitted, so that submitting the same again is still the
-            // same.
-            JobEvent::Retried { counted, .. } => Self::Waiting {
-                outline,
-                attempts: 0,
-                not_before: None,
-                counted,
-            },
-            JobEvent::Cancelled => Self::Finished {
-                outline,
-                ending: Ending::Cancelled,
-                lease: None,
-            },
-        }
-    }
+fn not_waiting() -> Refusal {
+    Refusal::conflict("not_waiting", "This job is not waiting for a worker")
 }
 
 /// The id belongs to another job of the user.
@@ -595,6 +649,3 @@ pub fn job_exists() -> Refusal {
         "There is another job with this `jobId`; leave it out, or send a fresh one",
     )
 }
-
-#[cfg(test)]
-mod tests;

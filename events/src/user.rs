@@ -32,6 +32,8 @@ mod captions;
 mod command;
 /// Decisions about credentials that need more than the credential's own state.
 mod credentials;
+/// Several commands, decided one after the other.
+mod drafts;
 /// The bound on a user's facts of a day.
 pub mod facts_of_day;
 /// The files of a user, all of them together.
@@ -53,6 +55,7 @@ pub use command::UserCommand;
 pub use credentials::MAX_LOGINS;
 pub use files::FileTally;
 pub use jobs::MAX_UNFINISHED_JOBS;
+pub use quota::with_counts_together;
 pub use recall::Recall;
 
 /// The most chat sessions of one user: the list of them stays readable.
@@ -210,6 +213,11 @@ impl User {
             }
             UserCommand::SubmitJob(job, spec) => self.submit_job(&now, &job, &spec),
             UserCommand::RetryJob(job) => self.retry_job(&now, &job),
+            UserCommand::RescheduleJob {
+                job,
+                priority,
+                run_at,
+            } => self.reschedule_job(&now, &job, priority, run_at),
             UserCommand::Job(job, command) => self.job_changes(&job, command),
             UserCommand::Chat(session, command) => self.chat_changes(&session, command),
             UserCommand::RequestCaption(caption, brief) => {

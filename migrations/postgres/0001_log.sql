@@ -66,8 +66,8 @@ CREATE TYPE new_event AS (
     payload bytea
 );
 
--- A row of `unfinished`, which is put, changed or ended. A change has only the keys and what changes,
--- an end only the keys.
+-- A row of `unfinished`, which is put, changed or ended. A change has only the keys and what changes
+-- (the priority is absent when it stays), an end only the keys.
 CREATE TYPE unfinished_change AS (
     user_id text COLLATE "C", job_id text COLLATE "C", queue text COLLATE "C", operation text COLLATE "C",
     priority bigint, submitted bigint, sequence bigint, due bigint, running bigint

@@ -34,7 +34,8 @@ BEGIN
             due = excluded.due, running = excluded.running;
     END IF;
     IF p_change IS NOT NULL THEN
-        UPDATE unfinished u SET sequence = w.sequence, due = w.due, running = w.running
+        UPDATE unfinished u SET sequence = w.sequence, due = w.due, running = w.running,
+                                priority = coalesce(w.priority, u.priority)
         FROM unnest(p_change) AS w
         WHERE NOT w.user_id = ANY (refused) AND u.user_id = w.user_id AND u.job_id = w.job_id;
     END IF;

@@ -30,6 +30,8 @@ use crate::{
 
 /// In bytes.
 pub const MAX_BODY: usize = 1 << 20;
+/// The same on routes that take many things at once.
+pub const MAX_BULK_BODY: usize = 8 << 20;
 /// The same on routes that ask for no caller.
 const MAX_OPEN_BODY: usize = 16 << 10;
 
@@ -75,9 +77,16 @@ impl<T: DeserializeOwned + 'static> FromRequest for PatchBody<T> {
         Box::pin(async move {
             let mut bytes = whole(&request, payload).await?;
             let tree = input::json(&mut bytes)?;
+            let cleared = tree.null_fields();
+            if request.headers().contains_key(IDEMPOTENCY_KEY) {
+                let meaning = tree.meaning_with(&cleared);
+                request
+                    .extensions_mut()
+                    .insert(BodyHash::of_meaning(meaning));
+            }
             Ok(Self {
                 body: input::read(&tree)?,
-                cleared: tree.null_fields(),
+                cleared,
             })
         })
     }
@@ -175,9 +184,11 @@ impl BodyLimits {
         let app = request
             .app_data::<Data<App>>()
             .ok_or_else(|| ApiError::Internal("the app is not wired".into()))?;
-        let is_open = route_rules::of(request).is_some_and(|rule| rule.is_public);
-        let (most, budget) = if is_open {
+        let rule = route_rules::of(request).unwrap_or_default();
+        let (most, budget) = if rule.is_public {
             (MAX_OPEN_BODY, &app.body_bytes.open_routes)
+        } else if rule.is_bulk {
+            (MAX_BULK_BODY, &app.body_bytes.other_routes)
         } else {
             (MAX_BODY, &app.body_bytes.other_routes)
         };

@@ -296,6 +296,13 @@ impl ApiError {
         }
     }
 
+    /// The stable code and the sentence, for an answer that tells of several things.
+    pub fn words(&self) -> (String, String) {
+        let wire = self.wire();
+        let sentence = self.sentence(wire.status, &wire.code);
+        (wire.code, sentence)
+    }
+
     /// Quota refusals keep the original's shape.
     fn spent_quota(&self) -> Option<SpentQuota> {
         let Self::Write(WriteError::Refused(refusal)) = self else {
@@ -384,7 +391,7 @@ pub struct QuotaRefusal {
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum SpentQuota {
+pub enum SpentQuota {
     LimitReached,
     NotInTier,
 }

@@ -8,6 +8,8 @@ use crate::http::error::ApiError;
 
 /// What is wrong with an input, in a sentence that names the field and repeats no value.
 mod error;
+/// Items of lists that are read one by one.
+mod item;
 /// JSON as a tree.
 mod json;
 /// A query as a tree.
@@ -20,6 +22,7 @@ mod secret;
 mod tree;
 
 pub use error::InputError;
+pub use item::ListItem;
 pub use query::Query;
 pub use secret::whole;
 pub use tree::{InputTree, whole_of};

@@ -6,9 +6,13 @@ use actix_web::{
     HttpRequest,
     web::{Data, Path},
 };
-use genie_actors::WriteError;
+use genie_actors::{
+    WriteError,
+    jobs::{ChangedJob, NewSubmission},
+};
 use genie_events::{
-    JobId, JobName, RefusalKind, Timestamp, UserId, job::JobSpec, job_operation, user::onboarding,
+    JobId, JobName, Refusal, RefusalKind, Timestamp, UserId, job::JobSpec, job_operation,
+    user::onboarding,
 };
 use genie_log::leases::LeaseKind;
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
@@ -22,7 +26,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     app::App,
     http::{
-        body::Body,
+        body::{Body, PatchBody},
         caller::{ActingUser, NoScope, Operator, Somebody, look_at_another_s},
         error::ApiError,
         idempotency::IdempotencyKey,
@@ -30,11 +34,14 @@ use crate::{
         long_pages,
         read_your_writes::MinPosition,
         recent::Recent,
-        response::{Answer, ListPage, PageQuery, Written},
+        response::{Answer, ListPage, PageQuery, Written, json_size},
         words::{self, JOB_STATUSES, Time},
+        workers,
     },
 };
 
+/// Many jobs by one request.
+pub mod batch;
 mod named_files;
 mod waiting;
 use waiting::{WaitsBecause, waits_because};
@@ -46,6 +53,8 @@ const DEFAULT_ATTEMPTS: u32 = 3;
 const MAX_PARAMS: usize = 64 * 1024;
 /// In bytes.
 const MAX_URL: usize = 2048;
+/// A job may wait for 100 years.
+const MAX_DELAY_SECONDS: i64 = 36_525 * 86_400;
 
 #[derive(Deserialize, ToSchema)]
 pub struct NewJob {
@@ -60,7 +69,7 @@ pub struct NewJob {
     /// Begins with http:// or https://.
     #[schema(min_length = 1, max_length = 2048)]
     input_url: Option<String>,
-    /// Handed to the worker unchanged. At most 65536 bytes as JSON.
+    /// As the operation takes them (docs/api.md, Parameters). At most 65536 bytes as JSON.
     #[schema(nullable)]
     #[serde(default)]
     params: Map<String, Value>,
@@ -70,7 +79,7 @@ pub struct NewJob {
     /// Lower runs sooner. 10 by default.
     #[schema(minimum = 0, maximum = 1_000_000)]
     priority: Option<i64>,
-    /// The job does not run before this time. RFC 3339 with any offset.
+    /// The job does not run before this time. RFC 3339 with any offset, at most 100 years ahead. A past time is now.
     #[schema(format = DateTime)]
     run_at: Option<String>,
     /// 3 by default.
@@ -296,30 +305,19 @@ impl NewJob {
             .map_err(|error: genie_events::ids::NotAnId| ApiError::field(error.to_string()))
     }
 
-    fn spec(self) -> Result<JobSpec, ApiError> {
+    fn spec(self, now: Timestamp) -> Result<JobSpec, ApiError> {
         let name = self.name()?;
         let Some(queue) = job_operation::queue_of(&self.operation) else {
             return Err(unknown_operation());
         };
-        let run_at = match &self.run_at {
-            None => None,
-            Some(text) => Some(
-                Timestamp::parse_rfc3339(text)
-                    .ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?,
-            ),
-        };
-        let params = Value::Object(self.params);
-        if params.to_string().len() > MAX_PARAMS {
+        let run_at = self.run_at.as_deref().map(|text| run_at(text, now));
+        let run_at = run_at.transpose()?;
+        if json_size(&self.params)? > MAX_PARAMS {
             return Err(ApiError::field(format!(
                 "`params` must be at most {MAX_PARAMS} bytes; upload what is larger"
             )));
         }
-        let priority = self.priority.unwrap_or(DEFAULT_PRIORITY);
-        if !(0..=1_000_000).contains(&priority) {
-            return Err(ApiError::field(
-                "`priority` must be 0 to 1000000; lower runs sooner",
-            ));
-        }
+        let priority = priority(self.priority.unwrap_or(DEFAULT_PRIORITY))?;
         let max_attempts = self.max_attempts.unwrap_or(DEFAULT_ATTEMPTS);
         if !(1..=20).contains(&max_attempts) {
             return Err(ApiError::field("`max_attempts` must be 1 to 20"));
@@ -349,7 +347,7 @@ impl NewJob {
             name,
             operation: self.operation,
             queue: queue.to_owned(),
-            params,
+            params: Value::Object(self.params),
             input_file_id: self.input_file_id,
             input_url: self.input_url,
             creator_profile_id: self.creator_profile_id,
@@ -358,6 +356,26 @@ impl NewJob {
             max_attempts,
         })
     }
+}
+
+fn priority(priority: i64) -> Result<i64, ApiError> {
+    if !(0..=1_000_000).contains(&priority) {
+        let sentence = "`priority` must be 0 to 1000000; lower runs sooner";
+        return Err(ApiError::field(sentence));
+    }
+    Ok(priority)
+}
+
+/// A time at which a job may begin. A past one is now.
+fn run_at(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
+    let at = Timestamp::parse_rfc3339(text)
+        .ok_or_else(|| ApiError::field("`run_at` must be an RFC 3339 time"))?;
+    if at > now.plus_seconds(MAX_DELAY_SECONDS) {
+        return Err(ApiError::field(
+            "`run_at` must be at most 100 years ahead; a past time is now",
+        ));
+    }
+    Ok(at)
 }
 
 fn unknown_operation() -> ApiError {
@@ -374,28 +392,41 @@ pub async fn submit(
     Body(body): Body<NewJob>,
 ) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let spec = body.spec()?;
+    let spec = body.spec(app.log.clock().now())?;
+    let mut foreign = named_files::foreign(&app, &request, &user, &[&spec]).await?;
     let queue = spec.queue.clone();
     let name = spec.name.clone();
-    let id = user.account.user;
-    let job = match &name {
-        Some(name) => app.log.hashes().job(id, name),
+    let job = submission(&app, user.account.user, spec, foreign.pop().flatten());
+    let submitted = app
+        .write
+        .jobs
+        .submit(user.account.user, job, asking)
+        .await?;
+    let job = SubmittedJobAnswer::new(&app, name, queue, submitted.job, submitted.status);
+    Ok(Written(job, submitted.position))
+}
+
+/// The job with its id: a fresh one, or the one that follows from its name.
+fn submission(app: &App, user: UserId, spec: JobSpec, foreign: Option<Refusal>) -> NewSubmission {
+    let job = match &spec.name {
+        Some(name) => app.log.hashes().job(user, name),
         None => JobId(app.log.clock().new_uuid()),
     };
-    let foreign = named_files::foreign(&app, &request, &user, &spec).await?;
-    let jobs = &app.write.jobs;
-    let submitted = jobs.submit(id, job, spec, foreign, asking).await?;
-    let place = app.write.jobs.waiting(&queue).max(1);
-    let job_id = name.map_or_else(|| submitted.job.to_string(), |name| name.to_string());
-    let job = SubmittedJobAnswer {
-        bull_job_id: job_id.clone(),
-        job_id,
-        id: submitted.job,
-        queue,
-        status: submitted.status,
-        queue_position: place as u64,
-    };
-    Ok(Written(job, submitted.position))
+    NewSubmission { job, spec, foreign }
+}
+
+impl SubmittedJobAnswer {
+    fn new(app: &App, name: Option<JobName>, queue: String, id: JobId, status: String) -> Self {
+        let job_id = name.map_or_else(|| id.to_string(), |name| name.to_string());
+        Self {
+            bull_job_id: job_id.clone(),
+            job_id,
+            id,
+            queue_position: app.write.jobs.waiting(&queue).max(1) as u64,
+            queue,
+            status,
+        }
+    }
 }
 
 /// `POST /api/queue/retry/{id}`
@@ -406,12 +437,10 @@ pub async fn retry(
     id: Path<String>,
 ) -> Result<Written<RetriedJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let owner = user.account.user;
-    let done = with_own(&app, owner, &id, async |job| {
+    let changed = change(&app, &user, &id, async |owner, job| {
         app.write.jobs.retry(owner, job, asking.clone()).await
-    })
-    .await?;
-    let job_id = own_id(&app, owner, done.job, &id).await?;
+    });
+    let (job_id, done) = changed.await?;
     let job = RetriedJob {
         bull_job_id: job_id.clone(),
         job_id,
@@ -429,15 +458,70 @@ pub async fn cancel(
     id: Path<String>,
 ) -> Result<Written<CancelledJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let owner = user.account.user;
-    let done = with_own(&app, owner, &id, async |job| {
+    let changed = change(&app, &user, &id, async |owner, job| {
         app.write.jobs.cancel(owner, job, asking.clone()).await
-    })
-    .await?;
+    });
+    let (job_id, done) = changed.await?;
     let job = CancelledJob {
-        job_id: own_id(&app, owner, done.job, &id).await?,
+        job_id,
         id: done.job,
         status: "cancelled",
+    };
+    Ok(Written(job, done.position))
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct RescheduleRequest {
+    /// Lower runs sooner. Null is 10.
+    #[schema(minimum = 0, maximum = 1_000_000, nullable)]
+    priority: Option<i64>,
+    /// The job does not run before this time. RFC 3339 with any offset, at most 100 years ahead. A past time, and
+    /// null, is now.
+    #[schema(format = DateTime, nullable)]
+    run_at: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RescheduledJob {
+    /// The owner's own id for the job; without one, `id`.
+    job_id: String,
+    #[schema(value_type = Uuid)]
+    id: JobId,
+}
+
+/// `PATCH /api/jobs/{id}`
+pub async fn reschedule(
+    app: Data<App>,
+    idempotency_key: IdempotencyKey,
+    user: ActingUser,
+    id: Path<String>,
+    PatchBody { body, cleared }: PatchBody<RescheduleRequest>,
+) -> Result<Written<RescheduledJob>, ApiError> {
+    let asking = idempotency_key.asking(&app, &user.caller)?;
+    let now = app.log.clock().now();
+    let is_cleared = |field: &str| cleared.iter().any(|cleared| cleared == field);
+    let default = is_cleared("priority").then_some(DEFAULT_PRIORITY);
+    let new_priority = body.priority.or(default).map(priority).transpose()?;
+    let new_time = body.run_at.as_deref().map(|text| run_at(text, now));
+    let new_time = match new_time.transpose()? {
+        None if is_cleared("run_at") => Some(now),
+        time => time,
+    };
+    if new_priority.is_none() && new_time.is_none() {
+        return Err(ApiError::field(
+            "`priority` or `run_at` must be there; nothing else of a job can be changed",
+        ));
+    }
+    let changed = change(&app, &user, &id, async |owner, job| {
+        let jobs = &app.write.jobs;
+        jobs.reschedule(owner, job, new_priority, new_time, asking.clone())
+            .await
+    });
+    let (job_id, done) = changed.await?;
+    let job = RescheduledJob {
+        job_id,
+        id: done.job,
     };
     Ok(Written(job, done.position))
 }
@@ -630,20 +714,32 @@ fn meant(app: &App, user: UserId, text: &str) -> impl Iterator<Item = JobId> {
     by_id.into_iter().chain(by_name)
 }
 
-/// Acts on the first of the user's own jobs that the text may mean.
-async fn with_own<T>(
+/// Changes the first of the caller's own jobs that the text may mean; for an administrator also another user's job.
+/// Answers the job's id as the caller knows it, too.
+async fn change(
     app: &App,
-    user: UserId,
+    user: &ActingUser,
     text: &str,
-    act: impl AsyncFn(JobId) -> Result<T, WriteError>,
-) -> Result<T, ApiError> {
-    for job in meant(app, user, text) {
-        match act(job).await {
+    act: impl AsyncFn(UserId, JobId) -> Result<ChangedJob, WriteError>,
+) -> Result<(String, ChangedJob), ApiError> {
+    let caller = user.account.user;
+    for job in meant(app, caller, text) {
+        match act(caller, job).await {
             Err(WriteError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {}
-            done => return Ok(done?),
+            done => {
+                let done = done?;
+                return Ok((own_id(app, caller, done.job, text).await?, done));
+            }
         }
     }
-    Err(ApiError::NotFound("job"))
+    if !user.caller.is_admin() {
+        return Err(ApiError::NotFound("job"));
+    }
+    let job = job_id(text)?;
+    let owner = workers::owner(app, &job).await?;
+    let done = act(owner, job).await?;
+    // Its name is its owner's.
+    Ok((done.job.to_string(), done))
 }
 
 /// The owner's own id for a job that was asked for by this text.

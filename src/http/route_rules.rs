@@ -14,6 +14,8 @@ pub struct RouteRule {
     pub is_uncounted: bool,
     /// A narrowed shared secret opens the route.
     pub is_original: bool,
+    /// The route takes many things at once, in a larger body.
+    pub is_bulk: bool,
 }
 
 /// The rules, by path.
@@ -28,6 +30,7 @@ impl FromIterator<(&'static str, RouteRule)> for RouteRules {
             known.is_public |= rule.is_public;
             known.is_uncounted |= rule.is_uncounted;
             known.is_original |= rule.is_original;
+            known.is_bulk |= rule.is_bulk;
         }
         Self(all)
     }

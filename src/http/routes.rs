@@ -4,6 +4,7 @@
 //! A row may end in notes:
 //! - `.original()`: the original opened it to the shared secret, so a narrowed secret opens it too.
 //! - `.uncounted()`: no rate applies.
+//! - `.bulk()`: the body may be larger, because it holds many things.
 //! - `.with_directus(handler)`: another handler when a Directus is the identity.
 //! - `.not_with_directus()`: the route is absent when a Directus is the identity.
 
@@ -32,6 +33,7 @@ pub struct Endpoint {
     with_directus: WithDirectus,
     is_original: bool,
     is_counted: bool,
+    is_bulk: bool,
 }
 
 /// How a route differs when a Directus is the identity.
@@ -112,6 +114,7 @@ impl Endpoint {
             with_directus: WithDirectus::Same,
             is_original: false,
             is_counted: true,
+            is_bulk: false,
         }
     }
 
@@ -122,6 +125,11 @@ impl Endpoint {
 
     const fn uncounted(mut self) -> Self {
         self.is_counted = false;
+        self
+    }
+
+    const fn bulk(mut self) -> Self {
+        self.is_bulk = true;
         self
     }
 
@@ -232,14 +240,18 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/queue/stats"                      PublicByDefault, jobs::stats;
     POST   "/api/queue/taxonomy/invalidate"        Operator(NoScope), jobs::invalidate_taxonomy  .original();
     POST   "/api/queue/media"                      ActingUser, jobs::submit;
+    POST   "/api/queue/media/batch"                ActingUser, jobs::batch::submit          .bulk();
     POST   "/api/queue/retry/{id}"                 ActingUser, jobs::retry;
     POST   "/api/queue/cancel/{id}"                ActingUser, jobs::cancel;
     GET    "/api/jobs"                             ActingUser, jobs::list;
     GET    "/api/jobs/{id}"                        ActingUser, jobs::show;
+    PATCH  "/api/jobs/{id}"                        ActingUser, jobs::reschedule;
     POST   "/api/worker/claim"                     Server(WorksOnJobs), workers::claim;
+    POST   "/api/worker/report"                    Server(WorksOnJobs), workers::bulk_report::report  .bulk();
     POST   "/api/worker/jobs/{id}/heartbeat"       Server(WorksOnJobs), workers::heartbeat;
     POST   "/api/worker/jobs/{id}/complete"        Server(WorksOnJobs), workers::complete;
     POST   "/api/worker/jobs/{id}/fail"            Server(WorksOnJobs), workers::fail;
+    POST   "/api/worker/jobs/{id}/release"         Server(WorksOnJobs), workers::release;
 
     POST   "/api/captions/generate"                ActingUser, captions::generate;
     GET    "/api/captions"                         ActingUser, captions::list;
@@ -307,6 +319,7 @@ pub fn rules() -> RouteRules {
         ),
         is_uncounted: !endpoint.is_counted,
         is_original: endpoint.is_original,
+        is_bulk: endpoint.is_bulk,
     };
     all()
         .map(|endpoint| (endpoint.path, rule(endpoint)))

@@ -1,13 +1,13 @@
 //! The queue, as workers see it (docs/api.md, Workers): claim, heartbeat, complete, fail.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use actix_web::{
     Either, FromRequest, HttpRequest,
     web::{Data, Path},
 };
 use genie_actors::jobs::{
-    AttemptEnd, JobClaim,
+    AttemptEnd, HandedJobs, JobClaim,
     operation_set::{ClaimScope, OperationNumber},
 };
 use genie_events::{JobId, JobName, Refusal, UserId, job_operation};
@@ -16,6 +16,8 @@ use serde_json::{Value, value::RawValue};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+/// Reports of many jobs, and a claim, by one request.
+pub mod bulk_report;
 /// What workers report of themselves.
 mod reports;
 
@@ -33,7 +35,7 @@ use crate::{
     },
 };
 
-use reports::{ReportedError, ReportedProgress};
+use reports::{ReportedCode, ReportedError, ReportedProgress};
 
 /// The most jobs of one claim.
 const MAX_CLAIM: usize = 100;
@@ -166,6 +168,52 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// The claim, if it is well formed.
+    fn checked(self) -> Result<CheckedClaim, ApiError> {
+        self.check_worker()?;
+        Ok(CheckedClaim {
+            scope: self.scope()?,
+            max: self.max()?,
+            wait: self.wait()?,
+            worker: self.worker_id,
+        })
+    }
+}
+
+struct CheckedClaim {
+    scope: ClaimScope,
+    worker: String,
+    max: usize,
+    wait: Duration,
+}
+
+impl CheckedClaim {
+    /// Waits for jobs. A claim that waits is counted as a stream.
+    async fn run(
+        self,
+        app: &App,
+        request: &HttpRequest,
+        server: &ServerCaller<WorksOnJobs>,
+    ) -> Result<HandedJobs, ApiError> {
+        let is_stream = !self.wait.is_zero();
+        let _open = is_stream.then(|| app.streams.open(None)).transpose()?;
+        let until = Instant::now() + self.wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let (scope, worker) = (self.scope.clone(), self.worker.clone());
+            let metadata = server.caller.metadata();
+            let jobs = &app.write.jobs;
+            let claim = jobs.claim(scope, worker, self.max, left.min(RECHECK), metadata);
+            let handed = claim.await?;
+            if !handed.is_empty() || left <= RECHECK {
+                return Ok(handed);
+            }
+            ServerCaller::<WorksOnJobs>::extract(request).await?;
+        }
+    }
+}
+
 /// `POST /api/worker/claim`
 pub async fn claim(
     app: Data<App>,
@@ -173,32 +221,8 @@ pub async fn claim(
     server: ServerCaller<WorksOnJobs>,
     Body(body): Body<Claim>,
 ) -> Result<ClaimAnswer, ApiError> {
-    let scope = body.scope()?;
-    body.check_worker()?;
-    let max = body.max()?;
-    let wait = body.wait()?;
-    let is_stream = !wait.is_zero();
-    let _open = is_stream.then(|| app.streams.open(None)).transpose()?;
-    let until = Instant::now() + wait;
-    let claimed = loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let metadata = server.caller.metadata();
-        let claimed = app
-            .write
-            .jobs
-            .claim(
-                scope.clone(),
-                body.worker_id.clone(),
-                max,
-                left.min(RECHECK),
-                metadata,
-            )
-            .await?;
-        if !claimed.is_empty() || left <= RECHECK {
-            break claimed;
-        }
-        ServerCaller::<WorksOnJobs>::extract(&request).await?;
-    };
+    let handed = body.checked()?.run(&app, &request, &server).await?;
+    let claimed = handed.take();
     let position = claimed.iter().map(|claimed| claimed.position).max();
     let jobs = claimed.into_iter().map(ClaimedJob::from).collect();
     let jobs = ClaimedJobs { jobs };
@@ -316,6 +340,11 @@ pub struct Fail {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     error: ReportedError,
+    /// A word for programs, by which failures can be told apart. It is kept in clear: nothing personal belongs in it.
+    /// Brought into the form `[a-z0-9_.-]{1,64}`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    code: ReportedCode,
     /// False when another attempt makes no sense. True by default.
     retryable: Option<bool>,
 }
@@ -340,6 +369,7 @@ pub async fn fail(
     let owner = owner(&app, &job).await?;
     let end = AttemptEnd::Failed {
         error: body.error.0,
+        code: body.code.0,
         retryable: body.retryable.unwrap_or(true),
     };
     let done = app
@@ -350,21 +380,74 @@ pub async fn fail(
     Ok(Written(FailedAttempt { job }, done.position))
 }
 
+#[derive(Deserialize, ToSchema)]
+pub struct Release {
+    lease: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ReleasedJob {
+    #[serde(rename = "jobId")]
+    #[schema(value_type = Uuid)]
+    job: JobId,
+    #[schema(value_type = words::JobStatus)]
+    status: &'static str,
+}
+
+/// `POST /api/worker/jobs/{id}/release`
+pub async fn release(
+    app: Data<App>,
+    idempotency_key: IdempotencyKey,
+    server: ServerCaller<WorksOnJobs>,
+    id: Path<String>,
+    Body(body): Body<Release>,
+) -> Result<Written<ReleasedJob>, ApiError> {
+    let asking = idempotency_key.asking(&app, &server.caller)?;
+    let job = job_id(&id)?;
+    let owner = owner(&app, &job).await?;
+    let jobs = &app.write.jobs;
+    let ended = jobs.end_attempt(owner, job, &body.lease, AttemptEnd::Released, asking);
+    let done = ended.await?;
+    let job = ReleasedJob {
+        job,
+        status: "queued",
+    };
+    Ok(Written(job, done.position))
+}
+
 /// A job's owner: from its lease while it runs, else from the read side.
 pub async fn owner(app: &App, job: &JobId) -> Result<UserId, ApiError> {
-    if let Some(owner) = app.write.jobs.owner_of_running(job).await? {
-        return Ok(owner);
+    let owners = owners(app, &[*job]).await?;
+    owners.get(job).copied().ok_or(ApiError::NotFound("job"))
+}
+
+/// The owners of jobs. One without an owner does not exist.
+async fn owners(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, UserId>, ApiError> {
+    let running = app.write.jobs.owners_of_running(jobs).await?;
+    let mut owners: HashMap<JobId, UserId> = running.into_iter().collect();
+    find_owners(app, jobs, &mut owners).await?;
+    if jobs.iter().any(|job| !owners.contains_key(job)) {
+        // The job may have been submitted a moment ago. An acknowledged job must not be answered with 404.
+        let head = app.log.reader().head();
+        app.reads
+            .wait_for("jobs", head, app.config.read_wait)
+            .await?;
+        find_owners(app, jobs, &mut owners).await?;
     }
-    if let Some(owner) = app.reads.jobs.owner(job).await? {
-        return Ok(owner);
+    Ok(owners)
+}
+
+async fn find_owners(
+    app: &App,
+    jobs: &[JobId],
+    owners: &mut HashMap<JobId, UserId>,
+) -> Result<(), ApiError> {
+    for job in jobs {
+        if !owners.contains_key(job)
+            && let Some(owner) = app.reads.jobs.owner(job).await?
+        {
+            owners.insert(*job, owner);
+        }
     }
-    // The job may have been submitted a moment ago. An acknowledged job must not be answered with 404.
-    app.reads
-        .wait_for("jobs", app.log.reader().head(), app.config.read_wait)
-        .await?;
-    app.reads
-        .jobs
-        .owner(job)
-        .await?
-        .ok_or(ApiError::NotFound("job"))
+    Ok(())
 }

@@ -117,6 +117,68 @@ async fn jobs(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
             genie.server(&path, body).await.ok();
         })
         .await;
+    changes_of_jobs(meter, genie, ada).await;
+    meter
+        .count("batch of 100", async || {
+            let job = json!({"operation": "thumbnail", "input_url": "http://a/b"});
+            let batch = json!({"jobs": vec![job; BATCH], "atomic": true});
+            ada.post(genie, "/api/queue/media/batch", batch).await.ok();
+        })
+        .await;
+    reports(meter, genie).await;
+}
+
+/// The jobs of a batch, and those of a report.
+const BATCH: usize = 100;
+const REPORTED: usize = 10;
+
+async fn changes_of_jobs(meter: &mut Meter, genie: &TestGenie, ada: &TestUser) {
+    let new_job = async || ada.submit_job(genie).await;
+    meter
+        .count_after("reschedule", new_job, async |job: String| {
+            let body = json!({"priority": 3});
+            ada.patch(genie, &format!("/api/jobs/{job}"), body)
+                .await
+                .ok();
+        })
+        .await;
+    let mut cancelled = Vec::new();
+    meter
+        .count_after("cancel", new_job, async |job: String| {
+            let path = format!("/api/queue/cancel/{job}");
+            ada.post(genie, &path, Value::Null).await.ok();
+            cancelled.push(job);
+        })
+        .await;
+    let next = async || cancelled.pop().expect("a cancelled job for each retry");
+    meter
+        .count_after("retry", next, async |job: String| {
+            let path = format!("/api/queue/retry/{job}");
+            ada.post(genie, &path, Value::Null).await.ok();
+        })
+        .await;
+}
+
+/// Reports that end jobs and claim as many.
+async fn reports(meter: &mut Meter, genie: &TestGenie) {
+    let claim =
+        json!({"queues": ["media-jobs"], "worker_id": "w", "max": REPORTED, "wait_ms": 10_000});
+    let first = async || genie.server("/api/worker/claim", claim.clone()).await.ok();
+    meter
+        .count_after("report of 10", first, async |mut claimed: Value| {
+            let jobs = claimed["jobs"].as_array_mut().unwrap();
+            assert_eq!(jobs.len(), REPORTED);
+            let report = |job: &Value| {
+                json!({"jobId": job["jobId"], "lease": job["lease"], "complete": {"result": {}}})
+            };
+            let reports: Vec<Value> = jobs.iter().map(report).collect();
+            let body = json!({"reports": reports, "claim": claim});
+            let answer = genie.server("/api/worker/report", body).await.ok();
+            let told = answer["reports"].as_array().unwrap();
+            assert!(told.iter().all(|one| one["ok"] == true), "{answer}");
+            assert_eq!(answer["jobs"].as_array().unwrap().len(), REPORTED);
+        })
+        .await;
 }
 
 async fn files(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {

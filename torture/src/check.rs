@@ -324,8 +324,21 @@ impl<'a> Checker<'a> {
                     attempt: *attempt,
                 }
             }
-            JobEvent::Completed { attempt, .. } | JobEvent::Failed { attempt, .. } => {
+            JobEvent::Completed { attempt, .. }
+            | JobEvent::Failed { attempt, .. }
+            | JobEvent::Released { attempt } => {
                 self.check_ending(fact, stream, held, *attempt);
+                JobHolder::Nobody
+            }
+            JobEvent::Rescheduled { .. } => {
+                self.note_so(stream, "job.rescheduled", fact);
+                if let Some(JobHolder::Claim { claimed_at, .. }) = held {
+                    let sentence = format!(
+                        "{}: it was put off while held since position {claimed_at}",
+                        fact.place()
+                    );
+                    self.verdict.add(Mistake::Lapsed, sentence);
+                }
                 JobHolder::Nobody
             }
             JobEvent::Lapsed { .. } | JobEvent::Retried { .. } => JobHolder::Nobody,

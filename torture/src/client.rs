@@ -116,6 +116,15 @@ enum OneAnswer {
     Lost,
 }
 
+/// The answer to a report that was refused in a request which was not.
+fn of_report(code: &str, json: Value) -> OneAnswer {
+    match code {
+        "busy" | "store_away" | "internal" | "position_not_reached" => OneAnswer::Lost,
+        "not_found" => OneAnswer::No { status: 404, json },
+        _ => OneAnswer::No { status: 409, json },
+    }
+}
+
 impl Arena {
     pub fn new(
         nodes: Vec<Arc<ServerProcess>>,
@@ -314,6 +323,9 @@ impl Arena {
         match status {
             StatusCode::OK => {
                 self.recovery().good_answer(node, sent, Instant::now());
+                if let Some(code) = json["reports"][0]["code"].as_str() {
+                    return of_report(code, json.clone());
+                }
                 OneAnswer::Yes {
                     json,
                     position: position.unwrap_or(0),

@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// Invites made by one command.
 pub const INVITES: u32 = 20;
 
+/// Jobs submitted by one command.
+pub const BATCH: u32 = 3;
+
 /// One command, however often it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CommandMark(pub u32);
@@ -33,6 +36,10 @@ pub enum CommandKind {
     ClaimJob,
     CompleteJob,
     FailJob,
+    ReleaseJob,
+    /// Several jobs, all or none.
+    SubmitBatch,
+    RescheduleJob,
     Caption,
     Ask,
 }
@@ -61,6 +68,9 @@ impl CommandKind {
             Self::ClaimJob => "claim a job",
             Self::CompleteJob => "complete a job",
             Self::FailJob => "fail a job",
+            Self::ReleaseJob => "give a job back",
+            Self::SubmitBatch => "submit jobs together",
+            Self::RescheduleJob => "reschedule a job",
             Self::Caption => "write a caption",
             Self::Ask => "ask in a chat",
         }
@@ -74,12 +84,17 @@ impl CommandKind {
             Self::AdvanceOnboarding => (&["account.onboarding_advanced"], true),
             Self::StoreCredential => (&["credential.stored", "credential.changed"], false),
             Self::RevealCredential => (&["credential.revealed"], false),
-            Self::SubmitJob | Self::SubmitNamedJob => (&["job.submitted"], false),
+            Self::SubmitJob | Self::SubmitNamedJob | Self::SubmitBatch => {
+                (&["job.submitted"], false)
+            }
             Self::CancelJob => (&["job.cancelled"], true),
             Self::RetryJob => (&["job.retried"], false),
             Self::ClaimJob => (&["job.claimed"], false),
             Self::CompleteJob => (&["job.completed"], true),
             Self::FailJob => (&["job.failed"], false),
+            Self::ReleaseJob => (&["job.released"], false),
+            // A job that has this priority already keeps it.
+            Self::RescheduleJob => (&["job.rescheduled"], true),
             Self::Caption => (&["caption.requested"], false),
             Self::Ask => (&["chat.asked"], false),
         };
@@ -100,6 +115,7 @@ impl CommandKind {
     pub fn makes(self) -> u32 {
         match self {
             Self::MakeInvites => INVITES,
+            Self::SubmitBatch => BATCH,
             _ => 1,
         }
     }
@@ -136,7 +152,7 @@ impl LedgerEntry {
     pub fn at_most(&self) -> u32 {
         match self.kind {
             CommandKind::MakeInvites => INVITES * u32::from(self.sent.max(1)),
-            _ => 1,
+            kind => kind.makes(),
         }
     }
 }

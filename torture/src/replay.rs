@@ -123,6 +123,8 @@ impl Replay {
                 Some(_) => ("queued", before),
                 None => ("failed", before),
             },
+            JobEvent::Released { attempt } => ("queued", u64::from(attempt).saturating_sub(1)),
+            JobEvent::Rescheduled { .. } => ("queued", before),
             JobEvent::Completed { .. } => ("completed", before),
             JobEvent::Cancelled => ("cancelled", before),
         };

@@ -11,7 +11,7 @@ use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 use crate::{
     chat,
     client::{Arena, By, ClientAnswer, ClientRequest},
-    ledger::{CommandKind, INVITES, stream_hash},
+    ledger::{BATCH, CommandKind, INVITES, stream_hash},
     read_side::id,
     verdict::Mistake,
 };
@@ -230,7 +230,9 @@ impl UserAtWork {
         while !self.arena.stop.is_cancelled() {
             match self.chance.random_range(0..100) {
                 0..=27 => self.submit(true).await,
-                28..=41 => self.submit(false).await,
+                28..=37 => self.submit(false).await,
+                38..=39 => self.submit_batch().await,
+                40..=41 => self.reschedule().await,
                 42..=51 => self.about_a_job(CommandKind::CancelJob, "cancel").await,
                 52..=57 => self.about_a_job(CommandKind::RetryJob, "retry").await,
                 58..=69 => self.store_credential().await,
@@ -271,7 +273,8 @@ impl UserAtWork {
         let operation = ["thumbnail", "resize_image", "trim_videos", "scrape_profile"]
             .choose(&mut self.chance)
             .copied();
-        let mut body = json!({"operation": operation, "params": {"n": self.chance.random::<u32>()}, "max_attempts": 2});
+        let params = json!({"n": self.chance.random::<u32>(), "width": 100});
+        let mut body = json!({"operation": operation, "input_url": "http://a/b", "params": params, "max_attempts": 2});
         let name =
             named.then(|| uuid::Builder::from_random_bytes(self.chance.random()).into_uuid());
         if let Some(name) = name {
@@ -306,6 +309,45 @@ impl UserAtWork {
             }
             ClientAnswer::No { .. } | ClientAnswer::Unknown => {}
         }
+    }
+
+    async fn submit_batch(&mut self) {
+        let job = |n: u32| json!({"operation": "scrape_profile", "params": {"n": n}});
+        let jobs: Vec<Value> = (0..BATCH).map(job).collect();
+        let body = json!({"jobs": jobs, "atomic": true});
+        let path = "/api/queue/media/batch";
+        let told = self
+            .tell(|by| ClientRequest::post(CommandKind::SubmitBatch, path, by, body.clone()))
+            .await;
+        if let ClientAnswer::Yes { json, .. } = told {
+            let queued = json["jobs"].as_array().into_iter().flatten();
+            let ids: Vec<JobId> = queued.filter_map(|job| id::<JobId>(&job["id"])).collect();
+            if ids.len() != BATCH as usize {
+                let sentence = format!("a batch was acknowledged without all its jobs: {json}");
+                self.arena.accuse(Mistake::Missing, sentence);
+            }
+            self.jobs.extend(ids);
+            while self.jobs.len() > REMEMBERED {
+                self.jobs.pop_front();
+            }
+        }
+    }
+
+    async fn reschedule(&mut self) {
+        let jobs = self.jobs.make_contiguous();
+        let Some(job) = jobs.choose(&mut self.chance).cloned() else {
+            return;
+        };
+        // No job has such a priority otherwise.
+        let body = json!({"priority": self.chance.random_range(100..1000)});
+        let path = format!("/api/jobs/{job}");
+        let stream = stream_hash("job", &job.to_string());
+        self.tell(|by| ClientRequest {
+            stream,
+            method: Method::PATCH,
+            ..ClientRequest::post(CommandKind::RescheduleJob, path.clone(), by, body.clone())
+        })
+        .await;
     }
 
     /// Invariant: a read at the position of an acknowledged write shows it, on any server.

@@ -74,6 +74,7 @@ async fn treat(arena: &Arc<Arena>, job: LeasedJob, chance: &mut StdRng, silent: 
             silent.spawn(async move { end_late(&arena, chance, &job).await });
         }
         22..=26 => {} // gone for good; the lease lapses
+        35..=40 => end(arena, chance, &job, CommandKind::ReleaseJob).await,
         27..=34 => {
             heartbeat(arena, chance, &job).await;
             end(arena, chance, &job, CommandKind::CompleteJob).await;
@@ -106,29 +107,31 @@ fn go_on(ended: Result<(), JoinError>) {
     }
 }
 
+/// Ends the attempt by the job's own route, or by a report.
 async fn end(arena: &Arena, chance: &mut StdRng, held: &LeasedJob, kind: CommandKind) {
-    let (verb, body) = match kind {
+    let (verb, mut end) = match kind {
         CommandKind::FailJob => (
             "fail",
-            json!({"lease": held.lease, "error": "on purpose", "retryable": chance.random_bool(0.7)}),
+            json!({"error": "on purpose", "code": "on_purpose", "retryable": chance.random_bool(0.7)}),
         ),
-        _ => (
-            "complete",
-            json!({"lease": held.lease, "result": {"n": chance.random::<u32>()}}),
-        ),
+        CommandKind::ReleaseJob => ("release", json!({})),
+        _ => ("complete", json!({"result": {"n": chance.random::<u32>()}})),
     };
-    let path = format!("/api/worker/jobs/{}/{verb}", held.job);
+    let (path, body) = if chance.random_bool(0.3) {
+        let report = json!({"jobId": held.job, "lease": held.lease, verb: end});
+        let body = json!({"reports": [report]});
+        ("/api/worker/report".to_owned(), body)
+    } else {
+        end["lease"] = held.lease.clone().into();
+        (format!("/api/worker/jobs/{}/{verb}", held.job), end)
+    };
     let stream = stream_hash("job", &held.job.to_string());
-    arena
-        .tell(
-            chance,
-            ClientRequest {
-                stream,
-                held: Some(held.claimed_at),
-                ..ClientRequest::post(kind, path, By::Secret, body)
-            },
-        )
-        .await;
+    let request = ClientRequest {
+        stream,
+        held: Some(held.claimed_at),
+        ..ClientRequest::post(kind, path, By::Secret, body)
+    };
+    arena.tell(chance, request).await;
 }
 
 /// A heartbeat leaves no fact, so it is not in the ledger.

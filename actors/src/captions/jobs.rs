@@ -44,8 +44,8 @@ pub(crate) async fn work(supervisor: Supervisor, board: JobBoard) {
             Metadata::system(),
         );
         match claim.await {
-            Ok(mut jobs) => {
-                if let Some(job) = jobs.pop() {
+            Ok(handed) => {
+                if let Some(job) = handed.take().pop() {
                     let working = work_on(supervisor.clone(), board.clone(), job);
                     tokio::spawn(async move {
                         working.await;
@@ -81,6 +81,7 @@ async fn write(supervisor: &Supervisor, job: &JobClaim) -> AttemptEnd {
         Err(error) => {
             return AttemptEnd::Failed {
                 error,
+                code: Some("invalid_params".to_owned()),
                 retryable: false,
             };
         }
@@ -107,6 +108,7 @@ fn end_of(brief: &Brief, written: Result<WrittenCaption, Failure>) -> AttemptEnd
         }
         Err(failure) => AttemptEnd::Failed {
             error: failure.sentence,
+            code: Some(failure.code),
             retryable: true,
         },
     }

@@ -241,7 +241,12 @@ impl Credentials {
         };
         let done = self
             .users
-            .plan_recalling(owner, recall, caller.metadata(), Arc::new(planner))
+            .plan_recalling(
+                owner,
+                recall.into_iter().collect(),
+                caller.metadata(),
+                Arc::new(planner),
+            )
             .await?;
         let PlanNote::Reveal(answer) = done.note else {
             return Err(WriteError::Internal("a reveal left no note".into()));

@@ -82,6 +82,7 @@ mod tests {
         JobEvent::Failed {
             attempt,
             error: "e".into(),
+            code: None,
             retry_at,
         }
     }

@@ -26,7 +26,8 @@ use crate::{
 
 /// The most bytes of one event's JSON; a larger one is refused.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
-pub const MAX_EVENTS: usize = 1000;
+/// The most events of one append: a full batch of jobs, and what is counted for it.
+pub const MAX_EVENTS: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Owner {

@@ -43,8 +43,10 @@ pub struct Lease {
     pub progress: Option<i64>,
 }
 
+/// The leases that one statement reads.
+const READ_AT_ONCE: usize = 64;
 /// The leases that one statement renews.
-const RENEWED_AT_ONCE: usize = 100;
+const RENEWED_AT_ONCE: usize = 64;
 const COLUMNS: &str = "id, user_id, stream_id, holder, expires_at, cancelled, progress";
 
 fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
@@ -60,6 +62,37 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
         cancelled: row.try_get::<i64, _>("cancelled")? != 0,
         progress: row.try_get("progress")?,
     })
+}
+
+/// A heartbeat of one lease.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// The id of the job, turn or caption.
+    pub id: String,
+    pub holder: String,
+    /// In percent; what was reported before stays without.
+    pub progress: Option<i64>,
+}
+
+/// Renews so many leases. The rows of the list are padded with the last to a power of two, so that there are few
+/// different statements.
+fn renew_sql(count: usize) -> String {
+    let row = |n: usize| {
+        let first = 3 + 3 * n.min(count.saturating_sub(1));
+        format!(
+            "(CAST(${} AS text), CAST(${} AS text), CAST(${} AS bigint))",
+            first,
+            first + 1,
+            first + 2
+        )
+    };
+    let rows: Vec<String> = (0..count.next_power_of_two()).map(row).collect();
+    format!(
+        "UPDATE leases SET expires_at = CASE WHEN cancelled = 0 THEN $2 ELSE expires_at END, \
+             progress = coalesce(beat.column3, progress) \
+         FROM (VALUES {}) AS beat WHERE kind = $1 AND id = beat.column1 AND holder = beat.column2 RETURNING {COLUMNS}",
+        rows.join(", ")
+    )
 }
 
 /// The leases of running jobs, turns and captions. See [`Log::leases`].
@@ -90,6 +123,30 @@ impl Leases {
             .await
     }
 
+    /// The leases of a kind that these have, in any order.
+    pub async fn of(&self, kind: LeaseKind, ids: Vec<String>) -> Result<Vec<Lease>, LogError> {
+        self.0
+            .store()
+            .run(async move |store: Store| {
+                let mut leases = Vec::with_capacity(ids.len());
+                for some in ids.chunks(READ_AT_ONCE) {
+                    let places: Vec<String> = (1..=some.len().next_power_of_two())
+                        .map(|n| format!("${}", n.min(some.len()) + 1))
+                        .collect();
+                    let sql = format!(
+                        "SELECT {COLUMNS} FROM leases WHERE kind = $1 AND id IN ({})",
+                        places.join(", ")
+                    );
+                    let query = sqlx::query(&sql).bind(kind.as_str());
+                    let query = some.iter().fold(query, |query, id| query.bind(id.clone()));
+                    let rows = query.fetch_all(store.reads()).await?;
+                    leases.extend(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?);
+                }
+                Ok(leases)
+            })
+            .await
+    }
+
     /// Leases of a kind that ran out before `now`, oldest first, at most `limit`.
     pub async fn lapsed(
         &self,
@@ -107,31 +164,34 @@ impl Leases {
             .await
     }
 
-    /// A heartbeat: the holder keeps the lease until `until`, and may report its progress. `None`,
-    /// without a change, when the holder does not have the lease. A cancelled lease is answered but
-    /// not renewed.
+    /// Heartbeats: each holder keeps its lease until `until`, and may report its progress. Answers the leases in any
+    /// order. A lease that its holder does not have is left out, and does not change. A cancelled lease is answered
+    /// but not renewed.
     pub async fn renew(
         &self,
         kind: LeaseKind,
-        id: &str,
-        holder: &str,
+        renewals: Vec<Renewal>,
         until: Timestamp,
-        progress: Option<i64>,
-    ) -> Result<Option<Lease>, LogError> {
-        let id = id.to_owned();
-        let holder = holder.to_owned();
-        self.0.store()
+    ) -> Result<Vec<Lease>, LogError> {
+        self.0
+            .store()
             .run(async move |store: Store| {
-                let sql = format!(
-                    "UPDATE leases SET expires_at = CASE WHEN cancelled = 0 THEN $4 ELSE expires_at END, \
-                         progress = coalesce($5, progress) \
-                     WHERE kind = $1 AND id = $2 AND holder = $3 RETURNING {COLUMNS}"
-                );
                 let mut tx = store.relaxed().await?;
-                let query = sqlx::query(&sql).bind(kind.as_str()).bind(id).bind(holder).bind(until.0).bind(progress);
-                let row = query.fetch_optional(&mut *tx).await?;
+                let mut leases = Vec::with_capacity(renewals.len());
+                for some in renewals.chunks(RENEWED_AT_ONCE) {
+                    let sql = renew_sql(some.len());
+                    let mut query = sqlx::query(&sql).bind(kind.as_str()).bind(until.0);
+                    for renewal in some {
+                        query = query
+                            .bind(&renewal.id)
+                            .bind(&renewal.holder)
+                            .bind(renewal.progress);
+                    }
+                    let rows = query.fetch_all(&mut *tx).await?;
+                    leases.extend(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?);
+                }
                 tx.commit().await?;
-                Ok(row.as_ref().map(read).transpose()?)
+                Ok(leases)
             })
             .await
     }

@@ -64,10 +64,12 @@ impl PgHasArrayType for UnfinishedChange<'_> {
 
 impl Encode<'_, Postgres> for UnfinishedChange<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let (row, state) = match self.0 {
-            UnfinishedRow::Put(row) => (Some(row), Some(row.state)),
-            UnfinishedRow::Change { state, .. } => (None, Some(*state)),
-            UnfinishedRow::End { .. } => (None, None),
+        let (row, state, priority) = match self.0 {
+            UnfinishedRow::Put(row) => (Some(row), Some(row.state), Some(row.priority)),
+            UnfinishedRow::Change {
+                state, priority, ..
+            } => (None, Some(*state), *priority),
+            UnfinishedRow::End { .. } => (None, None, None),
         };
         let mut record = PgRecordEncoder::new(buffer);
         record
@@ -75,7 +77,7 @@ impl Encode<'_, Postgres> for UnfinishedChange<'_> {
             .encode(self.0.job().to_string())?
             .encode(row.map(|row| row.queue.as_str()))?
             .encode(row.map(|row| row.operation.as_str()))?
-            .encode(row.map(|row| row.priority))?
+            .encode(priority)?
             .encode(row.map(|row| row.submitted as i64))?
             .encode(state.map(|state| state.sequence as i64))?
             .encode(state.and_then(|state| state.due).map(|due| due.0))?

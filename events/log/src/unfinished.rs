@@ -46,6 +46,8 @@ pub enum UnfinishedRow {
         job: JobId,
         user: UserId,
         state: UnfinishedState,
+        /// A new priority, if it changes.
+        priority: Option<i64>,
     },
     End {
         job: JobId,
@@ -76,7 +78,12 @@ impl UnfinishedRow {
                 state: state(due, false),
             })
         };
-        let change = |state| Self::Change { job, user, state };
+        let change = |state| Self::Change {
+            job,
+            user,
+            state,
+            priority: None,
+        };
         Some(match event {
             JobEvent::Submitted { spec, .. } => {
                 put(&spec.queue, &spec.operation, spec.priority, spec.run_at)
@@ -88,6 +95,13 @@ impl UnfinishedRow {
                 ..
             } => put(queue, operation, *priority, None),
             JobEvent::Claimed { .. } => change(state(None, true)),
+            JobEvent::Released { .. } => change(state(None, false)),
+            JobEvent::Rescheduled { priority, run_at } => Self::Change {
+                job,
+                user,
+                state: state(*run_at, false),
+                priority: Some(*priority),
+            },
             JobEvent::Lapsed {
                 retry_at: Some(at), ..
             }
@@ -118,9 +132,32 @@ impl UnfinishedRow {
     /// Both changes as one.
     fn then(self, next: Self) -> Self {
         match (self, next) {
-            (Self::Put(row), Self::Change { state, .. }) => {
-                Self::Put(UnfinishedJob { state, ..row })
-            }
+            (
+                Self::Put(row),
+                Self::Change {
+                    state, priority, ..
+                },
+            ) => Self::Put(UnfinishedJob {
+                state,
+                priority: priority.unwrap_or(row.priority),
+                ..row
+            }),
+            (
+                Self::Change {
+                    priority: before, ..
+                },
+                Self::Change {
+                    job,
+                    user,
+                    state,
+                    priority,
+                },
+            ) => Self::Change {
+                job,
+                user,
+                state,
+                priority: priority.or(before),
+            },
             (_, next) => next,
         }
     }
@@ -129,14 +166,21 @@ impl UnfinishedRow {
     pub(crate) async fn write(&self, tx: &mut SqliteTx<'_>) -> Result<(), sqlx::Error> {
         let query = match self {
             Self::Put(row) => return put(tx, &[row]).await,
-            Self::Change { job, user, state } => sqlx::query(
-                "UPDATE unfinished SET sequence = $3, due = $4, running = $5 WHERE user_id = $1 AND job_id = $2",
+            Self::Change {
+                job,
+                user,
+                state,
+                priority,
+            } => sqlx::query(
+                "UPDATE unfinished SET sequence = $3, due = $4, running = $5, priority = coalesce($6, priority) \
+                 WHERE user_id = $1 AND job_id = $2",
             )
             .bind(user.to_string())
             .bind(job.to_string())
             .bind(state.sequence as i64)
             .bind(state.due.map(|due| due.0))
-            .bind(i64::from(state.is_running)),
+            .bind(i64::from(state.is_running))
+            .bind(priority),
             Self::End { job, user } => {
                 sqlx::query("DELETE FROM unfinished WHERE user_id = $1 AND job_id = $2")
                     .bind(user.to_string())

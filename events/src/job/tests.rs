@@ -142,12 +142,14 @@ fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
     let fail = |lease: &str| JobCommand::Fail {
         lease: lease.into(),
         error: "e".into(),
+        code: None,
         retryable: true,
         retry_at: SOON,
     };
     let failed = |attempt, retry_at| JobEvent::Failed {
         attempt,
         error: "e".into(),
+        code: None,
         retry_at,
     };
     let first = vec![submitted(), claimed(1, "a")];
@@ -185,6 +187,7 @@ fn a_counted_unit_goes_back_once_when_the_work_comes_to_nothing() {
     let failed = |attempt, retry_at| JobEvent::Failed {
         attempt,
         error: "e".into(),
+        code: None,
         retry_at,
     };
     let lapsed = |attempt, retry_at| JobEvent::Lapsed { attempt, retry_at };
@@ -227,4 +230,137 @@ fn back_off_doubles_up_to_ten_minutes() {
     assert_eq!(backoff_millis(3, 1.0), 8000);
     assert_eq!(backoff_millis(3, 0.0), 4000);
     assert_eq!(backoff_millis(u32::MAX, 1.0), 600_000);
+}
+
+#[test]
+fn a_released_job_has_spent_no_attempt() {
+    let release = || JobCommand::Release { lease: "a".into() };
+    let released = JobEvent::Released { attempt: 1 };
+    let running = vec![submitted(), claimed(1, "a")];
+    Given::with(())
+        .given(running.clone())
+        .when(release())
+        .then_expect_events(vec![released.clone()]);
+    let back = [running, vec![released]].concat();
+    Given::with(())
+        .given(back.clone())
+        .when(JobCommand::Claim {
+            worker: "w".into(),
+            lease: "b".into(),
+            now: Timestamp(0),
+        })
+        .then_expect_events(vec![claimed(1, "b")]);
+    Given::with(())
+        .given(back.clone())
+        .when(release())
+        .then_expect_events(vec![]);
+    let stale = Given::with(())
+        .given(back)
+        .when(complete("a"))
+        .inspect_result();
+    assert_eq!(stale.unwrap_err().code, "stale_lease");
+}
+
+#[test]
+fn the_same_failure_under_the_lease_that_ended_the_attempt_is_no_error() {
+    let fail = |lease: &str| JobCommand::Fail {
+        lease: lease.into(),
+        error: "e".into(),
+        code: Some("no_space".into()),
+        retryable: true,
+        retry_at: SOON,
+    };
+    let failed = |attempt, retry_at| JobEvent::Failed {
+        attempt,
+        error: "e".into(),
+        code: Some("no_space".into()),
+        retry_at,
+    };
+    let once = vec![submitted(), claimed(1, "a"), failed(1, Some(SOON))];
+    let again = [once.clone(), vec![claimed(2, "b")]].concat();
+    let for_good = [again.clone(), vec![failed(2, None)]].concat();
+    for (given, lease) in [(&once, "a"), (&again, "a"), (&for_good, "b")] {
+        Given::with(())
+            .given(given.clone())
+            .when(fail(lease))
+            .then_expect_events(vec![]);
+    }
+    let lapsed = JobEvent::Lapsed {
+        attempt: 1,
+        retry_at: Some(SOON),
+    };
+    let lapsed_for_good = JobEvent::Lapsed {
+        attempt: 1,
+        retry_at: None,
+    };
+    let begun = vec![submitted(), claimed(1, "a")];
+    for (given, lease) in [
+        (&[begun.clone(), vec![lapsed]].concat(), "a"),
+        (&[begun, vec![lapsed_for_good]].concat(), "a"),
+        (&for_good, "a"),
+    ] {
+        let refused = Given::with(())
+            .given(given.clone())
+            .when(fail(lease))
+            .inspect_result();
+        assert_eq!(refused.unwrap_err().code, "stale_lease", "{given:?}");
+    }
+}
+
+#[test]
+fn only_a_job_that_waits_is_rescheduled_and_asking_twice_is_no_error() {
+    let reschedule = |priority, run_at: Option<i64>| JobCommand::Reschedule {
+        priority,
+        run_at: run_at.map(Timestamp),
+        now: Timestamp(100),
+    };
+    let rescheduled = |priority, run_at: Option<i64>| JobEvent::Rescheduled {
+        priority,
+        run_at: run_at.map(Timestamp),
+    };
+    let expect = |given: Vec<JobEvent>, command, expected: Vec<JobEvent>| {
+        Given::with(())
+            .given(given)
+            .when(command)
+            .then_expect_events(expected);
+    };
+    let waiting = vec![submitted()];
+    let moved = |priority, run_at| vec![submitted(), rescheduled(priority, run_at)];
+    expect(
+        waiting.clone(),
+        reschedule(Some(2), None),
+        vec![rescheduled(2, None)],
+    );
+    expect(
+        waiting.clone(),
+        reschedule(None, Some(200)),
+        vec![rescheduled(10, Some(200))],
+    );
+    expect(moved(2, Some(200)), reschedule(Some(2), Some(200)), vec![]);
+    expect(
+        moved(2, Some(200)),
+        reschedule(Some(3), None),
+        vec![rescheduled(3, Some(200))],
+    );
+    expect(
+        moved(2, Some(200)),
+        reschedule(None, Some(100)),
+        vec![rescheduled(2, Some(100))],
+    );
+    expect(waiting.clone(), reschedule(Some(10), Some(100)), vec![]);
+    // The same submission is the same job, whatever its priority is now.
+    expect(moved(2, None), submit(spec()), vec![]);
+    let running = [waiting, vec![claimed(1, "a")]].concat();
+    let ended = [running.clone(), vec![completed()]].concat();
+    for (given, code) in [
+        (vec![], "not_found"),
+        (running, "not_waiting"),
+        (ended, "not_waiting"),
+    ] {
+        let refused = Given::with(())
+            .given(given)
+            .when(reschedule(Some(1), None))
+            .inspect_result();
+        assert_eq!(refused.unwrap_err().code, code);
+    }
 }

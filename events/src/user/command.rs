@@ -69,6 +69,13 @@ pub enum UserCommand {
     SubmitJob(JobId, JobSpec),
     /// Queues a failed or cancelled job again.
     RetryJob(JobId),
+    /// Changes the priority or the time of a job that waits. What is absent stays.
+    RescheduleJob {
+        job: JobId,
+        priority: Option<i64>,
+        /// The earliest time at which a worker may get the job; a past one is now.
+        run_at: Option<Timestamp>,
+    },
     /// Any command of a job that was queued.
     Job(JobId, JobCommand),
     Chat(SessionId, ChatCommand),
@@ -92,9 +99,10 @@ impl UserCommand {
     /// The thing that the decision needs. If it is not in the state, it has to be recalled first.
     pub fn recall(&self) -> Option<Recall> {
         match self {
-            Self::SubmitJob(job, _) | Self::RetryJob(job) | Self::Job(job, _) => {
-                Some(Recall::Job(*job))
-            }
+            Self::SubmitJob(job, _)
+            | Self::RetryJob(job)
+            | Self::RescheduleJob { job, .. }
+            | Self::Job(job, _) => Some(Recall::Job(*job)),
             Self::Chat(session, ChatCommand::Ask { .. }) => Some(Recall::Session(*session)),
             Self::ImportCredential { credential, .. }
             | Self::RevealCredential { credential, .. }
@@ -127,6 +135,7 @@ impl UserCommand {
                     JobCommand::Lapse { .. }
                         | JobCommand::Complete { .. }
                         | JobCommand::Fail { .. }
+                        | JobCommand::Release { .. }
                 )
         )
     }

@@ -18,7 +18,7 @@ const DAY_SECONDS: i64 = 86_400;
 /// Types that are never refused and never counted: endings of what was begun, reveals, and whatever
 /// protects an account. Each of them needs an earlier fact that counts, or a right that the user
 /// does not have.
-const FREE: [&str; 18] = [
+const FREE: [&str; 19] = [
     "account.forget_requested",
     "account.forget_withdrawn",
     "account.forgotten",
@@ -37,6 +37,7 @@ const FREE: [&str; 18] = [
     "job.completed",
     "job.failed",
     "job.lapsed",
+    "job.released",
 ];
 
 /// The facts of one day that count.

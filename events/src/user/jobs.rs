@@ -73,6 +73,27 @@ impl User {
         })
     }
 
+    pub(super) fn reschedule_job(
+        &self,
+        now: &Now,
+        id: &JobId,
+        priority: Option<i64>,
+        run_at: Option<Timestamp>,
+    ) -> Result<Vec<Change>, Refusal> {
+        let job = self.known_job(id);
+        let command = JobCommand::Reschedule {
+            priority,
+            run_at: run_at.map(|at| at.max(now.moment)),
+            now: now.moment,
+        };
+        let events = job.decide(command)?;
+        let is_put_off = run_at.is_some_and(|at| at > now.moment);
+        if is_put_off && !events.is_empty() && !job.is_scheduled(now.moment) {
+            self.can_perform(now, Counter::ScheduledQueueSize, 1)?;
+        }
+        Ok(changes(id, events))
+    }
+
     /// Queues a job, for the first time or again: each time it is allowed and counted, in the same append.
     pub(super) fn queue_job(
         &self,

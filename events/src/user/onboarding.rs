@@ -99,6 +99,8 @@ impl User {
             JobEvent::Submitted { .. }
             | JobEvent::Claimed { .. }
             | JobEvent::Failed { .. }
+            | JobEvent::Released { .. }
+            | JobEvent::Rescheduled { .. }
             | JobEvent::Lapsed { .. } => {
                 return Ok(vec![]);
             }

@@ -61,7 +61,7 @@ impl User {
                 }
             )
         };
-        let waits_for_its_time = |job: &&Job| matches!(job, Job::Waiting { attempts: 0, not_before: Some(at), .. } if *at > now);
+        let waits_for_its_time = |job: &&Job| job.is_scheduled(now);
         match counter {
             Counter::PlatformsConnected => {
                 self.credentials.values().filter(connected).count() as u64
@@ -77,6 +77,38 @@ impl User {
     pub fn tier(&self) -> Result<Tier, Refusal> {
         self.account.active().map(|profile| profile.tier)
     }
+}
+
+/// The same changes with one fact for each counter and month that they count, instead of one for each
+/// unit.
+pub fn with_counts_together(changes: Vec<Change>) -> Vec<Change> {
+    let mut together: Vec<Change> = Vec::with_capacity(changes.len());
+    for change in changes {
+        let Event::Usage(UsageEvent::Counted {
+            counter,
+            amount,
+            month,
+        }) = &change.event
+        else {
+            together.push(change);
+            continue;
+        };
+        let same = together
+            .iter_mut()
+            .find_map(|earlier| match &mut earlier.event {
+                Event::Usage(UsageEvent::Counted {
+                    counter: c,
+                    amount,
+                    month: m,
+                }) if c == counter && m == month => Some(amount),
+                _ => None,
+            });
+        match same {
+            Some(counted) => *counted = counted.saturating_add(*amount),
+            None => together.push(change),
+        }
+    }
+    together
 }
 
 /// The unit that these changes count, if any.

@@ -13,6 +13,7 @@ use crate::{
     file::{NewFile, RemovedBecause},
     ids::{BlobId, EmailId, InviteId},
     job::{JobCommand, JobEvent, JobSpec},
+    metadata::Metadata,
     tier::{Counter, Tier},
     timestamp::{Month, Timestamp},
     usage::UsageEvent,
@@ -662,7 +663,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!(
         (snapshot::VERSION, json),
-        (7, serde_json::from_str(kept).unwrap())
+        (8, serde_json::from_str(kept).unwrap())
     );
 }
 
@@ -738,6 +739,7 @@ fn fail(retryable: bool) -> JobCommand {
     JobCommand::Fail {
         lease: "l".into(),
         error: "e".into(),
+        code: None,
         retryable,
         retry_at: NOW,
     }
@@ -996,6 +998,7 @@ fn a_job_that_comes_to_nothing_gives_back_to_its_month_and_counts_again_when_que
     let fail = JobCommand::Fail {
         lease: "l".into(),
         error: "e".into(),
+        code: None,
         retryable: false,
         retry_at: NEXT_MONTH,
     };
@@ -1083,4 +1086,123 @@ fn clients_count_what_genie_does_not_and_never_past_the_limit() {
     {
         assert_eq!(ask(&mut ada, count(counter, 1)), Ok(0), "{counter}");
     }
+}
+
+fn now_at(moment: Timestamp) -> Now {
+    Now {
+        moment,
+        limits: Limits::built_in(),
+    }
+}
+
+#[test]
+fn commands_that_come_together_are_each_decided_on_what_the_others_leave_behind() {
+    let ada = on_tier(Tier::Creator);
+    let submit = |n: u128, operation: &str| UserCommand::SubmitJob(JobId(id(n)), spec(operation));
+    let trims = (1..=12).map(|n| submit(n, "trim_videos"));
+    let commands = trims.chain([submit(1, "trim_videos"), submit(1, "resize_image")]);
+    let me = Metadata::user(UserId(id(1)), "r");
+    let decided = ada.decide_in_turn(&now_at(NOW), &me, commands.collect());
+    assert!(
+        decided[..10]
+            .iter()
+            .all(|one| one.as_ref().unwrap().len() == 2)
+    );
+    for refused in &decided[10..12] {
+        let kind = &refused.as_ref().unwrap_err().kind;
+        assert!(
+            matches!(kind, RefusalKind::Quota { in_tier: true, .. }),
+            "{kind:?}"
+        );
+    }
+    assert_eq!(decided[12], Ok(vec![]), "the same job again");
+    assert_eq!(decided[13].as_ref().unwrap_err().code, "job_exists");
+    assert_eq!(ada.job(&JobId(id(1))), None, "the state has not changed");
+
+    let changes: Vec<Change> = decided
+        .into_iter()
+        .filter_map(Result::ok)
+        .flatten()
+        .collect();
+    let together = with_counts_together(changes.clone());
+    assert_eq!((changes.len(), together.len()), (20, 11));
+    let after = |changes| {
+        let mut after = ada.clone();
+        apply(&mut after, changes);
+        after.used(Counter::AiClipOps, NOW)
+    };
+    assert_eq!((after(changes), after(together)), (10, 10));
+}
+
+#[test]
+fn reports_of_workers_are_decided_without_the_other_jobs_of_the_user() {
+    let mut ada = on_tier(Tier::Creator);
+    for n in 1..=3 {
+        let job = JobId(id(n));
+        ask(&mut ada, UserCommand::SubmitJob(job, spec("trim_videos"))).unwrap();
+        let claim = JobCommand::Claim {
+            worker: "w".into(),
+            lease: format!("lease {n}"),
+            now: NOW,
+        };
+        ask(&mut ada, UserCommand::Job(job, claim)).unwrap();
+    }
+    let fail = |n: u128, lease: &str| {
+        let fail = JobCommand::Fail {
+            lease: lease.into(),
+            error: "e".into(),
+            code: None,
+            retryable: false,
+            retry_at: NOW,
+        };
+        UserCommand::Job(JobId(id(n)), fail)
+    };
+    let commands = vec![fail(1, "lease 1"), fail(2, "another"), fail(3, "lease 3")];
+    let decided = ada.decide_in_turn(&now_at(NOW), &Metadata::system(), commands.clone());
+    for (command, decided) in commands.into_iter().zip(&decided) {
+        assert_eq!(ada.decide(now_at(NOW), command), *decided, "alone");
+    }
+    for made in decided.into_iter().filter_map(Result::ok) {
+        apply(&mut ada, made);
+    }
+    assert_eq!(ada.used(Counter::AiClipOps, NOW), 1, "two units went back");
+}
+
+#[test]
+fn a_job_that_is_put_off_needs_room_among_the_scheduled_ones() {
+    let mut ada = ada();
+    let later = Timestamp(NOW.0 + 1_000_000);
+    let reschedule = |n: u128, run_at| UserCommand::RescheduleJob {
+        job: JobId(id(n)),
+        priority: None,
+        run_at: Some(run_at),
+    };
+    for n in 1..=4 {
+        ask(
+            &mut ada,
+            UserCommand::SubmitJob(JobId(id(n)), spec("resize_image")),
+        )
+        .unwrap();
+    }
+    for n in 1..=3 {
+        assert_eq!(ask(&mut ada, reschedule(n, later)), Ok(1));
+    }
+    let refused = ask(&mut ada, reschedule(4, later)).unwrap_err();
+    assert!(matches!(refused.kind, RefusalKind::Quota { .. }));
+    let other_time = Timestamp(later.0 + 1);
+    assert_eq!(
+        ask(&mut ada, reschedule(1, other_time)),
+        Ok(1),
+        "it has its room"
+    );
+    assert_eq!(
+        ask(&mut ada, reschedule(1, Timestamp(0))),
+        Ok(1),
+        "a past time is now"
+    );
+    assert_eq!(
+        ask(&mut ada, reschedule(4, later)),
+        Ok(1),
+        "there is room again"
+    );
 }

@@ -191,6 +191,14 @@ impl JobColumns {
                 }
                 None => self.fail(seen, error),
             },
+            JobEvent::Released { attempt } => {
+                self.status = "queued".into();
+                self.attempt = i64::from(attempt.saturating_sub(1));
+            }
+            JobEvent::Rescheduled { priority, run_at } => {
+                self.priority = *priority;
+                self.run_at = run_at.map(|at| at.0);
+            }
             JobEvent::Completed {
                 result, outputs, ..
             } => {

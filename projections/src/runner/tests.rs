@@ -105,6 +105,7 @@ fn failed(retry_at: Option<Timestamp>) -> Event {
     Event::Job(JobEvent::Failed {
         attempt: 1,
         error: "no luck".into(),
+        code: None,
         retry_at,
     })
 }

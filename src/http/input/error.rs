@@ -113,7 +113,7 @@ impl InputError {
 
 impl fmt::Display for InputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence("The body"))
+        f.write_str(&self.sentence("It"))
     }
 }
 

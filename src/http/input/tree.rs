@@ -122,6 +122,16 @@ impl InputTree<'_> {
         hasher.finalize().into()
     }
 
+    /// The same where a null removes what is there: with the names of the fields that are null.
+    pub fn meaning_with(&self, cleared: &[String]) -> [u8; 32] {
+        let mut cleared: Vec<&str> = cleared.iter().map(String::as_str).collect();
+        cleared.sort_unstable();
+        let mut hasher = Sha256::new();
+        self.add_meaning(&mut hasher);
+        cleared.iter().for_each(|name| add_text(&mut hasher, name));
+        hasher.finalize().into()
+    }
+
     fn add_meaning(&self, hasher: &mut Sha256) {
         match self {
             Self::Null => hasher.update(b"0"),

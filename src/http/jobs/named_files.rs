@@ -1,9 +1,13 @@
-//! Checks that the files which a job names are its user's: files here, or files in the Directus that keeps the users,
+//! Checks that the files which jobs name are their user's: files here, or files in the Directus that keeps the users,
 //! which the user's own token may read.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use actix_web::HttpRequest;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use genie_events::{BlobId, Refusal, job::JobSpec};
 
 use crate::{
@@ -18,44 +22,101 @@ use crate::{
 
 /// The most files that a job may name.
 const MAX_FILES: usize = 20;
+/// The files that are looked up at the same time.
+const LOOK_UPS: usize = 8;
+/// The files that Directus is asked about at once.
+const ASKED_AT_ONCE: usize = 20;
 
-/// The refusal of a job that names a file which is not the user's.
+/// Where a file is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FilePlace {
+    Own,
+    /// Another user has it, or nobody.
+    Foreign,
+    /// genie does not know it; a Directus may.
+    Elsewhere,
+}
+
+/// For each job the refusal, if it names a file which is not the user's.
 pub async fn foreign(
     app: &App,
     request: &HttpRequest,
     user: &ActingUser,
-    spec: &JobSpec,
-) -> Result<Option<Refusal>, ApiError> {
-    let named = spec.named_files();
-    if named.len() > MAX_FILES {
-        return Err(ApiError::field(format!(
-            "A job may name at most {MAX_FILES} files"
-        )));
-    }
-    let mut elsewhere = Vec::new();
-    for (field, text) in named {
-        let Ok(id) = text.parse::<BlobId>() else {
-            return Ok(Some(not_yours(field)));
-        };
-        match app.log.blobs().get(id).await? {
-            Some(blob) if blob.user == user.account.user => {}
-            Some(_) => return Ok(Some(not_yours(field))),
-            None => elsewhere.push((field, id)),
+    specs: &[&JobSpec],
+) -> Result<Vec<Option<Refusal>>, ApiError> {
+    let mut named: BTreeSet<BlobId> = BTreeSet::new();
+    for spec in specs {
+        let files = spec.named_files();
+        if files.len() <= MAX_FILES {
+            named.extend(
+                files
+                    .iter()
+                    .filter_map(|(_, text)| text.parse::<BlobId>().ok()),
+            );
         }
     }
-    let (Some(&(first, _)), Some(directus)) = (elsewhere.first(), &app.directus) else {
-        return Ok(elsewhere.first().map(|(field, _)| not_yours(field)));
+    let mut places = places(app, user, named).await?;
+    ask_directus(app, request, user, &mut places).await?;
+    let refusal = |spec: &&JobSpec| {
+        let files = spec.named_files();
+        if files.len() > MAX_FILES {
+            let sentence = format!("A job may name at most {MAX_FILES} files");
+            return Some(Refusal::invalid("params", sentence));
+        }
+        let is_own = |text: &str| {
+            let place = text.parse().ok().and_then(|id: BlobId| places.get(&id));
+            place == Some(&FilePlace::Own)
+        };
+        let foreign = files.into_iter().find(|(_, text)| !is_own(text));
+        foreign.map(|(field, _)| not_yours(field))
+    };
+    Ok(specs.iter().map(refusal).collect())
+}
+
+async fn places(
+    app: &App,
+    user: &ActingUser,
+    named: BTreeSet<BlobId>,
+) -> Result<BTreeMap<BlobId, FilePlace>, ApiError> {
+    let look = async |id: BlobId| -> Result<(BlobId, FilePlace), ApiError> {
+        let place = match app.log.blobs().get(id).await? {
+            Some(blob) if blob.user == user.account.user => FilePlace::Own,
+            Some(_) => FilePlace::Foreign,
+            None => FilePlace::Elsewhere,
+        };
+        Ok((id, place))
+    };
+    let looks = stream::iter(named).map(look);
+    looks.buffer_unordered(LOOK_UPS).try_collect().await
+}
+
+/// Makes the files that the user may read in Directus their own.
+async fn ask_directus(
+    app: &App,
+    request: &HttpRequest,
+    user: &ActingUser,
+    places: &mut BTreeMap<BlobId, FilePlace>,
+) -> Result<(), ApiError> {
+    let elsewhere = places
+        .iter()
+        .filter(|(_, place)| **place == FilePlace::Elsewhere);
+    let elsewhere: Vec<BlobId> = elsewhere.map(|(id, _)| *id).collect();
+    let Some(directus) = app.directus.as_ref().filter(|_| !elsewhere.is_empty()) else {
+        return Ok(());
     };
     if user.caller.is_impersonator() {
         // Directus does not know this token, so it cannot say what the user may read.
-        return Ok(Some(not_yours(first)));
+        return Ok(());
     }
     let token = caller::token(request)?.ok_or(ApiError::NoCaller)?;
     let address = request::client_address(request);
-    let wanted: BTreeSet<BlobId> = elsewhere.iter().map(|(_, id)| *id).collect();
-    let readable = readable(directus, token, address, &wanted).await?;
-    let foreign = elsewhere.iter().find(|(_, id)| !readable.contains(id));
-    Ok(foreign.map(|(field, _)| not_yours(field)))
+    for some in elsewhere.chunks(ASKED_AT_ONCE) {
+        let wanted = some.iter().copied().collect();
+        for id in readable(directus, token, address, &wanted).await? {
+            places.insert(id, FilePlace::Own);
+        }
+    }
+    Ok(())
 }
 
 async fn readable(

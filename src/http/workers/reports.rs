@@ -53,6 +53,34 @@ impl<'de> Deserialize<'de> for ReportedError {
     }
 }
 
+/// The longest code, in bytes.
+const MAX_CODE: usize = 64;
+
+/// A worker's word for a failure, for programs. Brought into the form `[a-z0-9_.-]{1,64}`: capitals become small, other
+/// characters `_`. What is no text, and a text without a letter or digit, is no code.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReportedCode(pub Option<String>);
+
+impl<'de> Deserialize<'de> for ReportedCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            _ => return Ok(Self(None)),
+        };
+        let kept = |character: char| match character {
+            'A'..='Z' => character.to_ascii_lowercase(),
+            'a'..='z' | '0'..='9' | '.' | '-' => character,
+            _ => '_',
+        };
+        let code: String = text.trim().chars().map(kept).take(MAX_CODE).collect();
+        let says_something = code
+            .chars()
+            .any(|character| character.is_ascii_alphanumeric());
+        Ok(Self(says_something.then_some(code)))
+    }
+}
+
 fn without_middle(text: String) -> String {
     if text.len() <= MAX_ERROR {
         return text;
@@ -90,6 +118,28 @@ mod tests {
             let read: ReportedProgress = serde_json::from_value(sent.clone()).unwrap();
             assert_eq!(read.0, kept, "{sent}");
         }
+    }
+
+    #[test]
+    fn codes_are_brought_into_form() {
+        for (sent, kept) in [
+            (json!("no_space"), Some("no_space")),
+            (
+                json!(" HTTP 503: over/loaded "),
+                Some("http_503__over_loaded"),
+            ),
+            (json!(137), Some("137")),
+            (json!("größe"), Some("gr__e")),
+            (json!("  "), None),
+            (json!("?!"), None),
+            (json!(null), None),
+            (json!({"code": 7}), None),
+        ] {
+            let read: ReportedCode = serde_json::from_value(sent.clone()).unwrap();
+            assert_eq!(read.0.as_deref(), kept, "{sent}");
+        }
+        let long: ReportedCode = serde_json::from_value(json!("x".repeat(100))).unwrap();
+        assert_eq!(long.0.map(|code| code.len()), Some(MAX_CODE));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Reads a stream of a user backwards, from its newest event.
 
+use std::collections::{HashMap, HashSet};
+
 use genie_events::{Event, StreamId, UserId};
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::below;
@@ -8,10 +11,95 @@ use crate::{
     Fact, LogError, LogReader, Owner, StoredRow,
     pages::{PageSql, paged},
     store::Store,
-    stored_row::{BYTES, stored_stream},
+    stored_row::{BYTES, stored_stream, uuid_column},
 };
 
+/// The streams that one statement looks for.
+const STREAMS_AT_ONCE: usize = 64;
+
 impl LogReader {
+    /// The first events of users' streams, in the order of the streams: `None` for a stream that the user does not
+    /// have. One that can't be opened does not hide the others.
+    pub async fn first_events(
+        &self,
+        streams: &[(UserId, StreamId)],
+    ) -> Result<Vec<Result<Option<Event>, LogError>>, LogError> {
+        let mut rows = HashMap::with_capacity(streams.len());
+        let ids: Vec<StreamId> = streams.iter().map(|(_, stream)| *stream).collect();
+        for row in self.of_first_rows(&ids, Store::columns).await? {
+            let row = StoredRow::read(&row)?;
+            rows.insert(row.stream, row);
+        }
+        let mut events = Vec::with_capacity(streams.len());
+        for (user, stream) in streams {
+            let row = rows.get(&stored_stream(stream));
+            // A stream belongs to one owner.
+            events.push(match row.filter(|row| row.owner == user.0) {
+                Some(row) => self.open_own(*user, row).await.map(Some),
+                None => Ok(None),
+            });
+        }
+        Ok(events)
+    }
+
+    async fn open_own(&self, user: UserId, row: &StoredRow) -> Result<Event, LogError> {
+        let keys = self.log().keys().live(user).await?;
+        let (_, event) = row.open(&keys)?;
+        Ok(event)
+    }
+
+    /// The streams among these that have begun, whoever has them.
+    pub async fn begun(&self, streams: &[StreamId]) -> Result<HashSet<StreamId>, LogError> {
+        let column = |store: &Store| {
+            if store.is_postgres() {
+                "uuid_send(stream) AS stream"
+            } else {
+                "stream"
+            }
+        };
+        let rows = self.of_first_rows(streams, column).await?;
+        let begun: HashSet<Uuid> = rows
+            .iter()
+            .map(|row| uuid_column(row, "stream"))
+            .collect::<Result<_, _>>()?;
+        let has_begun = |stream: &&StreamId| begun.contains(&stored_stream(stream));
+        Ok(streams.iter().filter(has_begun).copied().collect())
+    }
+
+    /// These columns of the streams' first rows, in any order.
+    async fn of_first_rows(
+        &self,
+        streams: &[StreamId],
+        columns: impl Fn(&Store) -> &'static str + Send + 'static,
+    ) -> Result<Vec<AnyRow>, LogError> {
+        let mut ids: Vec<String> = streams
+            .iter()
+            .map(|stream| stored_stream(stream).to_string())
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let read = async move |store: Store| {
+            let mut rows = Vec::with_capacity(ids.len());
+            for some in ids.chunks(STREAMS_AT_ONCE) {
+                // Padded with the last to a power of two, so that there are few different statements.
+                let places: Vec<String> = (1..=some.len().next_power_of_two())
+                    .map(|n| format!("unhex(${}, '-')", n.min(some.len())))
+                    .collect();
+                let sql = format!(
+                    "SELECT {} FROM events WHERE stream IN ({}) AND sequence = 1",
+                    columns(&store),
+                    places.join(", ")
+                );
+                let query = some
+                    .iter()
+                    .fold(sqlx::query(&sql), |query, id| query.bind(id.clone()));
+                rows.extend(query.fetch_all(store.reads()).await?);
+            }
+            Ok(rows)
+        };
+        self.log().store().run(read).await
+    }
+
     /// The events of a user's stream before a sequence, newest first, each with its sequence: at most
     /// `limit`, and at most a page in bytes. Empty when the user has no such stream.
     pub async fn newest_events(
@@ -185,6 +273,37 @@ mod tests {
             assert_eq!((count(ada).await, count(bob).await), (25, 0));
             let others = reader.newest_events(bob, &stream, None, 3);
             assert!(others.await.unwrap().is_empty(), "of another owner");
+        }
+    );
+
+    both_stores!(
+        the_first_events_of_many_streams_are_read_together,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let bob = store.register(&log, "bob").await;
+            ask(&log, ada, 3, 10).await;
+            ask(&log, bob, 2, 10).await;
+            let (of_ada, of_bob) = (session(&log, ada), session(&log, bob));
+            let absent = |n| StreamId::new(StreamKind::Job, Uuid::from_u128(n));
+            let mut asked: Vec<_> = (0..100).map(|n| (ada, absent(n))).collect();
+            asked.extend([(bob, of_bob), (ada, of_ada), (ada, of_bob), (bob, of_bob)]);
+            let reader = log.reader();
+            let events = reader.first_events(&asked).await.unwrap();
+            let found = |event: &Result<Option<Event>, LogError>| {
+                let turn = match event.as_ref().unwrap() {
+                    Some(Event::Chat(ChatEvent::Asked { turn, .. })) => turn.0.as_u128(),
+                    None => return None,
+                    other => panic!("{other:?}"),
+                };
+                Some(turn)
+            };
+            let found: Vec<_> = events.iter().map(found).collect();
+            assert_eq!(found[..100], [None; 100]);
+            assert_eq!(found[100..], [Some(1), Some(1), None, Some(1)]);
+            let streams: Vec<_> = asked.iter().map(|(_, stream)| *stream).collect();
+            let begun = reader.begun(&streams).await.unwrap();
+            assert_eq!(begun, HashSet::from([of_ada, of_bob]));
         }
     );
 

@@ -17,7 +17,7 @@ use genie_log::{
     Remember, Work,
     follow::Following,
     idempotency::Remembered,
-    leases::LeaseKind,
+    leases::{LeaseKind, Renewal},
     load_users::Waking,
     testing::{Kind, TestStore, both_stores},
 };
@@ -702,29 +702,35 @@ both_stores!(
             genie_log::testing::append(log, lapse(now)).await,
             Err(AppendError::LeaseHeld)
         ));
-        assert!(
-            log.leases()
-                .renew(LeaseKind::Job, &job.to_string(), "other", soon, None)
-                .await
-                .unwrap()
-                .is_none(),
+        let beat = |holder: &str, progress| Renewal {
+            id: job.to_string(),
+            holder: holder.into(),
+            progress,
+        };
+        let renew = async |beats: Vec<Renewal>, until| {
+            let leases = log.leases();
+            leases.renew(LeaseKind::Job, beats, until).await.unwrap()
+        };
+        assert_eq!(
+            renew(vec![beat("other", None)], soon).await,
+            [],
             "another holder cannot renew"
         );
-        let renewed = log
-            .leases()
-            .renew(
-                LeaseKind::Job,
-                &job.to_string(),
-                "worker",
-                soon.plus_seconds(9),
-                Some(40),
-            )
-            .await
-            .unwrap()
-            .unwrap();
+        // Three at once, of which one has the lease.
+        let beats = [("other", None), ("nobody", Some(9)), ("worker", Some(40))];
+        let beats = beats.map(|(holder, progress)| beat(holder, progress));
+        let renewed = renew(beats.into(), soon.plus_seconds(9)).await;
+        assert_eq!(renewed.len(), 1);
         assert_eq!(
-            (renewed.expires_at, renewed.progress),
+            (renewed[0].expires_at, renewed[0].progress),
             (soon.plus_seconds(9), Some(40))
+        );
+        let again = renew(vec![beat("worker", None)], soon.plus_seconds(9)).await;
+        assert_eq!(again[0].progress, Some(40), "it stays without a new one");
+        let of_these = vec![job.to_string(), "another".into()];
+        assert_eq!(
+            log.leases().of(LeaseKind::Job, of_these).await.unwrap(),
+            again
         );
         assert!(
             matches!(
