@@ -1,7 +1,10 @@
 //! The job board follows the log and knows which jobs wait. It hands them out fairly and turns time into commands.
 //! Invariant: a claim counts only once the append of the job's owner has accepted it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use genie_events::{
     BlobId, Event, JobId, JobName, StreamId, StreamKind, Timestamp, User, UserCommand, UserId,
@@ -29,6 +32,8 @@ mod news;
 pub mod operation_set;
 /// The jobs that wait, and the order in which they start.
 pub mod queues;
+/// The time in which workers could renew their leases.
+mod renewal_watch;
 /// What workers report of the jobs that they hold.
 mod reports;
 pub(crate) mod stream;
@@ -67,6 +72,8 @@ struct Inner {
     state: Mutex<BoardState>,
     news: BoardNews,
     lease: Duration,
+    /// A heartbeat failed since the leader last looked.
+    renewals_fail: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +130,7 @@ impl JobBoard {
             state: Mutex::new(BoardState::Starting),
             news: BoardNews::new(),
             lease,
+            renewals_fail: AtomicBool::new(false),
         }))
     }
 
@@ -444,7 +452,7 @@ impl JobBoard {
     fn lease_end(&self) -> Timestamp {
         self.0
             .log
-            .clock()
+            .store_clock()
             .now()
             .plus_millis(i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX))
     }

@@ -2,12 +2,14 @@
 //! left out of an operation's cost.
 
 /// The beginning of each. On Postgres a transaction is left out when all its statements are here.
-const BACKGROUND: [&str; 14] = [
+const BACKGROUND: [&str; 15] = [
     // The first statements of each connection.
     "PRAGMA ",
     "SET ",
     // The head of the log, several times a second. On SQLite an append begins with it, too.
     "SELECT coalesce(max(position), 0) FROM events",
+    // The clock that leases are judged by.
+    "SELECT (extract(epoch FROM clock_timestamp())",
     // Leases that lapsed.
     "SELECT id, user_id, stream_id, holder, expires_at, cancelled, progress FROM leases WHERE kind = $1 AND expires_at <= $2",
     // Leases of running turns are renewed.

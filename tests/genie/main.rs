@@ -43,6 +43,7 @@ mod invite_to_answer;
 mod invites;
 mod job_batches;
 mod job_board;
+mod job_leases;
 mod jobs;
 mod keys;
 mod limits;

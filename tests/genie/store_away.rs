@@ -20,7 +20,7 @@ use crate::test_genie::TestGenie;
 
 /// The state of the connection to Postgres.
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
+pub enum Way {
     Open,
     /// No byte passes, and no side gets an error.
     Hangs,
@@ -29,7 +29,7 @@ enum Way {
 }
 
 /// A relay to Postgres that can cut the connection or let it hang.
-struct Cuttable {
+pub struct Cuttable {
     way: watch::Sender<Way>,
     address: String,
 }
@@ -83,12 +83,17 @@ impl Cuttable {
         Self { way, address }
     }
 
-    fn is(&self, way: Way) {
+    pub fn is(&self, way: Way) {
         self.way.send_replace(way);
     }
 
     /// A server that reaches Postgres through the relay.
     async fn genie() -> (Self, TestGenie) {
+        Self::genie_with(&[]).await
+    }
+
+    /// The same with these settings.
+    pub async fn genie_with(settings: &[(&'static str, String)]) -> (Self, TestGenie) {
         let store = TestStore::new(Kind::Postgres).await;
         let Target::Postgres(url) = store.target.clone() else {
             panic!("a Postgres")
@@ -97,7 +102,8 @@ impl Cuttable {
         let (host, database) = rest.split_once('/').unwrap();
         let way = Self::to(host.to_owned()).await;
         let through = format!("{before}@{}/{database}", way.address);
-        let genie = TestGenie::start_with(store, &[("DATABASE_URL", through)]).await;
+        let settings = [settings, &[("DATABASE_URL", through)]].concat();
+        let genie = TestGenie::start_with(store, &settings).await;
         (way, genie)
     }
 }
@@ -118,7 +124,7 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
     ada.submit_job(&genie).await;
     genie.settle().await;
     way.is(Way::Hangs);
-    let job = json!({"operation": "thumbnail", "jobId": 1});
+    let job = json!({"operation": "thumbnail", "input_url": "http://a/b", "jobId": 1});
     let headers = ada.headers();
     // The token's account is read first, so this measures the time limit of the read or of the
     // append.
@@ -150,7 +156,7 @@ async fn a_postgres_that_hangs_without_a_word_is_503_in_time() {
 async fn read_tables_that_a_crash_took_back_are_written_again() {
     let mut genie = TestGenie::start(TestStore::new(Kind::Postgres).await).await;
     let ada = genie.user("ada").await;
-    let job = json!({"operation": "thumbnail"});
+    let job = json!({"operation": "thumbnail", "input_url": "http://a/b"});
     let queued = ada.post(&genie, "/api/queue/media", job).await;
     let mut headers = ada.headers().to_vec();
     headers.push((
@@ -195,7 +201,7 @@ async fn a_locked_sqlite_store_is_503_and_the_story_goes_on_when_it_is_free() {
         .post(
             &genie,
             "/api/queue/media",
-            json!({"operation": "thumbnail", "jobId": 1}),
+            json!({"operation": "thumbnail", "input_url": "http://a/b", "jobId": 1}),
         )
         .await;
     assert!(refused.headers.contains_key("Retry-After"));
@@ -204,7 +210,7 @@ async fn a_locked_sqlite_store_is_503_and_the_story_goes_on_when_it_is_free() {
     ada.post(
         &genie,
         "/api/queue/media",
-        json!({"operation": "thumbnail", "jobId": 1}),
+        json!({"operation": "thumbnail", "input_url": "http://a/b", "jobId": 1}),
     )
     .await
     .ok();
@@ -224,7 +230,7 @@ async fn away(genie: &mut TestGenie, set_away: impl Fn(bool)) {
     ada.submit_job(genie).await;
     genie.settle().await;
     set_away(true);
-    let job = json!({"operation": "thumbnail", "jobId": 1});
+    let job = json!({"operation": "thumbnail", "input_url": "http://a/b", "jobId": 1});
     let refused = ada.post(genie, "/api/queue/media", job.clone()).await;
     assert!(refused.headers.contains_key("Retry-After"));
     let told = refused.refused(503, "store_away");

@@ -1,6 +1,6 @@
-//! Ends attempts whose worker is gone. The leader does it, in its epoch.
+//! Ends attempts whose worker is gone. The leader does it, in its epoch, by the store's clock.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use genie_events::{
     JobId, Metadata, Timestamp, User,
@@ -8,16 +8,23 @@ use genie_events::{
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{
-    Election, Epoch, Work, clock,
+    Election, Epoch, LogError, Work, clock,
     leases::{Lease, LeaseKind},
 };
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::JobBoard;
+use super::{
+    JobBoard,
+    renewal_watch::{ProcessMoment, RenewalWatch},
+};
 use crate::WriteError;
 
 /// How often the leader looks for lapsed leases.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How often the store's clock is read.
+const CLOCK_READING: Duration = Duration::from_secs(5);
 
 /// The most expired leases ended in one look.
 const LAPSES: i64 = 100;
@@ -28,32 +35,62 @@ const PUT_OFF: Duration = Duration::from_secs(30);
 impl JobBoard {
     /// Turns time into commands for ever: on the leader, a lapsed lease ends its attempt. Spawn it.
     pub async fn tick(self, election: Election) {
+        let began = Instant::now();
+        let mut watch = RenewalWatch::new(self.0.lease, TICK);
+        let mut clock_read = Instant::now();
         loop {
-            self.0.log.clock().pause(TICK).await;
-            let now = self.0.log.clock().now();
-            if let Some(epoch) = election.now() {
-                self.lapse_all(epoch, now).await;
+            let clock = self.0.log.clock();
+            let moment = ProcessMoment {
+                running: began.elapsed(),
+                moved: Duration::from_micros(clock.moved_micros().unsigned_abs()),
+            };
+            if clock_read.elapsed() >= CLOCK_READING {
+                clock_read = Instant::now();
+                if let Err(error) = self.0.log.read_store_clock().await {
+                    warn!(%error, "job leases: reading the store's clock failed; it goes on from the last reading");
+                }
             }
+            self.look_at_leases(election.now(), moment, &mut watch)
+                .await;
+            clock.pause(TICK).await;
         }
     }
 
-    async fn lapse_all(&self, epoch: Epoch, now: Timestamp) {
-        match self
-            .0
-            .log
-            .leases()
-            .lapsed(LeaseKind::Job, now, LAPSES)
-            .await
-        {
-            Ok(lapsed) => {
+    async fn look_at_leases(
+        &self,
+        epoch: Option<Epoch>,
+        moment: ProcessMoment,
+        watch: &mut RenewalWatch,
+    ) {
+        let Some(epoch) = epoch else {
+            watch.broken();
+            return;
+        };
+        let now = self.0.log.store_clock().now();
+        match self.lapsed(now).await {
+            Ok(lapsed) if watch.well(epoch.number(), moment) => {
                 for lease in lapsed {
                     self.lapse(epoch, lease, now).await;
                 }
             }
+            Ok(_) => {}
             Err(error) => {
-                warn!(%error, "job leases: looking for expired leases failed; trying again")
+                watch.broken();
+                warn!(%error, "job leases: looking for expired leases failed; trying again");
             }
         }
+    }
+
+    /// The leases that have run out. An error when the store takes no renewals.
+    async fn lapsed(&self, now: Timestamp) -> Result<Vec<Lease>, LogError> {
+        if let Some(trouble) = self.0.log.trouble() {
+            return Err(LogError::Away(trouble.as_str().to_owned()));
+        }
+        if self.0.renewals_fail.swap(false, Ordering::SeqCst) {
+            return Err(LogError::Away("a lease could not be renewed".into()));
+        }
+        let leases = self.0.log.leases();
+        leases.lapsed(LeaseKind::Job, now, LAPSES).await
     }
 
     async fn lapse(&self, epoch: Epoch, lease: Lease, now: Timestamp) {
@@ -70,11 +107,13 @@ impl JobBoard {
         });
         let conditions = vec![Work::OnlyInEpoch(epoch), has_lapsed];
         let spread = clock::chance();
+        let own_clock = self.0.log.clock().clone();
         let command = move |state: &User| {
             let attempts = state.job(&job).map_or(1, Job::attempts);
+            let pause = backoff_millis(attempts, spread);
             JobCommand::Lapse {
                 lease: lease.holder.clone(),
-                retry_at: now.plus_millis(backoff_millis(attempts, spread)),
+                retry_at: own_clock.now().plus_millis(pause),
             }
         };
         let ended = self

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use genie_events::{
@@ -107,6 +107,9 @@ impl JobBoard {
         let until = self.lease_end();
         let leases = self.0.log.leases();
         let renewed = leases.renew(LeaseKind::Job, renewals, until).await;
+        if renewed.is_err() {
+            self.0.renewals_fail.store(true, Ordering::SeqCst);
+        }
         let renewed: HashMap<(String, String), Lease> = renewed?
             .into_iter()
             .map(|lease| ((lease.id.clone(), lease.holder.clone()), lease))

@@ -72,6 +72,18 @@ impl Clock {
         Timestamp(from.0 + moved.by.load(Ordering::SeqCst))
     }
 
+    /// How far a test moved it, in microseconds.
+    pub fn moved_micros(&self) -> i64 {
+        let moved = self.moved.as_ref();
+        moved.map_or(0, |moved| moved.by.load(Ordering::SeqCst))
+    }
+
+    /// True for a test's clock that does not go by itself.
+    pub(crate) fn stands(&self) -> bool {
+        let moved = self.moved.as_ref();
+        moved.is_some_and(|moved| moved.stands_at.is_some())
+    }
+
     /// Waits between two looks at the time: so long, or until a test moves the clock.
     pub async fn pause(&self, duration: Duration) {
         let time = tokio::time::sleep(duration);

@@ -46,6 +46,8 @@ pub mod read_batcher;
 mod row_chunks;
 /// The opened store: pools, migrations and the runtime that owns them.
 pub mod store;
+/// The clock that leases are judged by.
+pub mod store_clock;
 /// A row of the log as stored, its digest, and the fact inside.
 pub mod stored_row;
 mod tail_cache;

@@ -16,6 +16,7 @@ use crate::{
     notify,
     snapshots::Snapshots,
     store::{Store, Target, Writing},
+    store_clock::StoreClock,
     tail_cache::Tail,
     wal_scrub::Scrub,
     writer::LogWriter,
@@ -70,6 +71,7 @@ struct Inner {
     keys: moka::sync::Cache<Uuid, KeyState>,
     users: UserLoader,
     snapshots: Snapshots,
+    store_clock: StoreClock,
     clock: Clock,
 }
 
@@ -130,9 +132,11 @@ impl Log {
                 .build(),
             users: load_users::start(store.clone()),
             snapshots: Snapshots::start(store.clone()),
+            store_clock: StoreClock::new(settings.clock.clone()),
             clock: settings.clock,
             store,
         }));
+        log.read_store_clock().await?;
         Ok(Opened {
             vault: VaultDoor::new(log.clone()),
             append: Append(log.clone()),
@@ -156,6 +160,11 @@ impl Log {
 
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// The clock that leases are judged by.
+    pub fn store_clock(&self) -> &StoreClock {
+        &self.0.store_clock
     }
 
     /// Why the store takes no writes now; `None` when it does, as far as this process knows.
