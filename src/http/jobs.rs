@@ -15,6 +15,7 @@ use genie_events::{
     user::onboarding,
 };
 use genie_log::leases::LeaseKind;
+use genie_media::operations::{Input, MediaOperation};
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -343,6 +344,13 @@ impl NewJob {
                 "`input_url` must begin with http:// or https://",
             ));
         }
+        let input = Input {
+            file_id: self.input_file_id.as_deref(),
+            url: self.input_url.as_deref(),
+        };
+        // The worker reads it by the same code.
+        MediaOperation::read(&self.operation, input, &self.params)
+            .map_err(|wrong| ApiError::field(wrong.sentence))?;
         Ok(JobSpec {
             name,
             operation: self.operation,

@@ -371,7 +371,7 @@ both_stores!(
             .post(
                 &genie,
                 "/api/queue/media",
-                json!({"operation": "thumbnail"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b"}),
             )
             .await;
         assert!(
@@ -413,7 +413,7 @@ async fn a_suspension_or_downgrade_on_one_node_holds_on_the_other() {
     let first = genie.base.clone();
     for round in 0..5 {
         let ada = genie.user(&format!("ada{round}")).await; // tier `pro`
-        let clip = || json!({"operation": "trim_videos"});
+        let clip = || json!({"operation": "trim_videos", "input_url": "http://a/b"});
         for base in [&first, &second.base] {
             genie.base = base.clone();
             ada.post(&genie, "/api/queue/media", clip()).await.ok(); // wakes the actor on both servers
@@ -435,7 +435,7 @@ async fn a_suspension_or_downgrade_on_one_node_holds_on_the_other() {
             next.json
         );
 
-        let resize = || json!({"operation": "resize_image"});
+        let resize = || json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}});
         ada.post(&genie, "/api/queue/media", resize()).await.ok();
         genie.base = first.clone();
         genie
@@ -1125,7 +1125,7 @@ both_stores!(
         }
         genie.restart().await;
         for (user, damage) in &users {
-            let job = json!({"operation": "thumbnail"});
+            let job = json!({"operation": "thumbnail", "input_url": "http://a/b"});
             let refused = user.post(&genie, "/api/queue/media", job).await;
             assert_eq!(refused.status, 500, "{damage}: {}", refused.json);
             let suspend = async || {

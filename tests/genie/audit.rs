@@ -217,7 +217,7 @@ both_stores!(
             .post(
                 &genie,
                 "/api/queue/media",
-                serde_json::json!({"operation": "thumbnail"}),
+                serde_json::json!({"operation": "thumbnail", "input_url": "http://a/b"}),
             )
             .await;
         let position = job.headers["Genie-Position"].to_str().unwrap().to_owned();

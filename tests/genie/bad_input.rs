@@ -62,27 +62,62 @@ both_stores!(
             ),
             (
                 "/api/queue/media",
-                json!({"operation": "thumbnail", "params": "canary"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b", "params": "canary"}),
                 "params",
             ),
             (
                 "/api/queue/media",
-                json!({"operation": "thumbnail", "jobId": "my secret canary"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b", "jobId": "my secret canary"}),
                 "jobId",
             ),
             (
                 "/api/queue/media",
-                json!({"operation": "thumbnail", "priority": -1}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b", "priority": -1}),
                 "priority",
             ),
             (
                 "/api/queue/media",
-                json!({"operation": "thumbnail", "run_at": "tomorrow"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b", "run_at": "tomorrow"}),
                 "run_at",
             ),
             (
                 "/api/queue/media",
                 json!({"operation": "thumbnail", "input_url": "file:///etc/passwd"}),
+                "input_url",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "resize_image", "params": {"width": 100}}),
+                "input_file_id",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": "canary"}}),
+                "params.width",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "thumbnail", "input_url": "http://a/b", "params": {"width": 9000}}),
+                "params.width",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "trim_videos", "input_url": "http://a/b", "params": {"start": 9, "end": 3}}),
+                "params.end",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "join_videos", "params": {"inputs": ["one"]}}),
+                "params.inputs",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "convert_image", "input_url": "http://a/b", "params": {"format": "canary"}}),
+                "params.format",
+            ),
+            (
+                "/api/queue/media",
+                json!({"operation": "ytdlp_info"}),
                 "input_url",
             ),
             (
@@ -448,7 +483,7 @@ both_stores!(
             .post(
                 &genie,
                 "/api/queue/media",
-                json!({"operation": "thumbnail"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b"}),
             )
             .await;
         let position = queued.headers["Genie-Position"]
@@ -544,7 +579,7 @@ both_stores!(
         }
         statuses.sort();
         assert_eq!(statuses, [[200; 3].as_slice(), &[403; 9]].concat());
-        let clip = json!({"operation": "trim_videos"});
+        let clip = json!({"operation": "trim_videos", "input_url": "http://a/b"});
         let refused = genie
             .send(
                 Method::POST,

@@ -500,7 +500,7 @@ async fn any_node_on_one_postgres_serves_any_user_and_outlives_the_other() {
     ada.post(
         &genie,
         "/api/queue/media",
-        json!({"operation": "thumbnail"}),
+        json!({"operation": "thumbnail", "input_url": "http://a/b"}),
     )
     .await
     .ok();

@@ -304,7 +304,11 @@ both_stores!(
         }
         for n in 0..10 {
             // Both have the name and one of them the work of the other: one is taken, whichever comes first.
-            let job = |operation| json!({"jobId": format!("post.{n}"), "operation": operation});
+            let job = |operation| {
+                let name = format!("post.{n}");
+                let params = json!({"width": 1});
+                json!({"jobId": name, "operation": operation, "input_url": "http://a/b", "params": params})
+            };
             let (one, two) = tokio::join!(
                 ada.post(&genie, "/api/queue/media", job("resize_image")),
                 ada.post(&genie, "/api/queue/media", job("thumbnail"))
@@ -345,8 +349,7 @@ both_stores!(
             (json!("post_7.v2-final"), "post_7.v2-final"),
             (json!(long), long.as_str()),
         ] {
-            let body =
-                json!({"jobId": sent, "operation": "thumbnail", "params": {"a": 1, "b": null}});
+            let body = json!({"jobId": sent, "operation": "thumbnail", "input_url": "http://a/b", "params": {"a": 1, "b": null}});
             let first = ada
                 .post(&genie, "/api/queue/media", body.clone())
                 .await
@@ -358,13 +361,12 @@ both_stores!(
             let id = first["id"].as_str().unwrap();
             assert_ne!(id, name);
             // The same content in another order.
-            let same =
-                json!({"params": {"b": null, "a": 1}, "operation": "thumbnail", "jobId": name});
+            let same = json!({"params": {"b": null, "a": 1}, "operation": "thumbnail", "input_url": "http://a/b", "jobId": name});
             assert_eq!(
                 ada.post(&genie, "/api/queue/media", same).await.ok()["id"],
                 id
             );
-            let other = json!({"jobId": name, "operation": "thumbnail"});
+            let other = json!({"jobId": name, "operation": "thumbnail", "input_url": "http://a/b"});
             ada.post(&genie, "/api/queue/media", other.clone())
                 .await
                 .refused(409, "job_exists");
@@ -412,7 +414,7 @@ both_stores!(
             json!("\u{e9}"),
             json!("a".repeat(101)),
         ] {
-            let body = json!({"jobId": bad, "operation": "thumbnail"});
+            let body = json!({"jobId": bad, "operation": "thumbnail", "input_url": "http://a/b"});
             let refused = ada.post(&genie, "/api/queue/media", body).await;
             let error = refused.refused(400, "invalid_field")["error"].clone();
             assert!(

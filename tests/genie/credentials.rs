@@ -657,7 +657,7 @@ both_stores!(
         // A worker's key reveals what the job that it holds needs.
         store(&genie, &ada, session("x", 3600)).await;
         store(&genie, &ada, password("x", "canary-8")).await;
-        let job = json!({"operation": "resize_image", "creator_profile_id": id});
+        let job = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}, "creator_profile_id": id});
         let job = ada.post(&genie, "/api/queue/media", job).await.ok()["jobId"].clone();
         let lease = genie.claim().await["lease"].clone();
         for (route, field) in [

@@ -118,7 +118,7 @@ both_stores!(
         bob.post(
             &genie,
             "/api/queue/media",
-            json!({"operation": "thumbnail"}),
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
         )
         .await
         .refused(500, "internal");

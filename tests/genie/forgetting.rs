@@ -139,7 +139,7 @@ both_stores!(
             ada.post(
                 &genie,
                 "/api/queue/media",
-                json!({"operation": "thumbnail"})
+                json!({"operation": "thumbnail", "input_url": "http://a/b"})
             )
             .await
             .status,
@@ -777,7 +777,7 @@ async fn a_user_forgotten_on_one_server_is_refused_by_the_next_command_on_anothe
                 .http
                 .post(format!("{}/api/queue/media", other.base))
                 .bearer_auth(&ada.token);
-            answer(request.json(&json!({"operation": "thumbnail"})))
+            answer(request.json(&json!({"operation": "thumbnail", "input_url": "http://a/b"})))
         };
         job().await.ok(); // the user's actor is awake on the other server
         forget(&genie, &admin, &ada).await.ok();

@@ -31,7 +31,7 @@ async fn jobs(genie: &TestGenie, user: &TestUser) -> usize {
 }
 
 fn job() -> Value {
-    json!({"operation": "resize_image", "params": {"width": 100}})
+    json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 100}})
 }
 
 both_stores!(
@@ -49,7 +49,7 @@ both_stores!(
         assert_eq!(jobs(&genie, &ada).await, 1);
 
         // Another body, another key, another user, another route.
-        let other = json!({"operation": "resize_image", "params": {"width": 200}});
+        let other = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 200}});
         post(&genie, &ada, "key-1", "/api/queue/media", other)
             .await
             .refused(422, "idempotency_key_reused");

@@ -44,10 +44,10 @@ both_stores!(
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
         for body in [
-            r#"{"operation": "thumbnail", "priority": 10.0, "max_attempts": 2e0}"#,
-            r#"{"operation": "thumbnail", "priority": null, "params": null, "jobId": null, "run_at": null}"#,
-            r#"{"operation": "thumbnail", "jobId": 77.0}"#,
-            "\u{feff}{\"operation\": \"thumbnail\"}",
+            r#"{"operation": "thumbnail", "input_url": "http://a/b", "priority": 10.0, "max_attempts": 2e0}"#,
+            r#"{"operation": "thumbnail", "input_url": "http://a/b", "priority": null, "params": null, "jobId": null, "run_at": null}"#,
+            r#"{"operation": "thumbnail", "input_url": "http://a/b", "jobId": 77.0}"#,
+            "\u{feff}{\"operation\": \"scrape_profile\"}",
         ] {
             send_of(&genie, &ada, "/api/queue/media", body).await.ok();
         }
@@ -119,32 +119,32 @@ both_stores!(
                 "`operation` is there twice; send it once",
             ),
             (
-                r#"{"operation": "thumbnail", "params": {"a": [{"b": 1, "b": 1}]}}"#.into(),
+                r#"{"operation": "thumbnail", "input_url": "http://a/b", "params": {"a": [{"b": 1, "b": 1}]}}"#.into(),
                 "invalid_field",
                 "`params.a[0].b` is there twice; send it once",
             ),
             (
-                r#"{"operation": "thumbnail", "priority": "10"}"#.into(),
+                r#"{"operation": "thumbnail", "input_url": "http://a/b", "priority": "10"}"#.into(),
                 "invalid_field",
                 "`priority` must be a whole number",
             ),
             (
-                r#"{"operation": "thumbnail", "priority": 10.5}"#.into(),
+                r#"{"operation": "thumbnail", "input_url": "http://a/b", "priority": 10.5}"#.into(),
                 "invalid_field",
                 "`priority` must be a whole number",
             ),
             (
-                r#"{"operation": "thumbnail", "params": "canary"}"#.into(),
+                r#"{"operation": "thumbnail", "input_url": "http://a/b", "params": "canary"}"#.into(),
                 "invalid_field",
                 "`params` must be an object",
             ),
             (
-                r#"{"operation": "thumbnail", "jobId": -1}"#.into(),
+                r#"{"operation": "thumbnail", "input_url": "http://a/b", "jobId": -1}"#.into(),
                 "invalid_field",
                 "`jobId` must be a string or a whole number from 0",
             ),
             (
-                r#"{"operation": "thumbnail", "jobId": [1]}"#.into(),
+                r#"{"operation": "thumbnail", "input_url": "http://a/b", "jobId": [1]}"#.into(),
                 "invalid_field",
                 "`jobId` must be a string or a whole number from 0",
             ),
@@ -160,7 +160,7 @@ both_stores!(
             ),
             (
                 format!(
-                    r#"{{"operation": "thumbnail", "params": {{"a": {}}}}}"#,
+                    r#"{{"operation": "thumbnail", "input_url": "http://a/b", "params": {{"a": {}}}}}"#,
                     nested(127)
                 ),
                 "invalid_field",
@@ -191,7 +191,7 @@ both_stores!(
             "nothing changed"
         );
         let deep = format!(
-            r#"{{"operation": "thumbnail", "params": {{"a": {}}}}}"#,
+            r#"{{"operation": "thumbnail", "input_url": "http://a/b", "params": {{"a": {}}}}}"#,
             nested(98)
         );
         send_of(&genie, &ada, "/api/queue/media", &deep).await.ok();
@@ -203,7 +203,7 @@ both_stores!(
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
-        let body = r#"{"operation": "thumbnail", "jobId": "cut", "params": {"title": "so happy \ud83d", "whole": "\ud83d\ude00"}}"#;
+        let body = r#"{"operation": "thumbnail", "input_url": "http://a/b", "jobId": "cut", "params": {"title": "so happy \ud83d", "whole": "\ud83d\ude00"}}"#;
         send_of(&genie, &ada, "/api/queue/media", body).await.ok();
         let claimed = genie.claim().await;
         assert_eq!(
@@ -247,20 +247,19 @@ both_stores!(
             let headers = [("Authorization", token.as_str()), ("Idempotency-Key", key)];
             send_text(&genie, "/api/queue/media", &headers, body).await
         };
-        let first =
-            r#"{"operation": "thumbnail", "priority": 10, "params": {"title": "é", "width": 5}}"#;
+        let first = r#"{"operation": "scrape_profile", "priority": 10, "params": {"title": "é", "width": 5}}"#;
         let job = send("k", first).await.ok()["id"].clone();
         for same in [
-            r#"{"params":{"width":5.0,"title":"\u00e9"},"operation":"thumbnail","priority":1e1}"#,
-            r#" { "priority": 10, "run_at": null, "operation": "thumb\u006eail", "params": {"width": 5, "title": "é"} } "#,
+            r#"{"params":{"width":5.0,"title":"\u00e9"},"operation":"scrape_profile","priority":1e1}"#,
+            r#" { "priority": 10, "run_at": null, "operation": "scr\u0061pe_profile", "params": {"width": 5, "title": "é"} } "#,
         ] {
             assert_eq!(send("k", same).await.ok()["id"], job, "{same}");
         }
         for other in [
-            r#"{"operation": "thumbnail", "priority": 11, "params": {"title": "é", "width": 5}}"#,
-            r#"{"operation": "thumbnail", "priority": 10, "params": {"title": "e", "width": 5}}"#,
-            r#"{"operation": "thumbnail", "priority": 10, "params": {"title": "é", "width": "5"}}"#,
-            r#"{"operation": "thumbnail", "priority": 10, "params": {"title": "é"}}"#,
+            r#"{"operation": "scrape_profile", "priority": 11, "params": {"title": "é", "width": 5}}"#,
+            r#"{"operation": "scrape_profile", "priority": 10, "params": {"title": "e", "width": 5}}"#,
+            r#"{"operation": "scrape_profile", "priority": 10, "params": {"title": "é", "width": "5"}}"#,
+            r#"{"operation": "scrape_profile", "priority": 10, "params": {"title": "é"}}"#,
         ] {
             send("k", other)
                 .await

@@ -155,7 +155,7 @@ both_stores!(
         bob.post(
             &genie,
             "/api/queue/media",
-            json!({"operation": "thumbnail"}),
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
         )
         .await
         .refused(401, "invalid_token");
@@ -194,7 +194,7 @@ both_stores!(
             bob.post(
                 &genie,
                 "/api/queue/media",
-                json!({"operation": "thumbnail"})
+                json!({"operation": "thumbnail", "input_url": "http://a/b"})
             )
             .await
             .ok()["jobId"],

@@ -53,7 +53,12 @@ both_stores!(
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
-        let thumbnail = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        let thumbnail = submit(
+            &genie,
+            &ada,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         let post = submit(&genie, &ada, json!({"operation": "publish_post"})).await;
         let both = json!(["media-jobs", "scrape-jobs"]);
         let scope = |operations: Value| json!({"queues": both, "operations": operations});
@@ -94,11 +99,21 @@ both_stores!(a_job_that_waits_says_why, async |store: TestStore| {
     let delayed = submit(
         &genie,
         &ada,
-        json!({"operation": "thumbnail", "run_at": at}),
+        json!({"operation": "thumbnail", "input_url": "http://a/b", "run_at": at}),
     )
     .await;
-    let first = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
-    let second = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+    let first = submit(
+        &genie,
+        &ada,
+        json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+    )
+    .await;
+    let second = submit(
+        &genie,
+        &ada,
+        json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+    )
+    .await;
     let mut shown = because(&genie, &ada, &delayed).await;
     let shown_at = shown["at"].take();
     assert_eq!(shown["reason"], "run_at");
@@ -163,15 +178,30 @@ both_stores!(
         };
 
         // Suspended, and reactivated.
-        let parked = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        let parked = submit(
+            &genie,
+            &ada,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         sync(&genie, &ada, "suspended").await;
         until_because(&genie, &admin, &parked, "user_suspended").await;
-        let bobs = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        let bobs = submit(
+            &genie,
+            &bob,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         next(&genie, &bobs).await;
         assert_eq!(claim(&genie, media.clone()).await, Value::Null);
         // A board that starts finds out by asking.
         genie.restart().await;
-        let bobs = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        let bobs = submit(
+            &genie,
+            &bob,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         next(&genie, &bobs).await;
         assert_eq!(claim(&genie, media.clone()).await, Value::Null);
         assert_eq!(
@@ -182,7 +212,12 @@ both_stores!(
         next(&genie, &parked).await;
 
         // About to be forgotten, and not after all.
-        let parked = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        let parked = submit(
+            &genie,
+            &bob,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         bob.delete(&genie, "/api/me").await.ok();
         until_because(&genie, &admin, &parked, "user_suspended").await;
         assert_eq!(claim(&genie, media.clone()).await, Value::Null);
@@ -194,7 +229,12 @@ both_stores!(
         next(&genie, &parked).await;
 
         // A changed role is a reason to ask again; a suspended user stays parked.
-        let parked = submit(&genie, &eve, json!({"operation": "thumbnail"})).await;
+        let parked = submit(
+            &genie,
+            &eve,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         sync(&genie, &eve, "suspended").await;
         let body = json!({"userId": eve.id, "role": "administrator"});
         genie.server("/api/rbac-sync", body).await.ok();
@@ -211,7 +251,12 @@ both_stores!(
         let ada = genie.user("ada").await;
         let bob = genie.user("bob").await;
         for _ in 0..30 {
-            submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+            submit(
+                &genie,
+                &ada,
+                json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+            )
+            .await;
         }
         genie.settle().await;
         let damage = format!(
@@ -220,7 +265,12 @@ both_stores!(
         );
         genie.store.tamper(&damage).await;
         genie.restart().await;
-        let bobs = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        let bobs = submit(
+            &genie,
+            &bob,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         assert_eq!(genie.claim().await["jobId"], bobs.as_str());
         // The jobs of the other one are neither handed out nor asked for again and again.
         let claims = async || {

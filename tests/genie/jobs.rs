@@ -220,7 +220,7 @@ both_stores!(
     async |store: TestStore| {
         let (mut genie, ada) = start(store, 30_000).await;
         let bob = genie.user("bob").await;
-        let job = json!({"jobId": 4711, "operation": "strip_metadata"});
+        let job = json!({"jobId": 4711, "operation": "strip_metadata", "input_url": "http://a/b"});
         let first = ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
         assert_eq!(
             (first["jobId"].as_str(), first["bullJobId"].as_str()),
@@ -228,7 +228,7 @@ both_stores!(
         );
         let again = ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
         assert_eq!(again["id"], first["id"]);
-        let other = json!({"jobId": "4711", "operation": "thumbnail"});
+        let other = json!({"jobId": "4711", "operation": "thumbnail", "input_url": "http://a/b"});
         ada.post(&genie, "/api/queue/media", other)
             .await
             .refused(409, "job_exists");
@@ -289,7 +289,7 @@ both_stores!(
         let (genie, ada) = start(store, 30_000).await;
         // A name in the form of a UUID is a name, too.
         for name in ["post.7_final-2", "0192d4e0-7f3a-7c3b-8f4e-0123456789ab"] {
-            let job = json!({"jobId": name, "operation": "thumbnail"});
+            let job = json!({"jobId": name, "operation": "thumbnail", "input_url": "http://a/b"});
             let id = ada.post(&genie, "/api/queue/media", job).await.ok()["id"].clone();
             let id = id.as_str().unwrap();
             assert_ne!(id, name);
@@ -331,7 +331,7 @@ both_stores!(
         ada.submit_job(&genie).await;
         genie.claim().await;
         let later = genie.clock.now().plus_seconds(HOUR).rfc3339();
-        let delayed = json!({"operation": "thumbnail", "run_at": later});
+        let delayed = json!({"operation": "thumbnail", "input_url": "http://a/b", "run_at": later});
         ada.post(&genie, "/api/queue/media", delayed).await.ok();
         let mut waiting = vec![
             ada.submit_job(&genie).await,
@@ -399,7 +399,7 @@ both_stores!(
             .post(
                 &genie,
                 "/api/queue/media",
-                json!({"operation": "thumbnail", "run_at": soon}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b", "run_at": soon}),
             )
             .await
             .ok();
@@ -466,7 +466,7 @@ both_stores!(
     async |store: TestStore| {
         let (genie, ada) = start(store, 30_000).await;
         let text = "x".repeat(60 << 10);
-        let job = json!({"operation": "resize_image", "params": {"text": text}});
+        let job = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1, "text": text}});
         for _ in 0..20 {
             ada.post(&genie, "/api/queue/media", job.clone()).await.ok();
         }

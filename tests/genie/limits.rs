@@ -174,7 +174,7 @@ both_stores!(
         too_fast(bob.get(&genie, "/api/jobs").await);
         let me = bob.get(&genie, "/users/me").await;
         me.refused_by_identity(429, "REQUESTS_EXCEEDED");
-        let job = json!({"operation": "strip_metadata"});
+        let job = json!({"operation": "strip_metadata", "input_url": "http://a/b"});
         too_fast(bob.post(&genie, "/api/queue/media", job).await);
         ada.get(&genie, "/api/usage").await.ok();
         for _ in 0..10 {
@@ -350,7 +350,8 @@ both_stores!(
         genie.clock.advance_millis(until_then * 1000);
         let ada = genie.user("ada").await;
         let bob = genie.user("bob").await;
-        let submit = json!({"operation": "resize_image"});
+        let submit =
+            json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}});
         let mut queued = Vec::new();
         let refused = loop {
             let answer = ada.post(&genie, "/api/queue/media", submit.clone()).await;

@@ -50,7 +50,7 @@ async fn terminate(mut process: Child) {
 async fn some_requests(genie: &mut TestGenie) -> TestUser {
     let ada = genie.user("ada").await;
     assert_eq!(ada.get(genie, "/users/me").await.status, 200);
-    let job = json!({"operation": "thumbnail"});
+    let job = json!({"operation": "thumbnail", "input_url": "http://a/b"});
     ada.post(genie, "/api/queue/media", job).await.ok();
     assert_eq!(ada.get(genie, "/api/me/export").await.status, 200);
     genie

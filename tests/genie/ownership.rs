@@ -86,7 +86,8 @@ both_stores!(
             ("strip_metadata", "input_file_id", json!("a.jpg"), 404),
             ("strip_metadata", "input_file_id", json!(profile), 404),
             ("join_videos", "params.inputs", json!([own, hers]), 404),
-            ("join_videos", "params.inputs", json!([NOBODYS]), 404),
+            ("join_videos", "params.inputs", json!([NOBODYS]), 400),
+            ("join_videos", "params.inputs", json!([own, NOBODYS]), 404),
             ("join_videos", "params.inputs", json!(many), 400),
             (
                 "apply_watermark",
@@ -97,6 +98,9 @@ both_stores!(
             ("create_teaser", "params.watermark_file_id", json!("x"), 404),
         ] {
             let mut body = json!({"operation": operation, "params": {}});
+            if matches!(operation, "apply_watermark" | "create_teaser") {
+                body["input_url"] = json!("http://a/b");
+            }
             match field.strip_prefix("params.") {
                 Some(field) => body["params"][field] = value.clone(),
                 None => body[field] = value.clone(),
@@ -124,9 +128,9 @@ both_stores!(
             json!({"operation": "strip_metadata", "input_file_id": own}),
             json!({"operation": "strip_metadata", "input_file_id": upper}),
             json!({"operation": "join_videos", "params": {"inputs": [own, own]}}),
-            json!({"operation": "apply_watermark", "params": {"watermark_file_id": own}}),
+            json!({"operation": "apply_watermark", "input_url": "http://a/b", "params": {"watermark_file_id": own}}),
             // Of other operations these are parameters like all others.
-            json!({"operation": "strip_metadata", "params": {"watermark_file_id": hers}}),
+            json!({"operation": "strip_metadata", "input_url": "http://a/b", "params": {"watermark_file_id": hers}}),
         ] {
             bob.post(&genie, "/api/queue/media", body).await.ok();
         }
@@ -195,8 +199,9 @@ both_stores!(
         let [token] = bob.headers();
         let job = json!({"operation": "strip_metadata", "input_file_id": own});
         let (job, lease) = submit_and_claim(&genie, &bob, job).await;
+        let params = json!({"watermark_file_id": unnamed});
         let marked =
-            json!({"operation": "apply_watermark", "params": {"watermark_file_id": unnamed}});
+            json!({"operation": "apply_watermark", "input_url": "http://a/b", "params": params});
         let (marked, of_marked) = submit_and_claim(&genie, &bob, marked).await;
 
         let both = [("Genie-Job", job.as_str()), ("Genie-Lease", lease.as_str())];
@@ -270,7 +275,12 @@ both_stores!(
         let post = submit_and_claim(&genie, &bob, post).await;
         let video = json!({"operation": "download_video", "input_url": "https://x.com/v"});
         let video = submit_and_claim(&genie, &bob, video).await;
-        let plain = submit_and_claim(&genie, &bob, json!({"operation": "thumbnail"})).await;
+        let plain = submit_and_claim(
+            &genie,
+            &bob,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
 
         let profile = |id: &str| ("reveal", json!({"creatorProfileId": id}));
         let of = |route, platform: &str| (route, json!({"userId": bob.id, "platform": platform}));

@@ -51,7 +51,7 @@ both_stores!(
         let ada = genie.user("ada").await;
         let before = genie.readiness().await.ok();
         assert_eq!(stats(&genie, &[]).await, 0);
-        let job = json!({"operation": "resize_image", "params": {"width": 100}});
+        let job = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 100}});
         let queued = ada.post(&genie, "/api/queue/media", job).await;
         let position = queued.headers["Genie-Position"]
             .to_str()

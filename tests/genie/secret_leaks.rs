@@ -609,7 +609,7 @@ async fn work(story: &mut Story, ada: &Person) {
     let [params, result, failure, name, inside] =
         ["params", "result", "job_error", "file_name", "file"].map(|name| story.secrets.make(name));
     for _ in 0..2 {
-        let job = json!({"operation": "resize_image", "params": {"note": params}});
+        let job = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1, "note": params}});
         story.post("/api/queue/media", &ada.token, job, &[]).await;
     }
     for (end, body) in [

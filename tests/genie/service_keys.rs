@@ -433,7 +433,7 @@ both_stores!(
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
         let bob = genie.user("bob").await;
-        let job = json!({"operation": "resize_image", "params": {"width": 100}});
+        let job = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 100}});
         bob.post(&genie, "/api/queue/media", job).await.ok();
         let plain = Key::make(&genie, &admin, &["events:read"]).await;
         let personal = Key::make(&genie, &admin, &["events:read:personal"]).await;

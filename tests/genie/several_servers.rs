@@ -69,7 +69,7 @@ impl Two {
             .post(
                 &self.genie,
                 "/api/queue/media",
-                json!({"operation": "thumbnail"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b"}),
             )
             .await;
         let position = queued.headers["Genie-Position"]
@@ -382,7 +382,8 @@ async fn a_users_day_is_full_on_both_nodes() {
     genie.clock.advance_millis(until_noon * 1000);
     let ada = genie.user("ada").await;
     genie.launch_beside().await;
-    let job = json!({"operation": "resize_image"}); // one fact each, since no tier counts it
+    let job =
+        json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}}); // one fact each, since no tier counts it
     let mut refused = 0;
     for _ in 0..26 {
         let answer = ada.post(&genie, "/api/queue/media", job.clone()).await;

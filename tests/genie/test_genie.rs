@@ -584,7 +584,7 @@ impl TestUser {
 
     /// Queues a job and returns its id.
     pub async fn submit_job(&self, genie: &TestGenie) -> String {
-        let job = json!({"operation": "resize_image", "params": {"width": 100}});
+        let job = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 100}});
         self.post(genie, "/api/queue/media", job).await.ok()["jobId"]
             .as_str()
             .unwrap()

@@ -80,7 +80,7 @@ async fn no_crowd_passes_a_limit(genie: &TestGenie, user: &TestUser) {
         exactly
     );
     assert_eq!(used(genie, user, "taxonomy_ai_calls").await, LIMIT);
-    let job = json!({"operation": "create_teaser"});
+    let job = json!({"operation": "create_teaser", "input_url": "http://a/b"});
     assert_eq!(crowd(genie, user, "/api/queue/media", job).await, exactly);
     assert_eq!(used(genie, user, "ai_clip_ops").await, LIMIT);
     let queued = user.get(genie, "/api/jobs?limit=500").await.ok();
@@ -186,7 +186,7 @@ both_stores!(
         bob.post(
             &genie,
             "/api/queue/media",
-            json!({"operation": "thumbnail"}),
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
         )
         .await
         .ok();
@@ -305,7 +305,7 @@ both_stores!(
     async |store: TestStore| {
         let mut genie = with_tiers(store, &with_limits(&["ai_clip_ops"], 1)).await;
         let bob = bob(&mut genie).await;
-        let teaser = json!({"operation": "create_teaser"});
+        let teaser = json!({"operation": "create_teaser", "input_url": "http://a/b"});
         let job = bob
             .post(&genie, "/api/queue/media", teaser.clone())
             .await

@@ -259,7 +259,7 @@ impl Faults {
                 CommandKind::SubmitJob,
                 "/api/queue/media",
                 victim.by(),
-                json!({"operation": "thumbnail"}),
+                json!({"operation": "thumbnail", "input_url": "http://a/b"}),
             )
         };
         for warmed in 0..arena.nodes.len() {

@@ -153,7 +153,7 @@ def fill(invites):
     pool["invite"] += invites[6:]
     mine = Login.header()
     for n in range(7):
-        job = call("POST", "/api/queue/media", mine, json={"operation": "resize_image", "params": {"width": n + 1}})
+        job = call("POST", "/api/queue/media", mine, json={"operation": "resize_image", "input_url": "http://a/b", "params": {"width": n + 1}})
         pool["job"].append(job.json()["jobId"])
         profile = {"platform": "onlyfans", "platform_username": f"ada{n}", "credentials": {"password": "hunter2"}}
         kept = call("POST", "/api/credentials/create-profile", mine, json=profile).json()["id"]
@@ -187,7 +187,7 @@ def fail_jobs(count):
 
 def new_lease():
     """A job that a worker holds, and its lease."""
-    job = call("POST", "/api/queue/media", Login.header(), json={"operation": "resize_image"}).json()["jobId"]
+    job = call("POST", "/api/queue/media", Login.header(), json={"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}}).json()["jobId"]
     pool["job"].append(job)
     claim = {"queues": ["media-jobs"], "worker_id": "w", "wait_ms": 5000}
     claimed = call("POST", "/api/worker/claim", server, json=claim).json()["jobs"][0]

@@ -26,7 +26,7 @@ async function main() {
 
   const queued = await client.POST("/api/queue/media", {
     headers,
-    body: { operation: "resize_image", params: {} },
+    body: { operation: "resize_image", input_url: "https://example.com/a.jpg", params: { width: 100 } },
   });
   expect(queued.data, "queue", queued.error);
   const queue: "media-jobs" | "scrape-jobs" | "onboarding-jobs" = queued.data.queue;
