@@ -3,14 +3,19 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{ChildStdin, ChildStdout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     kind::MediaKind,
-    sandbox::{Tool, ToolError, ToolLimits, ToolNetwork, ToolOutput},
+    sandbox::{Tool, ToolError, ToolLimits, ToolNetwork},
 };
 
 /// The arguments of a call.
@@ -197,8 +202,65 @@ impl Workbench<'_> {
             }
         };
         let output = tool.run(&mut on_line, self.cancel.clone()).await?;
-        check(&output)?;
+        check(output.status, &output.stderr)?;
         Ok(reached)
+    }
+
+    /// Gives each frame that ffmpeg decodes to `on_frame`.
+    pub async fn read_frames(
+        &mut self,
+        decode: FfmpegArguments,
+        bytes: usize,
+        on_frame: &mut FrameWork<'_>,
+    ) -> Result<(), MediaFailure> {
+        let tool = self.tool(&self.programs.ffmpeg, decode.all(), self.limits);
+        let mut decoder = tool.start(Stdio::null()).await?;
+        let from = decoder.stdout();
+        let mut wrong = None;
+        let read = each_frame(from, None, bytes, on_frame, &mut wrong);
+        let (end, ()) = decoder.finish_with(read, self.cancel.clone()).await?;
+        wrong.map_or(Ok(()), Err)?;
+        check(end.status, &end.stderr)
+    }
+
+    /// Gives each frame that one ffmpeg decodes to `on_frame`, and what becomes of it to another ffmpeg.
+    pub async fn change_frames(
+        &mut self,
+        decode: FfmpegArguments,
+        encode: FfmpegArguments,
+        bytes: usize,
+        on_frame: &mut FrameWork<'_>,
+        stretch: Stretch,
+    ) -> Result<(), MediaFailure> {
+        let ffmpeg = &self.programs.ffmpeg;
+        let decoder = self.tool(ffmpeg, decode.all(), self.limits);
+        let encoder = self.tool(ffmpeg, encode.all(), self.limits);
+        let mut decoder = decoder.start(Stdio::null()).await?;
+        let mut encoder = encoder.start(Stdio::piped()).await?;
+        let (from, into) = (decoder.stdout(), encoder.stdin());
+        let told = encoder.stdout();
+        let mut wrong = None;
+        let changed = each_frame(from, into, bytes, on_frame, &mut wrong);
+        let progress = &mut *self.progress;
+        let watched = async {
+            let Some(told) = told else { return Ok(()) };
+            let mut lines = BufReader::new(told).lines();
+            while let Some(line) = lines.next_line().await? {
+                if let Some(seconds) = written_time(&line) {
+                    progress(stretch.at(seconds));
+                }
+            }
+            Ok(())
+        };
+        let (decoded, encoded) = tokio::join!(
+            decoder.finish_with(changed, self.cancel.clone()),
+            encoder.finish_with(watched, self.cancel.clone()),
+        );
+        wrong.map_or(Ok(()), Err)?;
+        let (encoded, ()) = encoded?;
+        let (decoded, ()) = decoded?;
+        check(decoded.status, &decoded.stderr)?;
+        check(encoded.status, &encoded.stderr)
     }
 
     /// Asks ffprobe about a file, as JSON.
@@ -209,7 +271,7 @@ impl Workbench<'_> {
         };
         let tool = self.tool(&self.programs.ffprobe, arguments::probe(kind, path), limits);
         let output = tool.run(&mut |_| {}, self.cancel.clone()).await?;
-        check(&output)?;
+        check(output.status, &output.stderr)?;
         if output.is_cut {
             return Err(MediaFailure::of_input(
                 "too_many_streams",
@@ -241,21 +303,51 @@ impl Workbench<'_> {
     }
 }
 
-fn check(output: &ToolOutput) -> Result<(), MediaFailure> {
-    if output.status.success() {
+/// What is done to each frame's bytes.
+pub type FrameWork<'a> = dyn FnMut(&mut [u8]) -> Result<(), MediaFailure> + Send + 'a;
+
+/// Reads frames of so many bytes to the end, and writes what becomes of them. A failure of the work ends it and is left in
+/// `wrong`; one of a program is told by its own end.
+async fn each_frame(
+    from: Option<ChildStdout>,
+    mut into: Option<ChildStdin>,
+    bytes: usize,
+    on_frame: &mut FrameWork<'_>,
+    wrong: &mut Option<MediaFailure>,
+) -> std::io::Result<()> {
+    let Some(mut from) = from else {
+        return Ok(());
+    };
+    let mut frame = vec![0; bytes];
+    while from.read_exact(&mut frame).await.is_ok() {
+        if let Err(failure) = on_frame(&mut frame) {
+            *wrong = Some(failure);
+            break;
+        }
+        if let Some(into) = &mut into
+            && into.write_all(&frame).await.is_err()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn check(status: ExitStatus, stderr: &str) -> Result<(), MediaFailure> {
+    if status.success() {
         return Ok(());
     }
-    tracing::debug!(stderr = output.stderr, "media worker: a tool failed");
-    if output.status.code().is_none() {
+    tracing::debug!(stderr, "media worker: a tool failed");
+    if status.code().is_none() {
         return Err(MediaFailure::of_input(
             "limits",
             "The work needs more memory or time than this worker allows; use a smaller file",
         ));
     }
-    if output.stderr.contains("No space left on device") {
+    if stderr.contains("No space left on device") {
         return Err(MediaFailure::of_worker("The worker's disk is full"));
     }
-    if output.stderr.contains("Cannot allocate memory") {
+    if stderr.contains("Cannot allocate memory") {
         return Err(MediaFailure::of_input(
             "limits",
             "The work needs more memory than this worker allows; use a smaller file",

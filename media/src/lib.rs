@@ -1,5 +1,6 @@
 //! The media worker. It claims jobs over the HTTP API, so it runs beside the server or elsewhere, and
-//! works on untrusted files in a sandbox. It knows no other crate of genie, no store and no rule.
+//! works on untrusted files in a sandbox. It knows no other crate of genie but the one of
+//! marks, no store and no rule.
 
 pub mod operations;
 pub mod worker;

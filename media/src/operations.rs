@@ -22,7 +22,7 @@ pub mod films;
 pub mod pictures;
 
 pub use params::{Params, WrongParams};
-pub use run::{MediaOutcome, OutputFile, run};
+pub use run::{FoundMark, MarkOrder, MediaOutcome, OutputFile, mark_invisibly, read_mark, run};
 
 use edits::{Crop, InvisibleMark, Resize, VisibleMark};
 use films::{Compression, Joining, Teaser, Transcoding, Trim};

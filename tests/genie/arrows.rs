@@ -46,7 +46,7 @@ fn crates_point_downwards_only() {
     assert_eq!(ours("events/log/Cargo.toml"), ["genie-events"]);
     assert_eq!(ours("events/Cargo.toml"), [""; 0]);
     // The worker talks to the server over HTTP alone.
-    assert_eq!(ours("media/Cargo.toml"), [""; 0]);
+    assert_eq!(ours("media/Cargo.toml"), ["genie-marks"]);
     // Marks are arithmetic on pixels.
     assert_eq!(ours("media/marks/Cargo.toml"), [""; 0]);
     // Torture talks to the server over HTTP and starts it as a child process.

@@ -39,6 +39,29 @@ impl FfmpegArguments {
         Self(global.split(' ').map(OsString::from).collect())
     }
 
+    /// Frames go to standard output instead of progress.
+    pub fn of_frames() -> Self {
+        let global = "-nostdin -hide_banner -loglevel error";
+        Self(global.split(' ').map(OsString::from).collect())
+    }
+
+    /// Frames without a container, of this format and size, from a file or from standard input.
+    pub fn raw_input(
+        self,
+        format: &str,
+        (width, height): (u32, u32),
+        rate: f64,
+        path: Option<&Path>,
+    ) -> Self {
+        let size = format!("{width}x{height}");
+        let rate = rate.to_string();
+        let path = path.map_or_else(|| OsString::from("pipe:0"), file);
+        self.options(["-protocol_whitelist", "file,pipe", "-f", "rawvideo"])
+            .options(["-pixel_format", format, "-video_size", &size])
+            .options(["-framerate", &rate, "-i"])
+            .options([path])
+    }
+
     /// `options` are those of this input.
     pub fn input(mut self, options: &[&str], kind: MediaKind, path: &Path) -> Self {
         self.0.extend(options.iter().map(OsString::from));
@@ -57,6 +80,11 @@ impl FfmpegArguments {
     pub fn output(self, muxer: &str, path: &Path) -> Self {
         let path = file(path);
         self.options(["-f", muxer]).options([path.as_os_str()])
+    }
+
+    /// Frames without a container, to standard output.
+    pub fn raw_output(self) -> Self {
+        self.options(["-f", "rawvideo", "pipe:1"])
     }
 
     pub(super) fn all(self) -> Vec<OsString> {

@@ -25,8 +25,12 @@ mod copy;
 mod cut;
 /// Makes films.
 mod film;
+/// Marks that eyes do not see.
+mod mark;
 /// Makes pictures.
 mod still;
+
+pub use mark::{FoundMark, MarkOrder, mark_invisibly, read_mark};
 
 /// The name of a file that becomes an output.
 const OUTPUT: &str = "output";
@@ -94,6 +98,12 @@ pub async fn run(
         limits,
     };
     let made = make(&mut bench, work).await?;
+    measured(&mut bench, made).await
+}
+
+/// Looks at what came out.
+async fn measured(bench: &mut Workbench<'_>, made: Made) -> Result<MediaOutcome, MediaFailure> {
+    let job = bench.job;
     let measured = match made.size {
         Some(size) => MediaMeasure {
             kind: made.kind,
@@ -150,8 +160,8 @@ async fn make(bench: &mut Workbench<'_>, work: &MediaWork) -> Result<Made, Media
         Edit::Thumbnail(thumbnail) => still::thumbnail(bench, thumbnail, keep).await,
         Edit::StripMetadata => copy::strip(bench).await,
         Edit::MarkInvisibly(_) => Err(MediaFailure::of_input(
-            "not_built",
-            "This worker makes no invisible marks",
+            "no_mark_key",
+            "This worker has no key for invisible marks",
         )),
     }
 }

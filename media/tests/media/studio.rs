@@ -140,7 +140,7 @@ pub struct Performed {
     _folder: TempDir,
 }
 
-fn programs() -> Programs {
+pub fn programs() -> Programs {
     Programs::find(&std::env::var_os("PATH").unwrap()).expect("scripts/test installs ffmpeg")
 }
 

@@ -19,6 +19,10 @@ use crate::{
 
 /// The quality of a film that was only to be changed otherwise.
 pub(super) const FINE: FilmRate = FilmRate::Crf(20);
+/// The frames a second of a film without an even rate, when its frames are worked on one by one.
+const UNEVEN_RATE: f64 = 30.0;
+/// About so many frames of a film are looked at for a mark.
+const READ_FRAMES: f64 = 30.0;
 /// VP9 counts its quality to 63, the others to 51.
 const VP9_CRF: (u32, u32) = (63, 51);
 
@@ -414,4 +418,77 @@ pub(super) async fn mark(
         more: Vec::new(),
     };
     write(bench, plan, Stretch::whole(film.duration)).await
+}
+
+/// The frames of a film as they are seen, in `yuv420p` or `gray`.
+fn frames(film: &Film, rate: f64, format: &str) -> (Size, FfmpegArguments) {
+    let (size, chain) = unsized_chain(film);
+    let graph = chain
+        .join(filters::finish(&film.colour))
+        .then(format!("fps={rate}"))
+        .then(format!("format={format}"))
+        .between(&pad(0, film), "v");
+    let graph = format!("{}{graph}", filters::SCALER);
+    let arguments = FfmpegArguments::of_frames()
+        .input(&[], film.kind, &film.path)
+        .options(["-filter_complex", &graph, "-map", "[v]"])
+        .raw_output();
+    (size, arguments)
+}
+
+fn pixels((width, height): Size) -> usize {
+    width as usize * height as usize
+}
+
+/// What is done to the luminance of each frame.
+pub(super) type LuminanceWork<'a> =
+    dyn FnMut(Size, &mut [u8]) -> Result<(), MediaFailure> + Send + 'a;
+
+/// Writes the film with what `work` makes of the luminance of its frames.
+pub(super) async fn through_frames(
+    bench: &mut Workbench<'_>,
+    keep_metadata: bool,
+    work: &mut LuminanceWork<'_>,
+) -> Result<Made, MediaFailure> {
+    let film = only(bench).await?;
+    let rate = film.rate.unwrap_or(UNEVEN_RATE);
+    let (size, decode) = frames(&film, rate, "yuv420p");
+    let target = FilmTarget::like(&film, FINE);
+    let path = bench.place(&format!("{OUTPUT}.{}", target.kind.ending()));
+    let plan = FilmPlan {
+        film: &film,
+        inputs: opened(&film).raw_input("yuv420p", size, rate, None),
+        graph: "[1:v]null[v]".into(),
+        sound: SoundSource::of(&film),
+        target,
+        is_even: true,
+        keep_metadata,
+        more: Vec::new(),
+    };
+    let luminance = pixels(size);
+    let mut on_frame = |frame: &mut [u8]| work(size, &mut frame[..luminance]);
+    let stretch = Stretch::whole(film.duration);
+    bench
+        .change_frames(
+            decode,
+            plan.arguments(&path),
+            luminance * 3 / 2,
+            &mut on_frame,
+            stretch,
+        )
+        .await?;
+    Ok(told_of_sound(Made::new(path, target.kind), &film))
+}
+
+/// Gives some frames, spread over the film, to `work`.
+pub(super) async fn read_frames(
+    bench: &mut Workbench<'_>,
+    work: &mut LuminanceWork<'_>,
+) -> Result<(), MediaFailure> {
+    let film = only(bench).await?;
+    let most = film.rate.unwrap_or(UNEVEN_RATE);
+    let rate = (READ_FRAMES / film.duration.max(0.04)).min(most);
+    let (size, decode) = frames(&film, rate, "gray");
+    let mut on_frame = |frame: &mut [u8]| work(size, frame);
+    bench.read_frames(decode, pixels(size), &mut on_frame).await
 }

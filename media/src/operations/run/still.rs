@@ -454,6 +454,70 @@ async fn frame(
     tell(path, target.kind, &Told::default())
 }
 
+/// The bytes of all pixels, plane by plane, the luminance first.
+async fn planes(
+    bench: &mut Workbench<'_>,
+    picture: &Picture,
+    format: &str,
+) -> Result<Vec<u8>, MediaFailure> {
+    let path = bench.place("pixels");
+    let graph = as_seen(picture, StillTarget::of(picture.kind))
+        .then("scale=out_color_matrix=bt601:out_range=pc")
+        .then(format!("format={format}"))
+        .between("0:v", "v");
+    let graph = format!("{}{graph}", filters::SCALER);
+    let arguments = opened(picture)
+        .options(["-filter_complex", &graph, "-map", "[v]", "-frames:v", "1"])
+        .output("rawvideo", &path);
+    bench.encode(arguments, Stretch::unseen()).await?;
+    Ok(std::fs::read(&path)?)
+}
+
+fn pixels((width, height): Size) -> usize {
+    width as usize * height as usize
+}
+
+/// Writes the picture with what `work` makes of its luminance.
+pub(super) async fn through_pixels(
+    bench: &mut Workbench<'_>,
+    keep_metadata: bool,
+    work: impl FnOnce(Size, &mut [u8]) -> Result<(), MediaFailure>,
+) -> Result<Made, MediaFailure> {
+    let picture = only(bench).await?;
+    let (format, rgb) = if picture.colour.has_alpha() {
+        ("yuva444p", "gbrap")
+    } else {
+        ("yuv444p", "gbrp")
+    };
+    let mut planes = planes(bench, &picture, format).await?;
+    let luminance = planes
+        .get_mut(..pixels(picture.size))
+        .ok_or_else(MediaFailure::damaged)?;
+    work(picture.size, luminance)?;
+    let path = bench.place("pixels");
+    std::fs::write(&path, planes)?;
+    let graph = Chain::default()
+        .then("scale=in_color_matrix=bt601:in_range=pc")
+        .then(format!("format={rgb}"));
+    let plan = StillPlan {
+        source: &picture,
+        inputs: FfmpegArguments::new().raw_input(format, picture.size, 1.0, Some(&path)),
+        graph: graph.between("0:v", "x"),
+        size: picture.size,
+        target: StillTarget::of(picture.kind),
+        keep_metadata,
+    };
+    write(bench, plan).await
+}
+
+/// The luminance of the job's picture.
+pub(super) async fn luminance(bench: &mut Workbench<'_>) -> Result<(Size, Vec<u8>), MediaFailure> {
+    let picture = only(bench).await?;
+    let mut planes = planes(bench, &picture, "yuv444p").await?;
+    planes.truncate(pixels(picture.size));
+    Ok((picture.size, planes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
