@@ -95,6 +95,11 @@ pub fn json(value: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
         .map_err(|error| ApiError::Internal(format!("an answer is no JSON: {error}")))
 }
 
+/// The bytes of a value as JSON.
+pub fn json_size(value: &impl Serialize) -> Result<usize, ApiError> {
+    json(value).map(|json| json.get().len())
+}
+
 /// An answer without fields of its own.
 #[derive(Serialize, ToSchema)]
 pub struct NoFields {}
