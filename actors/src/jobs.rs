@@ -48,7 +48,7 @@ pub use submissions::{
 
 use news::BoardNews;
 use operation_set::{ClaimScope, OperationSet};
-use queues::{JobNews, JobOffer, JobQueues, JobWait};
+use queues::{JobNews, JobOffer, JobQueues, JobTimes, JobWait};
 
 /// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
@@ -215,6 +215,9 @@ impl JobBoard {
             .filter_map(|step| board.see(step, now))
             .collect();
         drop(board);
+        steps
+            .iter()
+            .for_each(|step| self.0.news.tell_of_job(&step.job));
         for of_job in news {
             match of_job {
                 JobNews::Ready(operation) => self.0.news.tell([operation]),
@@ -269,6 +272,17 @@ impl JobBoard {
         next.map_or(LOOK, |at| {
             Duration::from_micros(at.0.saturating_sub(now.0).max(0) as u64)
         })
+    }
+
+    /// Ends when the log says something new of this job, from now on.
+    pub fn news_of_job(&self, job: JobId) -> impl Future<Output = ()> + Send + use<> {
+        self.0.news.of_job(job)
+    }
+
+    /// How long the jobs of each queue waited and ran, lately.
+    pub fn times(&self) -> Vec<(&'static str, JobTimes)> {
+        let now = self.0.log.clock().now();
+        self.lock().times(now)
     }
 
     /// The reason why a job waits, as far as this server's board knows.

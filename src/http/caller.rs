@@ -18,7 +18,7 @@ pub use authenticate::{
     ACCOUNT_WAIT, SECRET_HEADER, account_of, not_issued, still_administers, token,
 };
 mod look;
-pub use look::look_at_another_s;
+pub use look::{administers_another_s, look_at_another_s};
 
 /// A user in person: for everything that an administrator may not do in a user's name.
 pub struct UserCaller {

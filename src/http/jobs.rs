@@ -8,7 +8,10 @@ use actix_web::{
 };
 use genie_actors::{
     WriteError,
-    jobs::{ChangedJob, NewSubmission},
+    jobs::{
+        ChangedJob, NewSubmission,
+        queues::{JobTimes, TimeSpread},
+    },
 };
 use genie_events::{
     JobId, JobName, Refusal, RefusalKind, Timestamp, UserId, job::JobSpec, job_operation,
@@ -28,7 +31,9 @@ use crate::{
     app::App,
     http::{
         body::{Body, PatchBody},
-        caller::{ActingUser, NoScope, Operator, Somebody, look_at_another_s},
+        caller::{
+            ActingUser, NoScope, Operator, Somebody, administers_another_s, look_at_another_s,
+        },
         error::ApiError,
         idempotency::IdempotencyKey,
         input::{self, Query},
@@ -44,6 +49,7 @@ use crate::{
 /// Many jobs by one request.
 pub mod batch;
 mod named_files;
+pub mod stream;
 mod waiting;
 use waiting::{WaitsBecause, waits_because};
 
@@ -288,9 +294,43 @@ pub struct TaxonomyCache {
     misses: u64,
 }
 
+/// How long something took, in milliseconds. Both are null when `count` is 0.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+pub struct Durations {
+    count: u64,
+    /// Half took at most this long.
+    #[schema(required)]
+    p50_ms: Option<u64>,
+    /// 99 of 100 took at most this long.
+    #[schema(required)]
+    p99_ms: Option<u64>,
+}
+
+/// The jobs of a queue in the last 5 to 10 minutes, as the answering server saw them.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+pub struct QueueDurations {
+    /// From the moment at which a job might go until a worker had it.
+    wait: Durations,
+    /// From then until the worker said that it had done or failed.
+    run: Durations,
+}
+
+impl From<TimeSpread> for Durations {
+    fn from(spread: TimeSpread) -> Self {
+        let known = |figure| (spread.count > 0).then_some(figure);
+        Self {
+            count: spread.count,
+            p50_ms: known(spread.p50),
+            p99_ms: known(spread.p99),
+        }
+    }
+}
+
 #[derive(Clone, Serialize, ToSchema)]
 pub struct QueueStatsAnswer {
     stats: Stats,
+    /// By queue.
+    times: BTreeMap<&'static str, QueueDurations>,
     taxonomy_cache: TaxonomyCache,
 }
 
@@ -576,8 +616,16 @@ async fn count_jobs(app: &App) -> Result<QueueStatsAnswer, ApiError> {
         counts.add(stats);
         each.insert(*queue, counts);
     }
+    let durations = |times: JobTimes| QueueDurations {
+        wait: times.wait.into(),
+        run: times.run.into(),
+    };
+    let times = app.write.jobs.times().into_iter();
     Ok(QueueStatsAnswer {
         stats: Stats { all, each },
+        times: times
+            .map(|(queue, times)| (queue, durations(times)))
+            .collect(),
         taxonomy_cache: TaxonomyCache::default(),
     })
 }
@@ -674,41 +722,88 @@ pub async fn show(
     min_position: MinPosition,
     user: ActingUser,
     id: Path<String>,
+    Query(insight): Query<Insight>,
 ) -> Result<Answer<JobAnswer>, ApiError> {
     let caller = user.account.user;
     min_position.wait(&app, "jobs", Some(caller)).await?;
-    let row = find(&app, &user, &id).await?;
-    let lease = match row.status.as_str() {
-        "processing" => {
-            let leases = app.log.leases();
-            leases.get(LeaseKind::Job, &row.id.to_string()).await?
-        }
-        _ => None,
-    };
-    let progress = lease.and_then(|lease| lease.progress);
+    let (row, _) = find(&app, &user, &id, &insight).await?;
+    let progress = progress_of(&app, &row).await?;
     let because = waits_because(&app, &row);
     Ok(Answer(JobAnswer::new(&row, progress).waiting(because)))
 }
 
-/// The job that the caller means. Its name is shown to its owner only. An administrator's look at another user's
-/// job is a fact.
-async fn find(app: &App, user: &ActingUser, text: &str) -> Result<JobRow, ApiError> {
+/// The running worker's.
+async fn progress_of(app: &App, row: &JobRow) -> Result<Option<i64>, ApiError> {
+    if row.status != "processing" {
+        return Ok(None);
+    }
+    let leases = app.log.leases();
+    let lease = leases.get(LeaseKind::Job, &row.id.to_string()).await?;
+    Ok(lease.and_then(|lease| lease.progress))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Insight {
+    /// `true` shows an administrator `error`, `result` and `outputs` of another user's job, which are null without it.
+    /// That the caller read them is a fact (`access.personal_read`).
+    personal: Option<bool>,
+}
+
+/// How much of a job its reader sees.
+#[derive(Clone, Copy)]
+enum JobSight {
+    Own,
+    /// Of another's job: all but its name, which is its owner's.
+    Personal,
+    /// Of another's job: what is not personal.
+    Clear,
+}
+
+impl JobSight {
+    fn of(self, row: JobRow) -> JobRow {
+        match self {
+            Self::Own => row,
+            Self::Personal => JobRow { name: None, ..row },
+            Self::Clear => JobRow {
+                name: None,
+                error: None,
+                result: Value::Null,
+                outputs: Value::Null,
+                ..row
+            },
+        }
+    }
+}
+
+/// The job that the caller means. That an administrator reads what is personal of another user's job is a fact.
+async fn find(
+    app: &App,
+    user: &ActingUser,
+    text: &str,
+    insight: &Insight,
+) -> Result<(JobRow, JobSight), ApiError> {
     let caller = user.account.user;
     let now = app.log.clock().now();
     for job in meant(app, caller, text) {
-        let Some(mut row) = app.reads.jobs.get(&job, now).await? else {
+        let Some(row) = app.reads.jobs.get(&job, now).await? else {
             continue;
         };
         if row.user == caller {
-            return Ok(row);
+            return Ok((row, JobSight::Own));
         }
-        match look_at_another_s(app, &user.caller, caller, row.user, "job").await {
+        let is_personal = insight.personal.unwrap_or(false);
+        let (sight, looked) = if is_personal {
+            let look = look_at_another_s(app, &user.caller, caller, row.user, "job");
+            (JobSight::Personal, look.await)
+        } else {
+            let look = administers_another_s(app, &user.caller, caller, row.user, "job");
+            (JobSight::Clear, look.await)
+        };
+        match looked {
             Err(ApiError::NotFound(_)) => {}
             Err(error) => return Err(error),
-            Ok(()) => {
-                row.name = None;
-                return Ok(row);
-            }
+            Ok(()) => return Ok((sight.of(row), sight)),
         }
     }
     Err(ApiError::NotFound("job"))

@@ -95,6 +95,11 @@ pub fn json(value: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
         .map_err(|error| ApiError::Internal(format!("an answer is no JSON: {error}")))
 }
 
+/// The JSON of an answer, with the two flags.
+pub fn flagged_json(answer: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
+    json(&Flagged::new(answer))
+}
+
 /// The bytes of a value as JSON.
 pub fn json_size(value: &impl Serialize) -> Result<usize, ApiError> {
     json(value).map(|json| json.get().len())

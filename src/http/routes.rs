@@ -246,6 +246,7 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/jobs"                             ActingUser, jobs::list;
     GET    "/api/jobs/{id}"                        ActingUser, jobs::show;
     PATCH  "/api/jobs/{id}"                        ActingUser, jobs::reschedule;
+    GET    "/api/jobs/{id}/stream"                 ActingUser, jobs::stream::stream;
     POST   "/api/worker/claim"                     Server(WorksOnJobs), workers::claim;
     POST   "/api/worker/report"                    Server(WorksOnJobs), workers::bulk_report::report  .bulk();
     POST   "/api/worker/jobs/{id}/heartbeat"       Server(WorksOnJobs), workers::heartbeat;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fake_ollama::Step,
-    test_genie::{TestGenie, TestUser},
+    test_genie::{Events, TestGenie, TestUser},
     until::until,
 };
 
@@ -366,6 +366,171 @@ both_stores!(
         assert_eq!(
             (&job["attempt"], &job["result"]["caption"]),
             (&json!(2), &json!("Sun"))
+        );
+    }
+);
+
+both_stores!(a_job_can_be_watched_to_its_end, async |store: TestStore| {
+    let mut genie = TestGenie::start(store).await;
+    let ada = genie.user("ada").await;
+    let bob = genie.user("bob").await;
+    let job = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+    let path = format!("/api/jobs/{job}/stream");
+    let watch = |last: &'static str| {
+        let address = format!("{}{path}", genie.base);
+        genie
+            .http
+            .get(address)
+            .bearer_auth(&bob.token)
+            .header("Last-Event-ID", last)
+    };
+    let mut events = Events::open(watch("")).await;
+    let first = events.next().await.unwrap().data;
+    assert_eq!(
+        (&first["id"], &first["status"]),
+        (&json!(job), &json!("queued"))
+    );
+    let got = genie.claim().await;
+    let mut seen = vec![];
+    let mut until_seen = async |wanted: &dyn Fn(&Value) -> bool| loop {
+        let event = events.next().await.expect("the job has not ended");
+        seen.push(event.data.clone());
+        if wanted(&event.data) {
+            return event;
+        }
+    };
+    until_seen(&|job| job["status"] == "processing").await;
+    let beat = json!({"lease": got["lease"], "progress": 40});
+    genie
+        .server(&format!("/api/worker/jobs/{job}/heartbeat"), beat)
+        .await
+        .ok();
+    until_seen(&|job| job["progress"] == 40).await;
+    let done = json!({"lease": got["lease"], "result": {"width": 1}});
+    genie
+        .server(&format!("/api/worker/jobs/{job}/complete"), done)
+        .await
+        .ok();
+    let last = until_seen(&|job| job["status"] == "completed").await;
+    let shown = bob.get(&genie, &format!("/api/jobs/{job}")).await.ok();
+    assert_eq!((last.data, last.id.as_str()), (shown, "end"));
+    assert!(
+        events.next().await.is_none(),
+        "the stream ends with its job"
+    );
+    let repeated = seen.windows(2).any(|two| two[0] == two[1]);
+    assert!(!repeated, "only news are sent: {seen:?}");
+    let again = watch("end").send().await.unwrap();
+    assert_eq!(again.status(), 204, "a browser must not come back for ever");
+    ada.get(
+        &genie,
+        &format!("/api/jobs/{}/stream", got["lease"].as_str().unwrap()),
+    )
+    .await
+    .refused(404, "not_found");
+});
+
+both_stores!(
+    an_administrator_sees_what_is_personal_of_anothers_job_only_on_record,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let admin = genie.user("admin").await;
+        let bob = genie.user("bob").await;
+        let eve = genie.user("eve").await;
+        let job = json!({"operation": "thumbnail", "max_attempts": 1});
+        let failed = submit(&genie, &bob, job.clone()).await;
+        let got = genie.claim().await;
+        let failure = json!({"lease": got["lease"], "error": "bob's words"});
+        genie
+            .server(&format!("/api/worker/jobs/{failed}/fail"), failure)
+            .await
+            .ok();
+        let completed = submit(&genie, &bob, job).await;
+        let got = genie.claim().await;
+        let done = json!({"lease": got["lease"], "result": {"a": 1}, "outputs": [{"name": "n"}]});
+        genie
+            .server(&format!("/api/worker/jobs/{completed}/complete"), done)
+            .await
+            .ok();
+        genie.settle().await;
+        let looks = async || {
+            let feed = "/api/events?types=access.personal_read&limit=100";
+            let seen = admin.get(&genie, feed).await.ok();
+            seen["data"].as_array().unwrap().len()
+        };
+        let path = |job: &str, query: &str| format!("/api/jobs/{job}{query}");
+        let own = bob.get(&genie, &path(&completed, "")).await.ok();
+        for (job, status) in [(&failed, "failed"), (&completed, "completed")] {
+            let shown = admin.get(&genie, &path(job, "")).await.ok();
+            assert_eq!(shown["status"], status);
+            for field in ["error", "result", "outputs"] {
+                assert_eq!(shown[field], Value::Null, "{field}");
+            }
+        }
+        assert_eq!(looks().await, 0);
+        let shown = admin
+            .get(&genie, &path(&failed, "?personal=true"))
+            .await
+            .ok();
+        assert_eq!(shown["error"], "bob's words");
+        let shown = admin
+            .get(&genie, &path(&completed, "?personal=true"))
+            .await
+            .ok();
+        assert_eq!(
+            (&shown["result"], &shown["outputs"]),
+            (&own["result"], &own["outputs"])
+        );
+        assert_eq!(looks().await, 1, "one a minute");
+        let other = eve.get(&genie, &path(&failed, "?personal=true")).await;
+        other.refused(404, "not_found");
+    }
+);
+
+both_stores!(
+    statistics_tell_how_long_jobs_waited_and_ran,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let job = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        until_because(&genie, &ada, &job, "turn").await;
+        genie.clock.advance_millis(2000);
+        let got = genie.claim().await;
+        until("the claim is known", async || {
+            let times = genie
+                .send(Method::GET, "/api/queue/stats", &[], None)
+                .await
+                .ok();
+            (times["times"]["media-jobs"]["wait"]["count"] == 1).then_some(())
+        })
+        .await;
+        genie.clock.advance_millis(10_000);
+        let done = json!({"lease": got["lease"]});
+        genie
+            .server(&format!("/api/worker/jobs/{job}/complete"), done)
+            .await
+            .ok();
+        let times = until("the end is known", async || {
+            let mut stats = genie
+                .send(Method::GET, "/api/queue/stats", &[], None)
+                .await
+                .ok();
+            let times = stats["times"].take();
+            (times["media-jobs"]["run"]["count"] == 1).then_some(times)
+        })
+        .await;
+        let near = |figure: &Value, wanted: u64| {
+            assert!(
+                (wanted..wanted * 3 / 2).contains(&figure.as_u64().unwrap()),
+                "{figure}"
+            );
+        };
+        near(&times["media-jobs"]["wait"]["p99_ms"], 2000);
+        near(&times["media-jobs"]["run"]["p50_ms"], 10_000);
+        let nothing = json!({"count": 0, "p50_ms": null, "p99_ms": null});
+        assert_eq!(
+            times["scrape-jobs"],
+            json!({"wait": nothing, "run": nothing})
         );
     }
 );

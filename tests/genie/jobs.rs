@@ -533,6 +533,11 @@ both_stores!(
         for _ in 0..2 {
             assert_eq!(ada.get(&genie, &path).await.ok()["id"], json!(job));
         }
+        assert_eq!(looks().await, Vec::<Value>::new(), "nothing personal");
+        let personal = format!("{path}?personal=true");
+        for _ in 0..2 {
+            assert_eq!(ada.get(&genie, &personal).await.ok()["id"], json!(job));
+        }
         assert_eq!(looks().await, [json!(bob.id)], "one a minute");
     }
 );

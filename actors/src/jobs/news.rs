@@ -2,7 +2,14 @@
 //!
 //! A woken claim that leaves jobs behind wakes the next one, so no job waits while a claim for it does.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
 use futures_util::future::select_all;
+use genie_events::JobId;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::operation_set::{OperationNumber, OperationSet};
@@ -13,13 +20,19 @@ pub struct BoardNews {
     of_operation: Vec<Notify>,
     /// Something may come due sooner than was known.
     sooner: Notify,
+    /// The jobs that somebody watches. An entry without watchers is dropped when others are looked for.
+    watched: Mutex<HashMap<JobId, Weak<Notify>>>,
 }
+
+/// Jobs are looked through for those that nobody watches any longer when so many have come.
+const LOOKED_THROUGH: usize = 1024;
 
 impl BoardNews {
     pub fn new() -> Self {
         Self {
             of_operation: OperationNumber::all().map(|_| Notify::new()).collect(),
             sooner: Notify::new(),
+            watched: Mutex::default(),
         }
     }
 
@@ -57,5 +70,32 @@ impl BoardNews {
     /// Ends when something may come due sooner than was known.
     pub async fn sooner(&self) {
         self.sooner.notified().await;
+    }
+
+    /// Ends when the log says something new of this job, from now on.
+    pub fn of_job(&self, job: JobId) -> impl Future<Output = ()> + Send + use<> {
+        let mut watched = self.watched.lock();
+        if watched.len() >= LOOKED_THROUGH {
+            watched.retain(|_, watchers| watchers.strong_count() > 0);
+        }
+        let watchers = watched
+            .get(&job)
+            .and_then(Weak::upgrade)
+            .unwrap_or_default();
+        watched.insert(job, Arc::downgrade(&watchers));
+        drop(watched);
+        let news = watchers.notified_owned();
+        async move { news.await }
+    }
+
+    pub fn tell_of_job(&self, job: &JobId) {
+        let mut watched = self.watched.lock();
+        let Some(watchers) = watched.get(job) else {
+            return;
+        };
+        match watchers.upgrade() {
+            Some(watchers) => watchers.notify_waiters(),
+            None => _ = watched.remove(job),
+        }
     }
 }

@@ -10,9 +10,13 @@ use serde_json::Value;
 use super::operation_set::{ClaimScope, OperationNumber, OperationSet};
 
 mod line;
+mod times;
 mod workers;
 use line::{QueueLine, ReadyJob};
+use times::QueueTimes;
 use workers::KnownWorkers;
+
+pub use times::{JobTimes, TimeSpread};
 
 /// The first pause after which an owner that could not be asked is tried again. It doubles each time.
 const FIRST_PAUSE_MS: i64 = 250;
@@ -61,6 +65,8 @@ struct JobEntry {
     /// The number of the job's events that the board has seen.
     sequence: u64,
     place: JobPlace,
+    /// When the job came to wait for a worker, or its attempt began, if this board saw it.
+    since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +120,7 @@ pub struct JobQueues {
     /// Owners on hold, and until when.
     holds: BTreeSet<(Timestamp, UserId)>,
     workers: KnownWorkers,
+    times: QueueTimes,
 }
 
 impl JobQueues {
@@ -126,6 +133,7 @@ impl JobQueues {
             delayed: BTreeSet::new(),
             holds: BTreeSet::new(),
             workers: KnownWorkers::new(now),
+            times: QueueTimes::new(now),
         }
     }
 
@@ -146,6 +154,7 @@ impl JobQueues {
             submitted: row.submitted,
             sequence: row.state.sequence,
             place,
+            since: None,
         };
         self.enter(row.job, entry);
     }
@@ -168,6 +177,7 @@ impl JobQueues {
                     submitted: step.owner_seq,
                     sequence: step.sequence,
                     place: waiting_until(moment(step, "run_at")),
+                    since: Some(now),
                 };
                 self.enter(step.job, entry);
                 self.news_of(&step.job)
@@ -178,19 +188,40 @@ impl JobQueues {
                     JobPlace::Offered(operations) => operations,
                     _ => OperationSet::only(known.operation),
                 };
+                if let Some(since) = known.since {
+                    self.times.waited(line_of(known.operation), since, now);
+                }
                 self.change(step, now, |known| known.place = JobPlace::Running(does))
             }
-            "job.lapsed" | "job.failed" => match moment(step, "retry_at") {
-                Some(at) => self.change(step, now, |known| known.place = JobPlace::Delayed(at)),
-                None => self.forget(&step.job, now), // a retry's event has all that the board needs
-            },
+            "job.lapsed" | "job.failed" => {
+                if step.event_type == "job.failed" {
+                    self.note_run(&step.job, now);
+                }
+                match moment(step, "retry_at") {
+                    Some(at) => self.change(step, now, |known| known.place = JobPlace::Delayed(at)),
+                    None => self.forget(&step.job, now), // a retry's event has all that the board needs
+                }
+            }
             "job.released" => self.change(step, now, |known| known.place = JobPlace::Ready),
             "job.rescheduled" => self.change(step, now, |known| {
                 known.priority = number(step, "priority").unwrap_or(known.priority);
                 known.place = waiting_until(moment(step, "run_at"));
             }),
-            "job.completed" | "job.cancelled" => self.forget(&step.job, now),
+            "job.completed" => {
+                self.note_run(&step.job, now);
+                self.forget(&step.job, now)
+            }
+            "job.cancelled" => self.forget(&step.job, now),
             _ => None,
+        }
+    }
+
+    /// Notes how long the attempt ran that ends now.
+    fn note_run(&mut self, job: &JobId, now: Timestamp) {
+        if let Some(known) = self.jobs.get(job)
+            && let (JobPlace::Running(_), Some(since)) = (known.place, known.since)
+        {
+            self.times.ran(line_of(known.operation), since, now);
         }
     }
 
@@ -204,6 +235,7 @@ impl JobQueues {
         let mut entry = self.jobs.get(&step.job)?.clone();
         self.leave_place(&step.job, now);
         entry.sequence = step.sequence;
+        entry.since = Some(now);
         change(&mut entry);
         self.jobs.insert(step.job, entry);
         self.take_place(&step.job);
@@ -282,6 +314,7 @@ impl JobQueues {
         self.leave_place(job, now);
         if let Some(known) = self.jobs.get_mut(job) {
             known.place = place;
+            known.since = Some(now);
         }
         self.take_place(job);
     }
@@ -446,6 +479,12 @@ impl JobQueues {
     pub fn count(&self, queue: &str) -> usize {
         let line = QUEUES.iter().position(|name| *name == queue);
         line.map_or(0, |line| self.lines[line].count())
+    }
+
+    /// How long the jobs of each queue waited and ran, lately.
+    pub fn times(&mut self, now: Timestamp) -> Vec<(&'static str, JobTimes)> {
+        let of = |(line, queue): (usize, &'static str)| (queue, self.times.of(line, now));
+        QUEUES.into_iter().enumerate().map(of).collect()
     }
 
     /// The operations of a claim with which jobs wait now.

@@ -1,6 +1,6 @@
 //! The answers that handlers write piece by piece.
 
-use genie_events::{TurnId, chat::TurnMetrics};
+use genie_events::{JobId, TurnId, chat::TurnMetrics};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -17,6 +17,7 @@ use crate::http::{
         receive::{FileBody, FileForm},
         tus::{TusAnswer, TusChunk, TusCreated, TusShown},
     },
+    jobs::{JobAnswer, stream::JobEvents},
     response::RawAnswer,
     sse,
 };
@@ -99,6 +100,16 @@ impl Describe for TurnEvents {
     fn describe(operation: &mut Operation) {
         stream_of::<TurnStreamEvent>(operation, &turn());
         operation.header("Genie-Turn");
+    }
+}
+
+impl Describe for JobEvents {
+    fn describe(operation: &mut Operation) {
+        let job: JobId = "0192d4e1-15c2-7d09-9a41-5e6f708192a3".parse().unwrap();
+        let data =
+            json!({"jobId": job, "id": job, "status": "completed", "ok": true, "success": true});
+        let example = [sse::retry(), sse::event("end", &data)].concat();
+        stream_of::<JobAnswer>(operation, &example);
     }
 }
 

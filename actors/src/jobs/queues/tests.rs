@@ -335,3 +335,44 @@ fn no_worker_is_known_when_none_has_asked_for_such_jobs_for_a_minute() {
     assert_eq!(wait(&board, 3, 9000), JobWait::Turn { place: 1 });
     assert_eq!(board.0.wait(&job_id(2), NOW), None, "it runs");
 }
+
+#[test]
+fn the_times_of_waiting_and_running_are_told() {
+    let mut board = Board::new();
+    let thumbnail = json!({"operation": "thumbnail", "priority": 10});
+    let mut step = JobStep {
+        owner_seq: 1,
+        job: job_id(1),
+        user: user_id(1),
+        sequence: 1,
+        event_type: "job.submitted".into(),
+        clear: serde_json::from_value(thumbnail).unwrap(),
+    };
+    board.0.see(&step, at(1));
+    for (sequence, event_type, seconds) in [
+        (2, "job.claimed", 3),
+        (3, "job.released", 4),
+        (4, "job.claimed", 5),
+        (5, "job.completed", 15),
+    ] {
+        step.sequence = sequence;
+        step.event_type = event_type.into();
+        board.0.see(&step, at(seconds));
+    }
+    let times = board.0.times(at(20));
+    let of = |queue: &str| times.iter().find(|(name, _)| *name == queue).unwrap().1;
+    let media = of("media-jobs");
+    assert_eq!(
+        (
+            media.wait.count,
+            media.run.count,
+            of("scrape-jobs").wait.count
+        ),
+        (2, 1, 0)
+    );
+    assert!(
+        media.wait.p50.abs_diff(1000) < 20 && media.wait.p99.abs_diff(2000) < 20,
+        "{media:?}"
+    );
+    assert!(media.run.p99.abs_diff(10_000) < 100, "{media:?}");
+}
