@@ -1,8 +1,9 @@
-//! Tests that start real programs in the sandbox.
+//! Tests with real programs in the sandbox, and with real connections.
 
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
 mod operations;
+mod fetch;
 mod sandbox;
 mod studio;
