@@ -5,6 +5,7 @@ use std::sync::Arc;
 use genie_actors::WriteSide;
 use genie_events::Limits;
 use genie_log::{Election, Log};
+use genie_media::worker::WorkerWatch;
 use genie_projections::ReadSide;
 
 use crate::{
@@ -58,5 +59,7 @@ pub struct App {
     pub outages: Outages,
     pub streams: Streams,
     pub body_bytes: BodyBytes,
+    /// The media worker beside this server, if there is one.
+    pub worker: WorkerWatch,
     pub limits: Limits,
 }

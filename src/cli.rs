@@ -14,6 +14,9 @@ use crate::{
 
 pub mod output;
 pub mod runtime;
+mod worker;
+
+use worker::WorkerArguments;
 
 #[derive(Parser)]
 #[command(
@@ -29,7 +32,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start the server (the default)
-    Serve,
+    Serve {
+        /// Also work on media jobs, with a service key of its own
+        #[arg(long)]
+        with_worker: bool,
+    },
+    /// Work on the media jobs of a server, here or elsewhere
+    Worker(WorkerArguments),
     /// Print the configuration in force, secrets masked
     Config {
         /// Print the page of all settings instead: docs/operating/configuration.md
@@ -86,22 +95,25 @@ enum AuditCommand {
 /// Runs the command that the command line names.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let command = cli.command.unwrap_or(Command::Serve);
-    if matches!(command, Command::Serve) {
+    let command = cli.command.unwrap_or(Command::Serve { with_worker: false });
+    // They log. Other commands print.
+    let logs = matches!(command, Command::Serve { .. } | Command::Worker(_));
+    if logs {
         logging::choose(config::asks_for_json());
     }
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(wrong) => return fail(wrong),
     };
-    // The server logs these warnings, in the format of its log.
-    if !matches!(command, Command::Serve) {
+    // The log has these warnings in its own format.
+    if !logs {
         for warning in &config.unknown {
             eprintln!("genie: warning: {warning}");
         }
     }
     let done = match command {
-        Command::Serve => serve::run(config),
+        Command::Serve { with_worker } => serve::run(config, with_worker),
+        Command::Worker(options) => worker::run(&config, options),
         Command::Config { markdown } => {
             if markdown {
                 output::say(config::markdown::page().trim_end());

@@ -1,11 +1,12 @@
 //! The settings, read once and checked. They come from the environment and from `.env`, which the
 //! environment overrides. Only this file reads the environment.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
 use genie_actors::outbound::ProxyUse;
 use genie_events::InviteCode;
 use genie_log::store::Target;
+use genie_media::fetch::PrivateNetworks;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -84,6 +85,8 @@ pub struct Config {
     pub streams_in_all: usize,
     /// How old an answer of `/readyz` or `/api/queue/stats` may be.
     pub probe_age: Duration,
+    /// What a media worker of this process works with.
+    pub worker: WorkerConfig,
     pub job_lease: Duration,
     pub read_wait: Duration,
     /// How long a read without `Genie-Min-Position` waits for its caller's last write.
@@ -99,6 +102,50 @@ pub struct Config {
     /// One warning for each `GENIE_*` that is not a setting.
     pub unknown: Vec<String>,
     given: BTreeMap<String, String>,
+}
+
+/// The settings of the media worker.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// The server of a worker that runs alone.
+    pub url: String,
+    pub key: Option<SecretString>,
+    /// How many jobs run at once.
+    pub jobs: usize,
+    pub folder: PathBuf,
+    pub must_confine: bool,
+    pub private_networks: PrivateNetworks,
+    /// The folders of programs.
+    pub search_path: OsString,
+}
+
+impl WorkerConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let jobs = match read.number(settings::GENIE_WORKER_JOBS) as usize {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            jobs => jobs,
+        };
+        let data_dir = PathBuf::from(read.text(settings::GENIE_DATA_DIR));
+        Self {
+            url: read.url(settings::GENIE_WORKER_URL),
+            key: read.secret(
+                settings::GENIE_WORKER_KEY,
+                |key| key.starts_with("gk_"),
+                "must begin with gk_",
+            ),
+            jobs,
+            folder: read
+                .path(settings::GENIE_WORKER_DIR)
+                .unwrap_or_else(|| data_dir.join("worker")),
+            must_confine: read.is(settings::GENIE_SANDBOX, "require"),
+            private_networks: read.networks(settings::GENIE_PRIVATE_NETWORKS).into(),
+            search_path: read
+                .given
+                .get("PATH")
+                .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str)
+                .into(),
+        }
+    }
 }
 
 /// Why the configuration is refused. Each line names a setting.
@@ -215,6 +262,7 @@ impl Config {
             streams_per_user: read.number(settings::STREAMS_PER_USER) as usize,
             streams_in_all: read.number(settings::STREAMS_IN_ALL) as usize,
             probe_age: read.millis(settings::PROBE_AGE_MS),
+            worker: WorkerConfig::read(read),
             job_lease: read.millis(settings::GENIE_JOB_LEASE_MS),
             read_wait: read.millis(settings::GENIE_READ_WAIT_MS),
             own_writes_wait: read.millis(settings::GENIE_OWN_WRITES_WAIT_MS),

@@ -46,6 +46,8 @@ mod log_transfer;
 /// Starts logging.
 mod logging;
 /// The network of a client, by which clients are counted.
+/// The media worker of this process.
+mod media_worker;
 mod network;
 /// Checks an upload, and queues the job that imports it.
 mod onboarding;
@@ -81,5 +83,3 @@ mod streams;
 mod tier_limits;
 /// Limits the uploads that this server receives and checks at once.
 mod uploads;
-/// Checks that an uploaded ZIP is safe to unpack.
-mod zip_check;

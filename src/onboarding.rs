@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use actix_web::web::Data;
 use genie_actors::{CommandContext, WriteError, onboarding::QueuedUpload};
 use genie_events::file::NewFile;
+use genie_media::zip_check::{self, BadZip};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -14,7 +15,6 @@ use crate::{
     app::App,
     blobs::{BlobError, FoundFile, Upload},
     uploads::{UploadSlot, Uploads},
-    zip_check::{self, BadZip},
 };
 
 const MEDIA_TYPE: &str = "application/zip";
@@ -92,7 +92,7 @@ async fn look_through(uploads: &Uploads, upload: &Upload) -> Result<(), UploadEr
     };
     match reader.failure() {
         Some(error) => Err(error.into()), // the check saw too few bytes, so its result means nothing
-        None => Ok(judged?),
+        None => Ok(judged.map(drop)?),
     }
 }
 

@@ -15,6 +15,7 @@ use futures_util::poll;
 use genie_actors::{ModelSettings, WriteSettings, WriteSide};
 use genie_events::{InviteCode, Limits};
 use genie_log::{Clock, Election, Log, Opened};
+use genie_media::worker::WorkerWatch;
 use genie_projections::ReadSide;
 use serde_json::json;
 use tokio::{
@@ -48,6 +49,7 @@ use crate::{
     },
     keys::{self, server::Ring},
     logging,
+    media_worker::{Signals, WorkerBeside},
     outages::Outages,
     password_mail::PasswordMails,
     port, publish_heads,
@@ -66,7 +68,7 @@ const ACTOR_THREADS: usize = 2;
 const LAST_FACTS: Duration = Duration::from_secs(2);
 
 /// Runs the server of this process until a signal stops it.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(config: Config, with_worker: bool) -> Result<(), String> {
     logging::start(&config)?;
     for warning in &config.unknown {
         warn!("{warning}");
@@ -78,6 +80,7 @@ pub fn run(config: Config) -> Result<(), String> {
         say: Arc::new(output::say),
         listening: None,
         stop: None,
+        with_worker,
     };
     serve(config, Clock::system(), owner)
 }
@@ -112,6 +115,7 @@ impl Server {
             }),
             listening: Some(listening),
             stop: Some(stopped),
+            with_worker: false,
         };
         // An actix system is bound to one thread, so the server gets its own.
         thread::Builder::new()
@@ -170,6 +174,8 @@ struct ServerOwner {
     listening: Option<oneshot::Sender<SocketAddr>>,
     /// `None`: signals stop the server.
     stop: Option<oneshot::Receiver<Stop>>,
+    /// True: a media worker runs beside the server.
+    with_worker: bool,
 }
 
 fn serve(config: Config, clock: Clock, owner: ServerOwner) -> Result<(), String> {
@@ -259,6 +265,7 @@ async fn build(
         outages: Outages::default(),
         streams: Streams::new(config.streams_per_user, config.streams_in_all),
         body_bytes: BodyBytes::new(config.body_bytes_in_flight),
+        worker: WorkerWatch::default(),
         large_answers: ByteBudget::new(config.answer_bytes_in_flight),
         request_limits: start_request_limits(&config),
         config,
@@ -424,7 +431,7 @@ async fn start_erasing(eraser: &Eraser, election: &Election, say: &Say) -> Resul
     Ok(())
 }
 
-async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Result<(), String> {
+async fn listen(Built { app, first_invite }: Built, mut owner: ServerOwner) -> Result<(), String> {
     let app = Arc::new(app);
     let io = app.log.store().io().clone();
     io.spawn(put_refused_on_record(Arc::clone(&app)));
@@ -436,6 +443,11 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
+    let signals = owner.with_worker.then(Signals::listen).transpose()?;
+    let (stop, stopped) = oneshot::channel();
+    if signals.is_some() {
+        owner.stop = Some(stopped);
+    }
     let server = port::serve(&app, listeners, owner.stop.is_none()).map_err(not_listened)?;
     let commands = socket::server::serve(&app);
     let handle = server.handle();
@@ -453,6 +465,9 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     if let (Some(listening), Some(address)) = (owner.listening, addresses.first()) {
         let _ = listening.send(*address);
     }
+    let working = signals
+        .zip(addresses.first())
+        .map(|(signals, address)| io.spawn(work_beside(Arc::clone(&app), *address, signals, stop)));
     let told = owner
         .stop
         .map(|stop| actix_web::rt::spawn(stop_when_told(stop, handle)));
@@ -460,7 +475,11 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
         Poll::Ready(ended) => ended,
         Poll::Pending => server.await,
     };
-    let stopped = ended.map_err(|error| format!("the server stopped: {error}"));
+    let mut stopped = ended.map_err(|error| format!("the server stopped: {error}"));
+    if let Some(working) = working {
+        let worked = working.await.unwrap_or_else(|died| Err(died.to_string()));
+        stopped = stopped.and(worked);
+    }
     if let Some(told) = told
         && matches!(told.await, Ok(Stop::AtOnce))
     {
@@ -471,6 +490,41 @@ async fn listen(Built { app, first_invite }: Built, owner: ServerOwner) -> Resul
     }
     close(&app).await;
     stopped
+}
+
+/// Runs a media worker beside the server until a signal comes. The worker stops first, because it gives its jobs back to
+/// the server. A second signal is not waited for.
+async fn work_beside(
+    app: Arc<App>,
+    address: SocketAddr,
+    mut signals: Signals,
+    stop: oneshot::Sender<Stop>,
+) -> Result<(), String> {
+    let started = WorkerBeside::start(app, reachable(address)).await;
+    let worked = match started {
+        Ok(worker) => {
+            signals.next().await;
+            tokio::select! {
+                () = worker.stop() => {}
+                () = signals.next() => {}
+            }
+            Ok(())
+        }
+        Err(why) => Err(why),
+    };
+    let _ = stop.send(Stop::Gracefully); // fails when the server has ended by itself
+    worked
+}
+
+/// The address at which this machine reaches a server that listens on all addresses.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 async fn stop_when_told(stop: oneshot::Receiver<Stop>, server: ServerHandle) -> Stop {
@@ -497,13 +551,7 @@ async fn close(app: &App) {
 
 /// The first invite, with a command that uses it.
 fn first_invite_told(code: &str, address: SocketAddr) -> String {
-    let mut address = address;
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
+    let address = reachable(address);
     let body = json!({"email": "you@example.com", "password": "CHANGE-ME", "inviteCode": code});
     let body = body.to_string().replace('\'', r"'\''"); // quoted for the shell
     format!(

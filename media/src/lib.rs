@@ -12,3 +12,4 @@ pub mod probe;
 pub mod sandbox;
 
 pub mod fetch;
+pub mod zip_check;

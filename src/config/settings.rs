@@ -141,6 +141,12 @@ settings! {
     BODY_BYTES_IN_FLIGHT = number("134217728", (2_097_152, 1 << 40), "bytes", "bodies of requests that are not answered yet; routes without a caller have an eighth of their own; one more is 503");
     ANSWER_BYTES_IN_FLIGHT = number("134217728", (4_194_304, 1 << 40), "bytes", "answers of over 64 KiB that clients have not read yet; a read beyond is 503");
     PROBE_AGE_MS = number("1000", (0, 60_000), "milliseconds", "how old an answer of /readyz or /api/queue/stats may be; 0 makes one for every request");
+    GENIE_WORKER_URL = text("http://127.0.0.1:3001", "URL", "the server that `genie worker` works for");
+    GENIE_WORKER_KEY = secret("`gk_...`", "the service key of `genie worker`, with the scope `jobs:work`");
+    GENIE_WORKER_JOBS = number("0", (0, 1024), "jobs", "how many jobs a media worker runs at once; 0 is one for each core");
+    GENIE_WORKER_DIR = text("", "folder", "the media worker's own folder, for one worker alone; without it, GENIE_DATA_DIR/worker");
+    GENIE_SANDBOX = words("best", &["best", "require"], "`require` starts no media worker where the sandbox is less than full");
+    GENIE_PRIVATE_NETWORKS = text("", "networks such as `10.0.0.0/8`, separated by commas", "private and special networks that a job's `input_url` may lead into");
     GENIE_JOB_LEASE_MS = number("30000", (100, 3_600_000), "milliseconds", "how long a worker holds a job without a heartbeat");
     GENIE_READ_WAIT_MS = number("5000", (0, 60_000), "milliseconds", "how long a read waits for the position in Genie-Min-Position");
     GENIE_OWN_WRITES_WAIT_MS = number("1000", (0, 60_000), "milliseconds", "how long a read without Genie-Min-Position waits for its caller's last write");

@@ -10,6 +10,7 @@ use actix_web::{
 use genie_actors::WriteError;
 use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Scope};
 use genie_log::{LogError, merkle_proof::CantProve};
+use genie_media::zip_check::BadZip;
 use genie_projections::ReadError;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -25,7 +26,6 @@ use crate::{
     onboarding::UploadError,
     streams::TooManyStreams,
     uploads::NoUploadSlot,
-    zip_check::BadZip,
 };
 
 mod directus;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible};
 
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, body::BoxBody, web::Data};
 use genie_log::{head_signer::HeadSignerState, health::Trouble};
+use genie_media::worker::WorkerReport;
 use genie_projections::progress::ProjectionStatus;
 use serde::Serialize;
 use serde_json::Value;
@@ -62,6 +63,9 @@ pub struct Readiness {
     /// The state of the store's writes.
     #[schema(value_type = words::StoreState)]
     store: &'static str,
+    /// The media worker beside this server; null without one. Workers elsewhere are not known here.
+    #[schema(required)]
+    worker: Option<WorkerHealth>,
 }
 
 /// The job board. genie is ready without it: jobs are accepted, and other servers hand them out.
@@ -71,6 +75,25 @@ struct BoardHealth {
     state: &'static str,
     /// The number of jobs that a worker may claim now.
     waiting: usize,
+}
+
+/// The media worker of `genie serve --with-worker`. genie is ready without it: jobs wait.
+#[derive(Clone, Serialize, ToSchema)]
+struct WorkerHealth {
+    /// Programs that this machine lacks. Each takes operations with it.
+    missing_programs: Vec<&'static str>,
+    /// The operations that it asks for.
+    operations: Vec<&'static str>,
+    /// The number of jobs that it works on.
+    running: usize,
+    /// How far it can confine the programs that touch users' files.
+    #[schema(value_type = words::SandboxWord)]
+    sandbox: &'static str,
+    /// What the sandbox lacks to be full.
+    sandbox_lacks: Vec<String>,
+    /// `away`: its last claim was not answered.
+    #[schema(value_type = words::PartState)]
+    state: &'static str,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -255,11 +278,23 @@ async fn readiness(app: &App) -> Result<Readiness, Infallible> {
         ready: is_ready,
         sealing: sealing(app),
         store: trouble.map_or("ok", Trouble::as_str),
+        worker: app.worker.report().map(worker),
     })
 }
 
 fn state(is_well: bool) -> &'static str {
     if is_well { "ok" } else { "away" }
+}
+
+fn worker(report: WorkerReport) -> WorkerHealth {
+    WorkerHealth {
+        missing_programs: report.missing,
+        operations: report.operations.into_iter().collect(),
+        running: report.running,
+        sandbox: report.sandbox.level.as_str(),
+        sandbox_lacks: report.sandbox.missing,
+        state: state(report.is_connected),
+    }
 }
 
 async fn leader(app: &App) -> Option<Leader> {
@@ -383,6 +418,14 @@ mod tests {
                 state: "stopped",
             },
             store: "ok",
+            worker: Some(WorkerHealth {
+                missing_programs: vec!["yt-dlp"],
+                operations: vec!["onboarding_import"],
+                running: 1,
+                sandbox: "partial",
+                sandbox_lacks: vec!["rules".into()],
+                state: "ok",
+            }),
         }
     }
 
@@ -402,6 +445,7 @@ mod tests {
         let directus = r#""directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
         let projections = r#""projections":{"jobs":{"damaged_at":[7],"damaged_streams":1,"lag":2,"state":"left damaged streams behind"}},"ready":true"#;
         let sealing = r#""sealing":{"kept_outside":null,"lag":1,"reason":"r","signed":8,"state":"stopped"},"store":"ok""#;
+        let worker = r#""worker":{"missing_programs":["yt-dlp"],"operations":["onboarding_import"],"running":1,"sandbox":"partial","sandbox_lacks":["rules"],"state":"ok"}"#;
         let probe = |ready, is_whole| Probe {
             readiness: Readiness {
                 ready,
@@ -412,7 +456,7 @@ mod tests {
         assert_eq!(
             bytes(probe(true, true)).await,
             format!(
-                r#"{{"ok":true,"success":true,{board},{directus},{fields_before_log},"ollama":"away",{projections},{sealing}}}"#
+                r#"{{"ok":true,"success":true,{board},{directus},{fields_before_log},"ollama":"away",{projections},{sealing},{worker}}}"#
             )
         );
         let sorted = bytes(probe(false, true)).await;
@@ -430,7 +474,8 @@ mod tests {
             "{end}"
         );
         assert!(end.contains(r#""request_id":"","sealing":"#), "{end}");
-        assert!(end.ends_with(r#""store":"ok","success":false}"#), "{end}");
+        let last = format!(r#""store":"ok","success":false,{worker}}}"#);
+        assert!(end.ends_with(&last), "{end}");
         assert_eq!(
             bytes(probe(true, false)).await,
             r#"{"ok":true,"success":true,"ready":true}"#

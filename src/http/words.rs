@@ -177,6 +177,7 @@ words! {
     Mood = ["thinking", "focused", "idle", "error"];
     EventType = Event::all_types();
     CallerWord = CALLERS.map(CallerKind::as_str);
+    SandboxWord = ["full", "partial", "none"];
     PartState = ["ok", "away"];
     BoardState = ["starting", "ready", "away"];
     StoreState = ["ok", "away", "read-only", "full"];

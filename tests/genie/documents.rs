@@ -7,11 +7,12 @@ use std::{
 };
 
 /// The folders of the product's own sources.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "src",
     "actors/src",
     "events/src",
     "events/log/src",
+    "media/src",
     "projections/src",
 ];
 

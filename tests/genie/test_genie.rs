@@ -51,6 +51,8 @@ pub struct TestGenie {
     pub said: Vec<String>,
     settings: Vec<(&'static str, String)>,
     place: Place,
+    /// The arguments of the binary.
+    serve: &'static [&'static str],
     server: Option<Running>,
     admin: Option<TestUser>,
     /// A second server on the same store. Requests then alternate between the two.
@@ -198,6 +200,15 @@ impl TestGenie {
         genie
     }
 
+    /// The same, with a media worker beside the server.
+    pub async fn start_with_worker(store: TestStore, settings: &[(&'static str, String)]) -> Self {
+        let mut genie = Self::not_started(store, settings).await;
+        genie.place = Place::Process;
+        genie.serve = &["serve", "--with-worker"];
+        genie.launch().await;
+        genie
+    }
+
     /// Everything but the server, for commands and [`TestGenie::launch_again`].
     pub async fn not_started(store: TestStore, settings: &[(&'static str, String)]) -> Self {
         rustls::crypto::ring::default_provider()
@@ -217,6 +228,7 @@ impl TestGenie {
             said: vec![],
             settings: [identity::settings().await.as_slice(), settings].concat(),
             place: Place::Here,
+            serve: &["serve"],
             server: None,
             admin: None,
             beside: None,
@@ -320,7 +332,7 @@ impl TestGenie {
 
     async fn start_a_process(&self) -> Node {
         let mut process = self
-            .command(&["serve"])
+            .command(self.serve)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -41,14 +41,14 @@ impl GuardedProxy {
             .collect();
         let stop = CancellationToken::new();
         let refused = Arc::default();
-        let way = Way {
+        let access = ProxyAccess {
             guard,
             authorization: BASE64_STANDARD.encode(format!("{USER}:{password}")),
             refused: Arc::clone(&refused),
         };
         tokio::spawn(
             stop.clone()
-                .run_until_cancelled_owned(accept(listener, way)),
+                .run_until_cancelled_owned(accept(listener, access)),
         );
         Ok(Self {
             port,
@@ -75,24 +75,24 @@ impl GuardedProxy {
 
 /// What a connection needs.
 #[derive(Clone)]
-struct Way {
+struct ProxyAccess {
     guard: Guard,
     /// The name and the password, as they come.
     authorization: String,
     refused: Arc<Mutex<Option<FetchError>>>,
 }
 
-async fn accept(listener: TcpListener, way: Way) {
+async fn accept(listener: TcpListener, access: ProxyAccess) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut open = JoinSet::new();
     while let Ok(place) = Arc::clone(&free).acquire_owned().await {
         while open.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((client, _)) => {
-                let way = way.clone();
+                let access = access.clone();
                 open.spawn(async move {
                     let _place = place;
-                    let _ = serve(client, way).await; // a broken connection is the program's matter
+                    let _ = serve(client, access).await; // a broken connection is the program's matter
                 });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -100,16 +100,16 @@ async fn accept(listener: TcpListener, way: Way) {
     }
 }
 
-async fn serve(mut client: TcpStream, way: Way) -> std::io::Result<()> {
+async fn serve(mut client: TcpStream, access: ProxyAccess) -> std::io::Result<()> {
     let Ok(Ok((head, rest))) = timeout(HEAD_TIME, read_head(&mut client)).await else {
         return Ok(());
     };
-    let request = match Asked::read(&head, &way.authorization) {
+    let request = match ProxyRequest::read(&head, &access.authorization) {
         Ok(request) => request,
         Err(answer) => return client.write_all(answer.as_bytes()).await,
     };
     let reached = match request.url.host() {
-        Some(host) => way.guard.connect(&host, request.port()).await,
+        Some(host) => access.guard.connect(&host, request.port()).await,
         None => Err(FetchError::NotHttp),
     };
     let mut server = match reached {
@@ -119,7 +119,7 @@ async fn serve(mut client: TcpStream, way: Way) -> std::io::Result<()> {
                 FetchError::Private | FetchError::NotHttp => "403 Forbidden",
                 _ => "502 Bad Gateway",
             };
-            *way.refused.lock() = Some(error);
+            *access.refused.lock() = Some(error);
             return client.write_all(answer(status).as_bytes()).await;
         }
     };
@@ -157,14 +157,14 @@ async fn read_head(client: &mut TcpStream) -> std::io::Result<(Vec<u8>, Vec<u8>)
 }
 
 /// A request of the program.
-struct Asked {
+struct ProxyRequest {
     is_tunnel: bool,
     url: Url,
     /// The head for the server. Empty for a tunnel.
     head: Vec<u8>,
 }
 
-impl Asked {
+impl ProxyRequest {
     /// The error is the answer.
     fn read(head: &[u8], authorization: &str) -> Result<Self, String> {
         let bad = || answer("400 Bad Request");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_multipart::{Field, Multipart, MultipartError};
 use futures_util::{Stream, StreamExt};
+use genie_media::zip_check::{BadZip, MAGIC};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -12,7 +13,6 @@ use super::FORM;
 use crate::{
     blobs::{FoundFile, Upload},
     http::{error::ApiError, idempotency::BodyHash},
-    zip_check::{BadZip, MAGIC},
 };
 
 /// The longest wait for the next bytes.

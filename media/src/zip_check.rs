@@ -1,5 +1,6 @@
-//! Checks that an uploaded file is a ZIP that is safe to unpack: a worker that unpacks it must stay
-//! within its folder, its disk and its time. No statement of the file is believed without a check.
+//! Checks that an uploaded file is a ZIP that is safe to unpack: whoever unpacks it must stay
+//! within its folder, its disk and its time. No statement of the file is believed without a check. The server
+//! checks an upload before it queues the import, and the worker before it imports.
 //!
 //! The checks:
 //! - The file begins with an entry and ends with a directory (APPNOTE 6.3.10, section 4.3).
@@ -15,12 +16,15 @@
 //! - Each entry is unpacked, to nowhere, and must have the stated length and checksum. So none can
 //!   unpack to more than it states.
 
+use std::collections::BTreeMap;
+
 use deflate64::Deflate64Decoder;
 use flate2::read::DeflateDecoder;
 use rawzip::{
     CompressionMethod, CreatorSystem, Error, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE,
     ReaderAt, ZipArchive, ZipArchiveEntryWayfinder, ZipFileHeaderRecord,
 };
+use serde::Serialize;
 
 /// The first bytes of an archive's first entry.
 pub const MAGIC: [u8; 4] = *b"PK\x03\x04";
@@ -101,9 +105,79 @@ struct Entry {
     method: CompressionMethod,
 }
 
-/// Checks a file of `size` bytes. When `reader` fails, the result is some refusal, so the caller
-/// asks the reader for its failure first.
-pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
+/// What an archive holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ZipContents {
+    pub files: u64,
+    pub folders: u64,
+    /// Unpacked.
+    pub bytes: u64,
+    /// By what their names end in.
+    pub kinds: BTreeMap<ContentKind, KindCount>,
+}
+
+/// Files of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct KindCount {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// A kind of files, as their names tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContentKind {
+    Archives,
+    Data,
+    Documents,
+    Films,
+    Other,
+    Pages,
+    Pictures,
+    Sounds,
+}
+
+impl ContentKind {
+    fn of(path: &[u8]) -> Self {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        // Macs keep a second file beside each, with the first one's ending.
+        if name.starts_with(b"._") {
+            return Self::Other;
+        }
+        let Some(dot) = name.iter().rposition(|byte| *byte == b'.') else {
+            return Self::Other;
+        };
+        match name[dot + 1..].to_ascii_lowercase().as_slice() {
+            b"zip" | b"gz" | b"tgz" | b"tar" | b"7z" | b"rar" => Self::Archives,
+            b"json" | b"jsonl" | b"ndjson" | b"csv" | b"tsv" | b"xml" => Self::Data,
+            b"txt" | b"md" | b"pdf" | b"doc" | b"docx" | b"rtf" | b"odt" => Self::Documents,
+            b"mp4" | b"m4v" | b"mov" | b"webm" | b"mkv" | b"avi" | b"mpg" | b"mpeg" => Self::Films,
+            b"htm" | b"html" => Self::Pages,
+            b"jpg" | b"jpeg" | b"png" | b"gif" | b"webp" | b"avif" | b"heic" | b"bmp" | b"tif"
+            | b"tiff" => Self::Pictures,
+            b"mp3" | b"m4a" | b"aac" | b"ogg" | b"opus" | b"wav" | b"flac" => Self::Sounds,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl ZipContents {
+    fn add(&mut self, path: &[u8], bytes: u64) {
+        if path.ends_with(b"/") {
+            self.folders += 1;
+            return;
+        }
+        self.files += 1;
+        self.bytes += bytes;
+        let kind = self.kinds.entry(ContentKind::of(path)).or_default();
+        kind.files += 1;
+        kind.bytes += bytes;
+    }
+}
+
+/// Checks a file of `size` bytes, and tells what it holds. When `reader` fails, the result is some refusal, so the
+/// caller asks the reader for its failure first.
+pub fn check(reader: impl ReaderAt, size: u64) -> Result<ZipContents, BadZip> {
     let mut magic = [0; MAGIC.len()];
     reader
         .read_exact_at(&mut magic, 0)
@@ -116,7 +190,7 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
     let archive = locator
         .locate_in_reader(reader, &mut buffer, size)
         .map_err(|(_, error)| error)?;
-    let mut entries = entries(&archive, &mut buffer, size)?;
+    let (mut entries, contents) = entries(&archive, &mut buffer, size)?;
     // In the order of the file, so that it is read once from beginning to end.
     entries.sort_unstable_by_key(|entry| entry.at);
     let mut end_before = 0;
@@ -128,7 +202,7 @@ pub fn check(reader: impl ReaderAt, size: u64) -> Result<(), BadZip> {
         end_before = end;
         unpack(&archive, entry, &mut buffer)?.map_err(|why| why.at(entry.number))?;
     }
-    Ok(())
+    Ok(contents)
 }
 
 /// The entries of the directory, checked by the directory alone.
@@ -136,10 +210,10 @@ fn entries(
     archive: &ZipArchive<impl ReaderAt>,
     buffer: &mut [u8],
     size: u64,
-) -> Result<Vec<Entry>, BadZip> {
+) -> Result<(Vec<Entry>, ZipContents), BadZip> {
     let mut entries = Vec::new();
+    let mut contents = ZipContents::default();
     let mut unpacked = 0_u64;
-    let mut has_files = false;
     let mut listed = archive.entries(buffer);
     while let Some(record) = listed.next_entry()? {
         if entries.len() == MAX_ENTRIES {
@@ -149,7 +223,7 @@ fn entries(
         let name = record.file_path().as_bytes().to_vec();
         let path = slashed(&name);
         judge(&record, &path).map_err(|why| why.at(number))?;
-        has_files |= !path.ends_with(b"/");
+        contents.add(&path, record.uncompressed_size_hint());
         unpacked = unpacked.saturating_add(record.uncompressed_size_hint());
         if unpacked > MAX_UNPACKED || unpacked > size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED)
         {
@@ -163,8 +237,8 @@ fn entries(
             method: record.compression_method(),
         });
     }
-    if has_files {
-        Ok(entries)
+    if contents.files > 0 {
+        Ok((entries, contents))
     } else {
         Err(BadZip::Empty)
     }

@@ -27,7 +27,7 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn judged(archive: &[u8]) -> Result<(), BadZip> {
-    check(archive, archive.len() as u64)
+    check(archive, archive.len() as u64).map(drop)
 }
 
 /// The offsets of the directory's records.
@@ -313,4 +313,26 @@ proptest! {
         }
         let _ = judged(&changed);
     }
+}
+
+#[test]
+fn the_contents_are_counted_by_kind() {
+    let archive = zip(&[
+        ("posts/", b""),
+        ("posts/1.JSON", b"{}"),
+        ("media/a.b.jpg", b"12345"),
+        ("media/._a.jpg", b"x"),
+        ("media\\film.mp4", b"123"),
+        ("README", b"1"),
+    ]);
+    let contents = check(&archive[..], archive.len() as u64).unwrap();
+    assert_eq!(
+        serde_json::to_value(&contents).unwrap(),
+        serde_json::json!({"files": 5, "folders": 1, "bytes": 12, "kinds": {
+            "data": {"files": 1, "bytes": 2},
+            "films": {"files": 1, "bytes": 3},
+            "other": {"files": 2, "bytes": 2},
+            "pictures": {"files": 1, "bytes": 5},
+        }})
+    );
 }

@@ -1,0 +1,241 @@
+//! The media worker as a process of the real binary: it imports, it reads pages with yt-dlp, it is cancelled, stopped and
+//! killed.
+
+use std::time::{Duration, Instant};
+
+use genie_log::testing::{TestStore, both_stores};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    process::Child,
+};
+
+use crate::{
+    onboarding::{two, upload, zip},
+    test_genie::{TestGenie, TestUser},
+    until::{until, until_within},
+};
+
+/// A page that answers when the test lets it.
+struct Page {
+    listener: TcpListener,
+}
+
+impl Page {
+    async fn open() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { listener }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/film.mp4", self.listener.local_addr().unwrap())
+    }
+
+    /// The next request, with its head read.
+    async fn asked(&self) -> TcpStream {
+        let asked = tokio::time::timeout(Duration::from_secs(60), self.listener.accept());
+        let (mut client, _) = asked.await.expect("yt-dlp asks for the page").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        client
+    }
+
+    /// Answers all requests from now on.
+    fn answer(self) {
+        tokio::spawn(async move {
+            loop {
+                let mut client = self.asked().await;
+                let film = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: video/mp4\r\nContent-Length: 8\r\n\r\n\0\0\0\x08ftyp";
+                let _ = client.write_all(film.as_bytes()).await; // yt-dlp may have seen enough
+            }
+        });
+    }
+}
+
+/// Waits until the other side is gone, and returns how long that took.
+async fn gone(client: &mut TcpStream, since: Instant) -> Duration {
+    let mut rest = Vec::new();
+    let _ = client.read_to_end(&mut rest).await; // a reset is an end, too
+    since.elapsed()
+}
+
+async fn worker(genie: &TestGenie, key: &str) -> Child {
+    let base = genie.base.clone();
+    let mut command = genie.command(&["worker", "--url", &base]);
+    command
+        .env("GENIE_WORKER_KEY", key)
+        .env("GENIE_PRIVATE_NETWORKS", "127.0.0.1")
+        .env("GENIE_WORKER_JOBS", "2")
+        .env("GENIE_LOG", "info");
+    command.spawn().unwrap()
+}
+
+async fn key(genie: &TestGenie, admin: &TestUser) -> String {
+    let wanted = json!({"name": "worker", "scopes": ["jobs:work"]});
+    let made = admin
+        .post(genie, "/api/admin/service-keys", wanted)
+        .await
+        .ok();
+    made["key"].as_str().unwrap().to_owned()
+}
+
+async fn look_at(genie: &TestGenie, user: &TestUser, url: &str) -> String {
+    let job = json!({"operation": "ytdlp_info", "input_url": url});
+    let queued = user.post(genie, "/api/queue/media", job).await.ok();
+    queued["jobId"].as_str().unwrap().to_owned()
+}
+
+async fn job(genie: &TestGenie, user: &TestUser, id: &str) -> Value {
+    user.get(genie, &format!("/api/jobs/{id}")).await.ok()
+}
+
+/// The job when it has this status.
+async fn ended(genie: &TestGenie, user: &TestUser, id: &str, status: &str) -> Value {
+    until_within(Duration::from_secs(60), "the job ends", async || {
+        let job = job(genie, user, id).await;
+        (job["status"] == status).then_some(job)
+    })
+    .await
+}
+
+/// The facts of all jobs of this type.
+async fn facts(genie: &TestGenie, kind: &str) -> usize {
+    let path = format!("/api/events?types={kind}");
+    let headers = [("X-RBAC-SYNC-SECRET", crate::test_genie::SECRET.to_owned())];
+    let page = genie
+        .send(reqwest::Method::GET, &path, &headers, None)
+        .await;
+    page.ok()["data"].as_array().unwrap().len()
+}
+
+both_stores!(
+    an_upload_is_imported_by_the_worker_beside_the_server,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start_with_worker(store, &[]).await;
+        let (admin, ada) = two(&mut genie).await;
+        let queued = upload(&genie, &ada, &zip("posts/1.json", b"{}")).await.ok();
+        let id = queued["jobId"].as_str().unwrap();
+        let job = ended(&genie, &ada, id, "completed").await;
+        assert_eq!(
+            job["result"]["found"],
+            json!({"files": 1, "folders": 0, "bytes": 2, "kinds": {"data": {"files": 1, "bytes": 2}}})
+        );
+        assert_eq!(job["attempt"], 1);
+        until("the upload is imported", async || {
+            let state = ada.get(&genie, "/api/onboarding/state").await.ok();
+            (state["state"] == "COMPLETE").then_some(())
+        })
+        .await;
+        let worker = genie.readiness().await.ok()["worker"].take();
+        assert_eq!(
+            (
+                &worker["sandbox"],
+                &worker["sandbox_lacks"],
+                &worker["state"]
+            ),
+            (&json!("full"), &json!([]), &json!("ok"))
+        );
+        let operations = worker["operations"].as_array().unwrap();
+        assert!(operations.contains(&json!("onboarding_import")));
+        let left = genie.store.folder().join("worker/jobs");
+        assert_eq!(std::fs::read_dir(left).unwrap().count(), 0, "files of jobs");
+        // Its key ends with it.
+        assert!(genie.terminate().await);
+        genie.launch_again().await;
+        let keys = until("the keys are listed", async || {
+            let keys = admin.get(&genie, "/api/admin/service-keys").await.ok();
+            let keys = keys["data"].as_array().unwrap().clone();
+            (keys.len() == 2).then_some(keys)
+        })
+        .await;
+        let live = keys.iter().filter(|key| key["revoked_at"].is_null());
+        assert_eq!(live.count(), 1, "{keys:?}");
+    }
+);
+
+both_stores!(
+    a_killed_workers_job_ends_exactly_once,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let page = Page::open().await;
+        let mut first = worker(&genie, &key).await;
+        let id = look_at(&genie, &ada, &page.url()).await;
+        let mut client = page.asked().await;
+        let killed = Instant::now();
+        first.kill().await.unwrap(); // SIGKILL
+        // yt-dlp dies with its worker.
+        let took = gone(&mut client, killed).await;
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        page.answer();
+        let _second = worker(&genie, &key).await;
+        genie.clock.advance_millis(31_000);
+        let job = ended(&genie, &ada, &id, "completed").await;
+        assert_eq!(
+            (&job["attempt"], &job["result"]["title"]),
+            (&json!(2), &json!("film"))
+        );
+        assert_eq!(facts(&genie, "job.completed").await, 1);
+    }
+);
+
+both_stores!(
+    cancelling_a_job_kills_its_program,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let page = Page::open().await;
+        let _worker = worker(&genie, &key).await;
+        let id = look_at(&genie, &ada, &page.url()).await;
+        let mut client = page.asked().await;
+        let cancelled = Instant::now();
+        let cancel = format!("/api/queue/cancel/{id}");
+        ada.post(&genie, &cancel, json!({})).await.ok();
+        let took = gone(&mut client, cancelled).await;
+        println!("the program ended {took:?} after the request to cancel");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(job(&genie, &ada, &id).await["status"], "cancelled");
+    }
+);
+
+both_stores!(
+    a_page_in_a_private_network_is_not_opened,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let base = genie.base.clone();
+        let mut command = genie.command(&["worker", "--url", &base]);
+        let _worker = command.env("GENIE_WORKER_KEY", &key).spawn().unwrap();
+        let page = Page::open().await;
+        let port = page.listener.local_addr().unwrap().port();
+        let id = look_at(&genie, &ada, &format!("http://localhost:{port}/film.mp4")).await;
+        let job = ended(&genie, &ada, &id, "failed").await;
+        let error = job["error"].as_str().unwrap();
+        assert!(error.contains("private or special network"), "{error}");
+        assert_eq!(job["attempt"], 1, "another attempt would end the same");
+        let asked = tokio::time::timeout(Duration::from_millis(1), page.listener.accept()).await;
+        assert!(asked.is_err(), "no connection was made");
+    }
+);
+
+both_stores!(
+    a_worker_with_a_wrong_key_or_none_says_so,
+    async |store: TestStore| {
+        let genie = TestGenie::start(store).await;
+        let base = genie.base.clone();
+        let none = genie
+            .command(&["worker", "--url", &base])
+            .output()
+            .await
+            .unwrap();
+        assert!(!none.status.success());
+        let told = String::from_utf8_lossy(&none.stderr).into_owned();
+        assert!(told.contains("GENIE_WORKER_KEY"), "{told}");
+    }
+);
