@@ -33,6 +33,8 @@ pub fn settings(config: &Config, server: String, key: SecretString) -> WorkerSet
         name: format!("genie-worker-{}", std::process::id()),
         folder: worker.folder.clone(),
         jobs: worker.jobs,
+        min_free: config.files_min_free,
+        max_input: config.file_max_bytes,
         must_confine: worker.must_confine,
         networks: worker.private_networks.clone(),
         search_path: worker.search_path.clone(),

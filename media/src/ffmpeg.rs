@@ -133,7 +133,7 @@ pub struct Workbench<'a> {
     pub programs: &'a Programs,
     pub job: &'a JobFolder,
     /// From 0 to 1.
-    pub progress: &'a mut (dyn FnMut(f64) + Send),
+    pub progress: &'a mut (dyn FnMut(f64) + Send + Sync),
     pub cancel: CancellationToken,
     pub limits: ToolLimits,
 }

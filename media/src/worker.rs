@@ -41,8 +41,6 @@ use folders::JobFolders;
 use programs::MediaPrograms;
 use server::{JobServer, ServerError, WorkerJob};
 
-/// Jobs are asked for below this much free space on the disk of their folders, in bytes.
-const MIN_FREE: u64 = 2 << 30;
 /// The wait when the disk is full, and when the server is away.
 const REST: Duration = Duration::from_secs(2);
 /// How long unfinished jobs may take to be given back at the end.
@@ -61,6 +59,10 @@ pub struct WorkerSettings {
     pub folder: PathBuf,
     /// How many jobs run at once.
     pub jobs: usize,
+    /// No job is claimed while the disk of the folder has less free space, in bytes.
+    pub min_free: u64,
+    /// The largest file that is worked on, in bytes.
+    pub max_input: u64,
     /// True: it does not work when the sandbox is less than full.
     pub must_confine: bool,
     /// Networks of special use that users' addresses may lead into.
@@ -113,6 +115,8 @@ struct WorkerParts {
     guard: Guard,
     folders: JobFolders,
     watched: Arc<WatchedWorker>,
+    min_free: u64,
+    max_input: u64,
 }
 
 /// A worker that is ready to claim.
@@ -163,6 +167,8 @@ impl Worker {
             guard: Guard::new(settings.networks)?,
             folders: JobFolders::open(&settings.folder)?,
             watched: Arc::clone(&watched),
+            min_free: settings.min_free,
+            max_input: settings.max_input,
         };
         *watch.0.lock() = Some(watched);
         Ok(Self {
@@ -222,7 +228,7 @@ impl Worker {
                 .shared
                 .folders
                 .free()
-                .is_some_and(|free| free < MIN_FREE)
+                .is_some_and(|free| free < self.shared.min_free)
             {
                 if !was_full {
                     error!("media worker: disk is nearly full; no job is claimed");

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     onboarding::{two, upload, zip},
-    test_genie::{TestGenie, TestUser},
+    test_genie::{TestGenie, TestUser, answer},
     until::{until, until_within},
 };
 
@@ -237,5 +237,70 @@ both_stores!(
         assert!(!none.status.success());
         let told = String::from_utf8_lossy(&none.stderr).into_owned();
         assert!(told.contains("GENIE_WORKER_KEY"), "{told}");
+    }
+);
+
+/// A picture, made by ffmpeg's own source.
+async fn picture(genie: &TestGenie) -> Vec<u8> {
+    let path = genie.store.folder().join("made.png");
+    let made = tokio::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48"])
+        .args(["-frames:v", "1"])
+        .arg(&path)
+        .status();
+    assert!(made.await.unwrap().success());
+    std::fs::read(path).unwrap()
+}
+
+both_stores!(
+    a_picture_is_uploaded_worked_on_and_downloaded,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start_with_worker(store, &[]).await;
+        let (_admin, ada) = two(&mut genie).await;
+        let request = genie
+            .http
+            .post(format!("{}/api/files?name=a%25b%3Ac.png", genie.base))
+            .bearer_auth(&ada.token)
+            .body(picture(&genie).await);
+        let file = answer(request).await.ok();
+        let wanted = json!({
+            "operation": "thumbnail", "input_file_id": file["id"],
+            "params": {"width": 32, "format": "png"},
+        });
+        // Its tier has no thumbnails.
+        let tier = json!({"userId": ada.id, "tier": "studio"});
+        genie.server("/api/rbac-sync", tier).await.ok();
+        let queued = ada.post(&genie, "/api/queue/media", wanted).await.ok();
+        let id = queued["jobId"].as_str().unwrap();
+        let job = ended(&genie, &ada, id, "completed").await;
+        let output = &job["outputs"][0];
+        assert_eq!(
+            [
+                &output["name"],
+                &output["mime"],
+                &output["width"],
+                &output["height"]
+            ],
+            [
+                &json!("a%b:c.png"),
+                &json!("image/png"),
+                &json!(32),
+                &json!(24)
+            ]
+        );
+        let path = format!("/api/files/{}", output["file_id"].as_str().unwrap());
+        let bytes = genie
+            .http
+            .get(format!("{}{path}", genie.base))
+            .bearer_auth(&ada.token)
+            .send()
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap();
+        assert_eq!(output["bytes"], bytes.len());
+        // The width and the height stand behind the name of the first chunk (PNG, section 11.2.2).
+        assert_eq!(&bytes[12..24], b"IHDR\0\0\0\x20\0\0\0\x18");
     }
 );

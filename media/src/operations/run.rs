@@ -87,7 +87,7 @@ pub async fn run(
     limits: ToolLimits,
     work: &MediaWork,
     job: &JobFolder,
-    progress: &mut (dyn FnMut(f64) + Send),
+    progress: &mut (dyn FnMut(f64) + Send + Sync),
     cancel: CancellationToken,
 ) -> Result<MediaOutcome, MediaFailure> {
     let mut bench = Workbench {

@@ -2,7 +2,6 @@
 //! meanwhile. When it is lost, the work stops within a second.
 
 use std::{
-    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -20,13 +19,13 @@ use super::{
 };
 use crate::{
     fetch::{FetchError, FetchLimits},
-    operations::{Input, MediaOperation, MediaSource, MediaWork},
+    ffmpeg::{InputFile, JobFolder, MediaFailure},
+    operations::{self, Input, MediaOperation, MediaSource, MediaWork, OutputFile},
+    sandbox::ToolLimits,
 };
 
 /// A cancelled job is told by the next heartbeat, and its program is to end within a second.
 const HEARTBEAT: Duration = Duration::from_millis(700);
-/// The largest file that is worked on, in bytes.
-const MAX_INPUT: u64 = 2 << 30;
 const INPUT_TIME: Duration = Duration::from_secs(3600);
 
 pub(super) struct Attempt<'a> {
@@ -39,17 +38,7 @@ pub(super) struct Attempt<'a> {
 /// What the work left behind.
 pub(super) struct Done {
     pub result: Value,
-    pub files: Vec<MadeFile>,
-}
-
-/// A file that becomes an output of the job.
-pub(super) struct MadeFile {
-    pub path: PathBuf,
-    pub name: String,
-    pub mime: String,
-    pub width: Option<u32>,
-    pub height: Option<u32>,
-    pub duration: Option<f64>,
+    pub files: Vec<OutputFile>,
 }
 
 /// Why the work was not done, as its owner is told.
@@ -58,12 +47,6 @@ pub(super) struct AttemptFailure {
     sentence: String,
     code: String,
     is_retryable: bool,
-}
-
-/// A file that the work reads.
-pub(super) struct FetchedInput {
-    pub path: PathBuf,
-    pub name: String,
 }
 
 /// How an attempt ended on this side.
@@ -98,6 +81,16 @@ impl From<FetchError> for AttemptFailure {
         Self {
             is_retryable: error.is_retryable(),
             ..Self::passing(error.code(), format!("`input_url`: {error}"))
+        }
+    }
+}
+
+impl From<MediaFailure> for AttemptFailure {
+    fn from(failure: MediaFailure) -> Self {
+        Self {
+            sentence: failure.sentence,
+            code: failure.code.into(),
+            is_retryable: failure.retryable,
         }
     }
 }
@@ -170,6 +163,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    fn set_progress(&self, percent: f64) {
+        self.progress.store(percent.to_bits(), Ordering::Relaxed);
+    }
+
     async fn work_and_report(&self) -> Result<(), ServerError> {
         let server = &self.shared.server;
         let cancel = CancellationToken::new();
@@ -210,10 +207,7 @@ impl<'a> Attempt<'a> {
         let operation = MediaOperation::read(&self.job.operation, input, &self.job.params)
             .map_err(|wrong| AttemptFailure::lasting("wrong_params", wrong.to_string()))?;
         let programs = &self.shared.watched.programs;
-        let progress = |percent: f64| self.progress.store(percent.to_bits(), Ordering::Relaxed);
-        let lacks = |program: &str| {
-            AttemptFailure::passing("no_worker", format!("this worker has no {program}"))
-        };
+        let progress = |percent: f64| self.set_progress(percent);
         match operation {
             MediaOperation::Media(work) => self.edit(&work, folder, cancel).await,
             MediaOperation::OnboardingImport { file_id } => {
@@ -225,7 +219,7 @@ impl<'a> Attempt<'a> {
                 let yt_dlp = programs.yt_dlp().ok_or_else(|| lacks("yt-dlp"))?;
                 let page = downloads::FilmPage {
                     yt_dlp,
-                    ffmpeg: programs.ffmpeg(),
+                    ffmpeg: programs.ffmpeg().map(|programs| programs.ffmpeg.as_path()),
                     url: &url,
                     folder: folder.work(),
                 };
@@ -253,13 +247,25 @@ impl<'a> Attempt<'a> {
         &self,
         work: &MediaWork,
         folder: &AttemptFolder,
-        _cancel: CancellationToken,
+        cancel: CancellationToken,
     ) -> Result<Done, AttemptFailure> {
-        let _ = (work, folder);
-        Err(AttemptFailure::passing(
-            "no_worker",
-            "this worker has no ffmpeg",
-        ))
+        let programs = self.shared.watched.programs.ffmpeg();
+        let programs = programs.ok_or_else(|| lacks("ffmpeg"))?;
+        let mut inputs = Vec::new();
+        for (number, source) in work.sources.iter().enumerate() {
+            inputs.push(self.fetch(source, folder, number).await?);
+        }
+        let job = JobFolder {
+            folder: folder.work(),
+            inputs,
+        };
+        let mut progress = |part: f64| self.set_progress(100.0 * part);
+        let limits = ToolLimits::default();
+        let made = operations::run(programs, limits, work, &job, &mut progress, cancel).await?;
+        Ok(Done {
+            result: made.result,
+            files: made.outputs,
+        })
     }
 
     /// Copies a file to the job's folder. Its name there is a number, because names of strangers are no names of
@@ -269,34 +275,33 @@ impl<'a> Attempt<'a> {
         source: &MediaSource,
         folder: &AttemptFolder,
         number: usize,
-    ) -> Result<FetchedInput, AttemptFailure> {
+    ) -> Result<InputFile, AttemptFailure> {
         let path = folder.inputs().join(number.to_string());
         let name = match source {
             MediaSource::File(id) => {
                 let server = &self.shared.server;
-                server.download(&self.job, id, &path, MAX_INPUT).await?
+                server
+                    .download(&self.job, id, &path, self.shared.max_input)
+                    .await?
             }
             MediaSource::Url(url) => {
                 let limits = FetchLimits {
-                    bytes: MAX_INPUT,
+                    bytes: self.shared.max_input,
                     time: INPUT_TIME,
                 };
                 self.shared.guard.fetch(url, &path, limits).await?;
                 name_in(url)
             }
         };
-        Ok(FetchedInput { path, name })
+        Ok(InputFile { path, name })
     }
 
     /// Stores the files, and returns what the job's outputs are told to be.
-    async fn store(&self, files: &[MadeFile]) -> Result<Vec<Value>, AttemptFailure> {
+    async fn store(&self, files: &[OutputFile]) -> Result<Vec<Value>, AttemptFailure> {
         let mut outputs = Vec::new();
         for file in files {
             let server = &self.shared.server;
-            let stored = server
-                .upload(&self.job, &file.path, &file.name, &file.mime)
-                .await
-                .map_err(not_stored)?;
+            let stored = server.upload(&self.job, file).await.map_err(not_stored)?;
             let mut output = json!({
                 "file_id": stored.id, "name": stored.name, "mime": stored.mime,
                 "bytes": stored.bytes, "sha256": stored.sha256,
@@ -314,6 +319,11 @@ impl<'a> Attempt<'a> {
         }
         Ok(outputs)
     }
+}
+
+/// Only for a server that hands out what was not asked for.
+fn lacks(program: &str) -> AttemptFailure {
+    AttemptFailure::passing("no_worker", format!("this worker has no {program}"))
 }
 
 fn not_stored(error: ServerError) -> AttemptFailure {

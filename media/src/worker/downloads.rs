@@ -10,9 +10,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{AttemptFailure, Done, MadeFile};
+use super::attempt::{AttemptFailure, Done};
 use crate::{
     fetch::{Guard, proxy::GuardedProxy},
+    operations::OutputFile,
     sandbox::{Tool, ToolError, ToolLimits, ToolNetwork, ToolOutput},
 };
 
@@ -107,9 +108,9 @@ impl FilmPage<'_> {
             .unwrap_or("bin")
             .to_owned();
         let title = about["title"].as_str().unwrap_or(FILM);
-        let file = MadeFile {
+        let file = OutputFile {
             name: format!("{title}.{ending}"),
-            mime: mime(&ending).into(),
+            mime: mime(&ending),
             width: side(&about["width"]),
             height: side(&about["height"]),
             duration: about["duration"].as_f64(),

@@ -6,11 +6,11 @@ use rawzip::{FileReader, ReaderAt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{AttemptFailure, Done, FetchedInput};
-use crate::zip_check;
+use super::attempt::{AttemptFailure, Done};
+use crate::{ffmpeg::InputFile, zip_check};
 
 pub(super) async fn import(
-    archive: FetchedInput,
+    archive: InputFile,
     cancel: CancellationToken,
 ) -> Result<Done, AttemptFailure> {
     let name = archive.name;

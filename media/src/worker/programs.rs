@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::ffmpeg::Programs;
+
 /// The operations that ffmpeg does.
 const BY_FFMPEG: [&str; 14] = [
     "apply_steganographic_watermark",
@@ -27,39 +29,35 @@ const BY_YT_DLP: [&str; 2] = ["download_video", "ytdlp_info"];
 const BY_ITSELF: [&str; 1] = ["onboarding_import"];
 
 pub(super) struct MediaPrograms {
-    ffmpeg: Option<PathBuf>,
-    ffprobe: Option<PathBuf>,
+    ffmpeg: Option<Programs>,
     yt_dlp: Option<PathBuf>,
 }
 
 impl MediaPrograms {
     /// Looks in the folders of a search path.
     pub fn find(search_path: &OsStr) -> Self {
-        let find = |name: &str| {
-            std::env::split_paths(search_path)
-                .map(|folder| folder.join(name))
-                .find(|program| program.is_absolute() && program.is_file())
-        };
+        let yt_dlp = std::env::split_paths(search_path)
+            .map(|folder| folder.join("yt-dlp"))
+            .find(|program| program.is_absolute() && program.is_file());
         Self {
-            ffmpeg: find("ffmpeg"),
-            ffprobe: find("ffprobe"),
-            yt_dlp: find("yt-dlp"),
+            ffmpeg: Programs::find(search_path),
+            yt_dlp,
         }
     }
 
+    /// ffprobe belongs to ffmpeg.
     pub fn missing(&self) -> Vec<&'static str> {
         let all = [
-            ("ffmpeg", &self.ffmpeg),
-            ("ffprobe", &self.ffprobe),
-            ("yt-dlp", &self.yt_dlp),
+            ("ffmpeg", self.ffmpeg.is_some()),
+            ("yt-dlp", self.yt_dlp.is_some()),
         ];
-        let missing = all.into_iter().filter(|(_, found)| found.is_none());
+        let missing = all.into_iter().filter(|(_, is_there)| !is_there);
         missing.map(|(name, _)| name).collect()
     }
 
     pub fn operations(&self) -> BTreeSet<&'static str> {
         let mut all = BTreeSet::from(BY_ITSELF);
-        if self.ffmpeg.is_some() && self.ffprobe.is_some() {
+        if self.ffmpeg.is_some() {
             all.extend(BY_FFMPEG);
         }
         if self.yt_dlp.is_some() {
@@ -72,8 +70,8 @@ impl MediaPrograms {
         self.yt_dlp.as_deref()
     }
 
-    pub fn ffmpeg(&self) -> Option<&Path> {
-        self.ffmpeg.as_deref()
+    pub fn ffmpeg(&self) -> Option<&Programs> {
+        self.ffmpeg.as_ref()
     }
 }
 
@@ -85,7 +83,7 @@ mod tests {
     fn a_missing_program_takes_its_operations_with_it() {
         let folder = tempfile::TempDir::new().unwrap();
         let found = || MediaPrograms::find(folder.path().as_os_str());
-        assert_eq!(found().missing(), ["ffmpeg", "ffprobe", "yt-dlp"]);
+        assert_eq!(found().missing(), ["ffmpeg", "yt-dlp"]);
         assert_eq!(found().operations(), BTreeSet::from(BY_ITSELF));
         std::fs::write(folder.path().join("ffmpeg"), "").unwrap();
         assert_eq!(found().operations(), BTreeSet::from(BY_ITSELF));

@@ -19,6 +19,8 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 use url::{Host, Url};
 
+use crate::operations::OutputFile;
+
 /// How long a claim waits for a job, in milliseconds.
 const CLAIM_WAIT_MS: u64 = 20_000;
 /// The time for an answer beside such a wait.
@@ -243,22 +245,29 @@ impl JobServer {
     pub async fn upload(
         &self,
         job: &WorkerJob,
-        path: &Path,
-        name: &str,
-        mime: &str,
+        output: &OutputFile,
     ) -> Result<StoredFile, ServerError> {
-        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
-        let path_and_name = format!("/api/files?name={name}");
+        let name = utf8_percent_encode(&output.name, NON_ALPHANUMERIC);
+        let mut path_and_query = format!("/api/files?name={name}");
+        for (field, value) in [
+            ("width", output.width.map(f64::from)),
+            ("height", output.height.map(f64::from)),
+            ("duration", output.duration),
+        ] {
+            if let Some(value) = value {
+                path_and_query += &format!("&{field}={value}");
+            }
+        }
         let mut waits = AGAIN.iter().take(3);
         loop {
-            let file = File::open(path).await.map_err(disk)?;
+            let file = File::open(&output.path).await.map_err(disk)?;
             let size = file.metadata().await.map_err(disk)?.len();
             let request = self
-                .post(&path_and_name)
+                .post(&path_and_query)
                 .timeout(FILE_TIME)
                 .header("Genie-Job", &job.id)
                 .header("Genie-Lease", &job.lease)
-                .header(CONTENT_TYPE, mime)
+                .header(CONTENT_TYPE, output.mime)
                 .header(CONTENT_LENGTH, size)
                 .body(reqwest::Body::wrap_stream(ReaderStream::new(file)));
             match (answered(request).await, waits.next()) {

@@ -5,5 +5,6 @@
 
 mod operations;
 mod fetch;
+mod operations;
 mod sandbox;
 mod studio;
