@@ -73,7 +73,7 @@ pub struct WorkerSettings {
 
 /// What a worker is, for those who look after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerReport {
+pub struct WorkerStatus {
     pub sandbox: Confinement,
     /// The operations that it asks for.
     pub operations: BTreeSet<&'static str>,
@@ -97,9 +97,9 @@ struct WatchedWorker {
 }
 
 impl WorkerWatch {
-    pub fn report(&self) -> Option<WorkerReport> {
+    pub fn report(&self) -> Option<WorkerStatus> {
         let watched = self.0.lock().clone()?;
-        Some(WorkerReport {
+        Some(WorkerStatus {
             sandbox: watched.sandbox.clone(),
             operations: watched.programs.operations(),
             missing: watched.programs.missing(),

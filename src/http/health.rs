@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible};
 
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, body::BoxBody, web::Data};
 use genie_log::{head_signer::HeadSignerState, health::Trouble};
-use genie_media::worker::WorkerReport;
+use genie_media::worker::WorkerStatus;
 use genie_projections::progress::ProjectionStatus;
 use serde::Serialize;
 use serde_json::Value;
@@ -286,7 +286,7 @@ fn state(is_well: bool) -> &'static str {
     if is_well { "ok" } else { "away" }
 }
 
-fn worker(report: WorkerReport) -> WorkerHealth {
+fn worker(report: WorkerStatus) -> WorkerHealth {
     WorkerHealth {
         missing_programs: report.missing,
         operations: report.operations.into_iter().collect(),

@@ -18,7 +18,10 @@ use genie_events::{
     user::onboarding,
 };
 use genie_log::leases::LeaseKind;
-use genie_media::operations::{Input, MediaOperation};
+use genie_media::{
+    fetch::{self, PrivateNetworks},
+    operations::{Input, MediaOperation},
+};
 use genie_projections::jobs::{JobFilter, JobRow, QueueStats};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -334,6 +337,13 @@ pub struct QueueStatsAnswer {
     taxonomy_cache: TaxonomyCache,
 }
 
+/// A name is judged by the worker, which alone asks for its addresses.
+fn judge_url(url: &str, allowed: &PrivateNetworks) -> Result<(), ApiError> {
+    fetch::judge_url(url, allowed)
+        .map(drop)
+        .map_err(|why| ApiError::field(format!("`input_url` can't be taken: {why}")))
+}
+
 impl NewJob {
     fn name(&self) -> Result<Option<JobName>, ApiError> {
         let text = match &self.job {
@@ -346,7 +356,7 @@ impl NewJob {
             .map_err(|error: genie_events::ids::NotAnId| ApiError::field(error.to_string()))
     }
 
-    fn spec(self, now: Timestamp) -> Result<JobSpec, ApiError> {
+    fn spec(self, now: Timestamp, allowed: &PrivateNetworks) -> Result<JobSpec, ApiError> {
         let name = self.name()?;
         let Some(queue) = job_operation::queue_of(&self.operation) else {
             return Err(unknown_operation());
@@ -383,6 +393,9 @@ impl NewJob {
             return Err(ApiError::field(
                 "`input_url` must begin with http:// or https://",
             ));
+        }
+        if let Some(url) = &self.input_url {
+            judge_url(url, allowed)?;
         }
         let input = Input {
             file_id: self.input_file_id.as_deref(),
@@ -440,7 +453,7 @@ pub async fn submit(
     Body(body): Body<NewJob>,
 ) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let spec = body.spec(app.log.clock().now())?;
+    let spec = body.spec(app.log.clock().now(), &app.config.worker.private_networks)?;
     let mut foreign = named_files::foreign(&app, &request, &user, &[&spec]).await?;
     let queue = spec.queue.clone();
     let name = spec.name.clone();

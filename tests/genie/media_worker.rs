@@ -62,6 +62,11 @@ async fn gone(client: &mut TcpStream, since: Instant) -> Duration {
     since.elapsed()
 }
 
+/// The server takes addresses of this machine.
+fn here() -> [(&'static str, String); 1] {
+    [("GENIE_PRIVATE_NETWORKS", "127.0.0.1".into())]
+}
+
 async fn worker(genie: &TestGenie, key: &str) -> Child {
     let base = genie.base.clone();
     let mut command = genie.command(&["worker", "--url", &base]);
@@ -159,7 +164,7 @@ both_stores!(
 both_stores!(
     a_killed_workers_job_ends_exactly_once,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_with(store, &here()).await;
         let (admin, ada) = two(&mut genie).await;
         let key = key(&genie, &admin).await;
         let page = Page::open().await;
@@ -186,7 +191,7 @@ both_stores!(
 both_stores!(
     cancelling_a_job_kills_its_program,
     async |store: TestStore| {
-        let mut genie = TestGenie::start(store).await;
+        let mut genie = TestGenie::start_with(store, &here()).await;
         let (admin, ada) = two(&mut genie).await;
         let key = key(&genie, &admin).await;
         let page = Page::open().await;
@@ -212,6 +217,20 @@ both_stores!(
         let base = genie.base.clone();
         let mut command = genie.command(&["worker", "--url", &base]);
         let _worker = command.env("GENIE_WORKER_KEY", &key).spawn().unwrap();
+        // A literal address is refused at the door.
+        for url in [
+            "http://169.254.169.254/",
+            "http://[::ffff:10.0.0.1]/",
+            "http://0x7f.1/",
+        ] {
+            let wanted = json!({"operation": "ytdlp_info", "input_url": url});
+            ada.post(&genie, "/api/queue/media", wanted.clone())
+                .await
+                .refused(400, "invalid_field");
+            let batch = json!({"jobs": [wanted]});
+            let answer = ada.post(&genie, "/api/queue/media/batch", batch).await.ok();
+            assert_eq!(answer["jobs"][0]["ok"], false, "{answer}");
+        }
         let page = Page::open().await;
         let port = page.listener.local_addr().unwrap().port();
         let id = look_at(&genie, &ada, &format!("http://localhost:{port}/film.mp4")).await;
@@ -302,5 +321,37 @@ both_stores!(
         assert_eq!(output["bytes"], bytes.len());
         // The width and the height stand behind the name of the first chunk (PNG, section 11.2.2).
         assert_eq!(&bytes[12..24], b"IHDR\0\0\0\x20\0\0\0\x18");
+    }
+);
+
+both_stores!(
+    a_worker_that_is_stopped_gives_its_job_back,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start_with(store, &here()).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let page = Page::open().await;
+        let mut first = worker(&genie, &key).await;
+        let id = look_at(&genie, &ada, &page.url()).await;
+        let mut client = page.asked().await;
+        let stopped = Instant::now();
+        let pid = first.id().unwrap().to_string();
+        let signal = tokio::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status();
+        assert!(signal.await.unwrap().success());
+        gone(&mut client, stopped).await;
+        assert!(first.wait().await.unwrap().success());
+        let waiting = job(&genie, &ada, &id).await;
+        assert_eq!(waiting["status"], "queued", "{waiting}");
+        page.answer();
+        let _second = worker(&genie, &key).await;
+        // No lease has to run out: the server's clock stands still.
+        let job = ended(&genie, &ada, &id, "completed").await;
+        assert_eq!(
+            job["attempt"], 1,
+            "an attempt that was given back does not count"
+        );
+        assert_eq!(facts(&genie, "job.completed").await, 1);
     }
 );

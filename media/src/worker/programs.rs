@@ -8,9 +8,8 @@ use std::{
 
 use crate::ffmpeg::Programs;
 
-/// The operations that ffmpeg does.
-const BY_FFMPEG: [&str; 14] = [
-    "apply_steganographic_watermark",
+/// The operations that ffmpeg does. An invisible mark needs a key that the server does not give out, so its jobs wait.
+const BY_FFMPEG: [&str; 13] = [
     "apply_watermark",
     "compress_video",
     "convert_image",

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // a test program
 #![allow(clippy::too_many_lines)] // a story is read from its beginning to its end
 
-mod operations;
 mod fetch;
 mod operations;
 mod sandbox;

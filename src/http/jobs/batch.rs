@@ -117,7 +117,8 @@ fn read_specs(app: &App, body: JobBatch) -> Result<Vec<Result<JobSpec, ApiError>
         )));
     }
     let now = app.log.clock().now();
-    let spec = |ListItem(item): ListItem<NewJob>| item.map_err(ApiError::field)?.spec(now);
+    let allowed = &app.config.worker.private_networks;
+    let spec = |ListItem(item): ListItem<NewJob>| item.map_err(ApiError::field)?.spec(now, allowed);
     Ok(body.jobs.into_iter().map(spec).collect())
 }
 
