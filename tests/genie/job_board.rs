@@ -374,7 +374,12 @@ both_stores!(a_job_can_be_watched_to_its_end, async |store: TestStore| {
     let mut genie = TestGenie::start(store).await;
     let ada = genie.user("ada").await;
     let bob = genie.user("bob").await;
-    let job = submit(&genie, &bob, json!({"operation": "thumbnail"})).await;
+    let job = submit(
+        &genie,
+        &bob,
+        json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+    )
+    .await;
     let path = format!("/api/jobs/{job}/stream");
     let watch = |last: &'static str| {
         let address = format!("{}{path}", genie.base);
@@ -437,7 +442,7 @@ both_stores!(
         let admin = genie.user("admin").await;
         let bob = genie.user("bob").await;
         let eve = genie.user("eve").await;
-        let job = json!({"operation": "thumbnail", "max_attempts": 1});
+        let job = json!({"operation": "thumbnail", "input_url": "http://a/b", "max_attempts": 1});
         let failed = submit(&genie, &bob, job.clone()).await;
         let got = genie.claim().await;
         let failure = json!({"lease": got["lease"], "error": "bob's words"});
@@ -492,7 +497,12 @@ both_stores!(
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
         let ada = genie.user("ada").await;
-        let job = submit(&genie, &ada, json!({"operation": "thumbnail"})).await;
+        let job = submit(
+            &genie,
+            &ada,
+            json!({"operation": "thumbnail", "input_url": "http://a/b"}),
+        )
+        .await;
         until_because(&genie, &ada, &job, "turn").await;
         genie.clock.advance_millis(2000);
         let got = genie.claim().await;
