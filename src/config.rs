@@ -214,6 +214,7 @@ impl Config {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table with a row for each setting")]
     fn from_reader(read: &mut Reader<'_>) -> Self {
         Self {
             host: read.text(settings::HOST),

@@ -241,14 +241,8 @@ async fn build(
     start_housekeeping(&config, &log, &election);
     start_file_retention(&config, &log, &write, &blobs, &election);
     start_password_mails(&config, &log, &reads, &write, &election)?;
-    let eraser = Eraser::new(
-        log.clone(),
-        write.forgetting.clone(),
-        reads.clone(),
-        blobs.clone(),
-        directus.clone(),
-        ForgottenLedger::open(&config.forgotten_file, log.hashes())?,
-    );
+    let ledger = ForgottenLedger::open(&config.forgotten_file, log.hashes())?;
+    let eraser = eraser(&log, &write, &reads, &blobs, directus.as_ref(), ledger);
     start_erasing(&eraser, &election, &say).await?;
     let callers = follow_callers(&log, &reads, &write);
     let app = App {
@@ -283,6 +277,25 @@ async fn build(
         limits,
     };
     Ok(Built { app, first_invite })
+}
+
+/// What erases the forgotten wherever they are kept.
+fn eraser(
+    log: &Log,
+    write: &WriteSide,
+    reads: &ReadSide,
+    blobs: &Blobs,
+    directus: Option<&Directus>,
+    ledger: ForgottenLedger,
+) -> Eraser {
+    Eraser::new(
+        log.clone(),
+        write.forgetting.clone(),
+        reads.clone(),
+        blobs.clone(),
+        directus.cloned(),
+        ledger,
+    )
 }
 
 /// The callers in memory, which follow the log.

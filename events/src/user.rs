@@ -163,6 +163,7 @@ impl User {
     }
 
     /// Decides a command. All returned changes are appended together or not at all.
+    #[expect(clippy::too_many_lines, reason = "a table with a row for each command")]
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
         if command.needs_an_active_user() {
             self.account.active()?;

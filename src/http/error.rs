@@ -231,6 +231,7 @@ impl Wire {
 }
 
 impl ApiError {
+    #[expect(clippy::too_many_lines, reason = "a table with a row for each error")]
     fn wire(&self) -> Wire {
         use StatusCode as S;
         match self {

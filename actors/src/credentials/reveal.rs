@@ -195,15 +195,12 @@ impl Credentials {
         is_to_be_shown: bool,
     ) -> Result<(Result<RevealableCredential, RevealDenial>, u64), WriteError> {
         let RevealTask { caller, owner, ask } = asked;
-        let (which, platform) = match &ask.named {
-            CredentialRef::Id(id) => (CredentialSelector::Id(*id), None),
-            CredentialRef::For { platform, .. } => (
-                CredentialSelector::For(platform.clone()),
-                Some(platform.clone()),
-            ),
+        let platform = match &ask.named {
+            CredentialRef::Id(_) => None,
+            CredentialRef::For { platform, .. } => Some(platform.clone()),
         };
         let wanted = RevealCriteria {
-            which,
+            which: selector(&ask.named),
             kinds: ask.kinds.to_vec(),
             right: ask.right.clone(),
         };
@@ -431,5 +428,12 @@ fn refuse(
         reason: refused.reason,
         platform,
         purpose: purpose.clone(),
+    }
+}
+
+fn selector(named: &CredentialRef) -> CredentialSelector {
+    match named {
+        CredentialRef::Id(id) => CredentialSelector::Id(*id),
+        CredentialRef::For { platform, .. } => CredentialSelector::For(platform.clone()),
     }
 }

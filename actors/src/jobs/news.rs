@@ -84,8 +84,7 @@ impl BoardNews {
             .unwrap_or_default();
         watched.insert(job, Arc::downgrade(&watchers));
         drop(watched);
-        let news = watchers.notified_owned();
-        async move { news.await }
+        watchers.notified_owned()
     }
 
     pub fn tell_of_job(&self, job: &JobId) {

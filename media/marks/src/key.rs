@@ -163,7 +163,7 @@ impl Stream {
 
     /// A number below a bound. Its bias is at most the bound over 2^32.
     fn below(&mut self, bound: usize) -> usize {
-        (u64::from(self.next()) * bound as u64 >> 32) as usize
+        ((u64::from(self.next()) * bound as u64) >> 32) as usize
     }
 
     fn permutation(&mut self, length: usize) -> Vec<usize> {

@@ -220,7 +220,7 @@ fn forwarded(method: &str, url: &Url, headers: &[httparse::Header<'_>]) -> Vec<u
         path = format!("{path}?{query}");
     }
     let host = match (url.host(), url.port()) {
-        (Some(host), Some(port)) => format!("{}:{port}", host.to_string()),
+        (Some(host), Some(port)) => format!("{host}:{port}"),
         (Some(host), None) => host.to_string(),
         (None, _) => String::new(),
     };

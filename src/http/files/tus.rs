@@ -256,7 +256,7 @@ async fn begin(
         };
         let upload = app.blobs.resume(row, keys, false).await?;
         let empty = Receiving::new(app, turn, upload, user.caller.clone(), None)?;
-        if let Received::Stored { file, position } = empty.store().await? {
+        if let PatchOutcome::Stored { file, position } = empty.store().await? {
             response.insert_header((OFFSET, 0));
             response.insert_header((FILE, file.to_string()));
             response.insert_header((POSITION, opaque(position)));
@@ -404,13 +404,13 @@ async fn receive_bytes(
     let mut response = HttpResponse::NoContent();
     response.insert_header((EXPIRES, http_date(expiry(app))));
     Ok(match received? {
-        Received::Paused(offset) => response.insert_header((OFFSET, offset)).finish(),
-        Received::Stored { file, position } => response
+        PatchOutcome::Paused(offset) => response.insert_header((OFFSET, offset)).finish(),
+        PatchOutcome::Stored { file, position } => response
             .insert_header((OFFSET, offset + missing))
             .insert_header((FILE, file.to_string()))
             .insert_header((POSITION, opaque(position)))
             .finish(),
-        Received::OtherChecksum => mismatch(),
+        PatchOutcome::OtherChecksum => mismatch(),
     })
 }
 
@@ -450,7 +450,7 @@ enum UploadPiece {
     End,
 }
 
-enum Received {
+enum PatchOutcome {
     /// So many bytes are durable.
     Paused(u64),
     Stored {
@@ -488,7 +488,10 @@ impl Receiving {
         })
     }
 
-    async fn run(mut self, mut pieces: mpsc::Receiver<UploadPiece>) -> Result<Received, ApiError> {
+    async fn run(
+        mut self,
+        mut pieces: mpsc::Receiver<UploadPiece>,
+    ) -> Result<PatchOutcome, ApiError> {
         let is_whole = loop {
             let stopped = Box::pin(self.turn.stopped());
             let piece = Box::pin(pieces.recv());
@@ -511,8 +514,8 @@ impl Receiving {
             if !is_whole {
                 return Err(receive::broke_off()); // what was not checked to its end does not count
             }
-            if !checksum.is_met() {
-                return Ok(Received::OtherChecksum);
+            if !checksum.matches() {
+                return Ok(PatchOutcome::OtherChecksum);
             }
         }
         if self.upload.size() == self.upload.length() {
@@ -520,13 +523,13 @@ impl Receiving {
         }
         self.upload.pause().await.map_err(resume_error)?;
         if is_whole {
-            Ok(Received::Paused(self.upload.size()))
+            Ok(PatchOutcome::Paused(self.upload.size()))
         } else {
             Err(taken_over())
         }
     }
 
-    async fn store(mut self) -> Result<Received, ApiError> {
+    async fn store(mut self) -> Result<PatchOutcome, ApiError> {
         let found = self.upload.finish().await?;
         let name = self.upload.name()?;
         let file = new_file(name, found, None, Measures::default());
@@ -536,7 +539,7 @@ impl Receiving {
         let stored = self.app.write.files.store(user, id, file, row, caller);
         let (file, position) = stored.await?;
         self.upload.settle().await;
-        Ok(Received::Stored { file, position })
+        Ok(PatchOutcome::Stored { file, position })
     }
 }
 
@@ -591,7 +594,7 @@ impl Checksum {
         }
     }
 
-    fn is_met(self) -> bool {
+    fn matches(self) -> bool {
         let found = match self.hash {
             ChecksumHash::Sha1(hash) => hash.finalize().to_vec(),
             ChecksumHash::Sha256(hash) => hash.finalize().to_vec(),

@@ -66,7 +66,7 @@ impl InputError {
     }
 
     /// The sentence; `whole` is the input's name at the beginning of a sentence.
-    fn sentence(&self, whole: &str) -> String {
+    pub(super) fn sentence(&self, whole: &str) -> String {
         let place = self.place(whole);
         match &self.problem {
             InputProblem::Missing => format!("{place} is missing"),

@@ -35,7 +35,7 @@ fn read_json(body: &str) -> Result<WantedInput, String> {
 fn read_bytes(body: &[u8]) -> Result<WantedInput, String> {
     let mut bytes = body.to_vec();
     let read = json(&mut bytes).and_then(|tree| read(&tree));
-    read.map_err(|error| error.to_string())
+    read.map_err(|error| error.sentence("The body"))
 }
 
 #[test]

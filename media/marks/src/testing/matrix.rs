@@ -38,7 +38,7 @@ impl Survival {
 
 /// The number of a picture in the matrix.
 pub fn number(index: usize) -> u32 {
-    Chance::new(index as u64).next() as u32
+    Chance::new(index as u64).draw() as u32
 }
 
 /// Marks a picture. None when it does not hold a mark.
