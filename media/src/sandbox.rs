@@ -4,7 +4,7 @@
 //! rights one after the other and then becomes the program. What it gives up:
 //!
 //! - Files: it reads its inputs and the system's libraries, and writes one folder (Landlock).
-//! - ToolNetwork: no socket at all, or TCP to one port for a program that downloads (seccomp, Landlock).
+//! - Network: no socket at all, or TCP to one port for a program that downloads (seccomp, Landlock).
 //! - Memory, CPU time, the size of files and their number (rlimits).
 //! - Its environment. Signals to others. System calls that make namespaces, mounts, or trace others.
 //!

@@ -161,7 +161,8 @@ async fn past_of(log: &Log, subject: &Subject, size: usize, rarely: usize) {
     let Ok(Waking::Awake(awake)) = log.users().wake(user).await else {
         panic!("the subject is there");
     };
-    let mut facts = Vec::new();
+    // The reveals are the newest facts in both sizes, because their list looks back from the newest.
+    let mut facts: Vec<NewFact> = (0..size).map(|_| file(log)).collect();
     for n in 0..size {
         facts.extend(job(log, n));
     }
@@ -186,9 +187,6 @@ async fn past_of(log: &Log, subject: &Subject, size: usize, rarely: usize) {
                 purpose: Some("publish".into()),
             }),
         });
-    }
-    for _ in 0..size {
-        facts.push(file(log));
     }
     let keys = log.keys().live(user).await.unwrap();
     let mut after = awake.user.seq();

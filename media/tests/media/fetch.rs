@@ -189,7 +189,7 @@ fn proof(proxy: &GuardedProxy) -> String {
 
 #[tokio::test]
 async fn each_connection_through_the_proxy_passes_the_guard() {
-    let at = server(|head| ok(head)).await;
+    let at = server(ok).await;
     let proxy = GuardedProxy::start(guard("127.0.0.1")).await.unwrap();
     let proof = proof(&proxy);
     let plain = format!("GET http://{at}/a?b=c HTTP/1.1\r\nHost: x\r\nX-Own: 1\r\n{proof}\r\n");

@@ -76,7 +76,7 @@ TAKES = {
     "generateTwoFactor": [("password", "password")],
     "exportMineWithSecrets": [("password", "password")],
 }
-LEASED = {"renewLease", "completeJob", "failJob"}
+LEASED = {"renewLease", "completeJob", "failJob", "releaseJob"}
 
 pool = collections.defaultdict(list)
 server = {"X-RBAC-SYNC-SECRET": secret}

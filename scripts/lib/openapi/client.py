@@ -7,7 +7,7 @@ from generated.api.chat import ask
 from generated.api.identity import log_in, register
 from generated.api.queue import list_jobs, submit_job
 from generated.client import AuthenticatedClient, Client
-from generated.models import Login, NewJob, Operation, Question, Queue, Registration
+from generated.models import Login, NewJob, Question, Queue, Registration
 from generated.models.failure import Failure
 from generated.models.submit_job_response_200 import SubmitJobResponse200
 
@@ -25,7 +25,8 @@ assert registered.ok and registered.user_id, registered
 login = log_in.sync(client=client, body=Login(email=email, password=password))
 user = AuthenticatedClient(base_url=base, token=login.data.access_token)
 
-queued = submit_job.sync(client=user, body=NewJob(operation=Operation.RESIZE_IMAGE))
+job = {"operation": "resize_image", "input_url": "https://example.com/a.jpg", "params": {"width": 100}}
+queued = submit_job.sync(client=user, body=NewJob.from_dict(job))
 assert isinstance(queued, SubmitJobResponse200), queued
 assert queued.queue == Queue.MEDIA_JOBS, queued
 jobs = list_jobs.sync(client=user)

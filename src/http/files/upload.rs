@@ -36,12 +36,9 @@ pub struct UploadQuery {
     /// The file's name; without it, the one of the form.
     name: Option<String>,
     /// In pixels, as the worker measured them. Only with `Genie-Job`.
-    #[param(minimum = 1, maximum = 1_048_576)]
     width: Option<u32>,
-    #[param(minimum = 1, maximum = 1_048_576)]
     height: Option<u32>,
     /// In seconds, as the worker measured it. Only with `Genie-Job`.
-    #[param(minimum = 0)]
     duration: Option<f64>,
 }
 

@@ -34,7 +34,7 @@ fn loudness(path: &std::path::Path, from: &str, seconds: &str) -> f64 {
     let last = told
         .lines()
         .filter_map(|line| line.split_once("Peak_level="))
-        .last();
+        .next_back();
     match last.unwrap().1 {
         "-inf" => f64::NEG_INFINITY,
         level => level.parse().unwrap(),
