@@ -108,7 +108,7 @@ fn take_first_in_first_out(steps: &[JobStep]) -> usize {
     }
     let mut taken = 0;
     while let Some(job) = line.pop_front() {
-        taken += usize::from(known.get(&job).is_some());
+        taken += usize::from(known.contains_key(&job));
     }
     taken
 }

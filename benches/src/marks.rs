@@ -59,13 +59,13 @@ pub fn measure(wanted: &Selection, photographs: Option<&Path>) -> Measured<Vec<R
     }
     for quality in QUALITIES {
         let name = format!("marks.h264_crf_{quality}");
-        if wanted.wants(&[name.clone()]) {
+        if wanted.wants(std::slice::from_ref(&name)) {
             let survival = films(&key, name, quality)?;
             rows.push(row(&survival, if quality == 23 { 95.0 } else { 80.0 }));
         }
     }
     let name = format!("marks.false_in_{CROPS}_crops");
-    if wanted.wants(&[name.clone()]) {
+    if wanted.wants(std::slice::from_ref(&name)) {
         let found = matrix::false_marks(&key, CROPS) as f64;
         rows.push(Row::new(name, found, "crops", Bound::AtMost(0.0)));
     }

@@ -92,7 +92,7 @@ mod tests {
                         running: doubled / 2,
                         moved: Duration::ZERO,
                     };
-                    self.0.well(term, now).then(|| now.running.as_secs())
+                    self.0.well(term, now).then_some(now.running.as_secs())
                 })
         }
     }
