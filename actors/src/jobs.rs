@@ -16,6 +16,7 @@ use genie_log::leases::LeaseRow;
 use genie_log::{Log, LogError, StoredRow, Work, leases::LeaseKind, read::JobStep, unfinished};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use crate::{
@@ -71,6 +72,8 @@ struct Inner {
     queues: Mutex<JobQueues>,
     state: Mutex<BoardState>,
     news: BoardNews,
+    /// Claims of many jobs read their work by turns.
+    claim_turns: Semaphore,
     lease: Duration,
     /// A heartbeat failed since the leader last looked.
     renewals_fail: AtomicBool,
@@ -129,6 +132,7 @@ impl JobBoard {
             users,
             state: Mutex::new(BoardState::Starting),
             news: BoardNews::new(),
+            claim_turns: Semaphore::new(claims::READ_AT_ONCE),
             lease,
             renewals_fail: AtomicBool::new(false),
         }))

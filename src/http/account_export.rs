@@ -37,7 +37,7 @@ use crate::{
         captions::CaptionAnswer,
         chats::ChatSession,
         error::ApiError,
-        events, jobs,
+        events, jobs, long_pages,
         password_check::Password,
         request::in_span,
         response::{self, RawAnswer},
@@ -138,7 +138,7 @@ async fn export(
             parameters: vec![name],
         })
         .insert_header((response::POSITION, response::opaque(position)))
-        .streaming(in_span(document));
+        .streaming(in_span(long_pages::stream(document)));
     Ok(RawAnswer::new(response))
 }
 
@@ -157,7 +157,7 @@ struct AccountExport {
 }
 
 /// All rows of a list, read page by page. `page` reads the rows after a place, `place` is the place of a row.
-fn pages<Row, Place, Rows: Future<Output = Result<Paged<Row>, LogError>>>(
+fn pages<Row: Send, Place: Send, Rows: Future<Output = Result<Paged<Row>, LogError>>>(
     page: impl Fn(Option<Place>) -> Rows,
     place: impl Fn(&Row) -> Place,
 ) -> impl Stream<Item = Result<Row, ApiError>> {
@@ -184,7 +184,7 @@ async fn cut<Row>(
 }
 
 /// The items of one list.
-type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + 'a>>;
+type Items<'a> = Pin<Box<dyn Stream<Item = Result<Value, ApiError>> + Send + 'a>>;
 
 impl AccountExport {
     /// The whole object. Each part is read only when the client has taken the parts before.

@@ -2,11 +2,13 @@
 //! Opening and writing up to a mebibyte takes a core for milliseconds. When hundreds are asked for at once, short
 //! answers would wait for all of them.
 
-use std::{future::Future, panic, sync::LazyLock, thread};
+use std::{future::Future, panic, pin::pin, sync::LazyLock, thread};
 
+use async_stream::stream;
+use futures_util::{Stream, StreamExt};
 use tokio::{
     runtime::{self, Runtime},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, warn};
@@ -58,6 +60,36 @@ pub async fn make<T: Send + 'static>(page: impl Future<Output = T> + Send + 'sta
     }
 }
 
+/// Makes a long answer part by part on the same threads, at most one part ahead of its reader. A client that goes
+/// away ends it.
+pub fn stream<T: Send + 'static>(
+    parts: impl Stream<Item = T> + Send + 'static,
+) -> impl Stream<Item = T> {
+    stream! {
+        let (send, mut made) = mpsc::channel(1);
+        let making = async move {
+            let mut parts = pin!(parts);
+            while let Some(part) = parts.next().await {
+                if send.send(part).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let making = making.in_current_span();
+        let mut making = AbortOnDropHandle::new(match &*MAKERS {
+            Some(makers) => makers.spawn(making),
+            None => tokio::spawn(making),
+        });
+        while let Some(part) = made.recv().await {
+            yield part;
+        }
+        if let Err(stopped) = (&mut making).await {
+            // It is aborted only when the stream is dropped, so it panicked.
+            panic::resume_unwind(stopped.into_panic());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -94,6 +126,36 @@ mod tests {
         }
         assert_eq!(rustix::process::getpriority_process(None), Ok(0));
         assert!(most.load(SeqCst) <= cores().max(2), "{most:?} at once");
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_made_in_order_by_threads_that_give_way() {
+        let making = Arc::new(AtomicUsize::new(0));
+        let made = Arc::clone(&making);
+        let parts = stream(futures_util::stream::iter(0..100).map(move |part| {
+            made.fetch_add(1, SeqCst);
+            (part, rustix::process::getpriority_process(None))
+        }));
+        let mut parts = pin!(parts);
+        for part in 0..100 {
+            assert_eq!(parts.next().await, Some((part, Ok(NICE))));
+            // Its reader has one, one waits in the channel, and one waits to be sent.
+            assert!(making.load(SeqCst) <= part + 3);
+        }
+        assert_eq!(parts.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_whose_client_has_gone_ends() {
+        let (end, ended) = oneshot::channel::<()>();
+        let mut answer = Box::pin(stream(stream! {
+            let _end = end;
+            yield 1;
+            std::future::pending::<()>().await;
+        }));
+        assert_eq!(answer.next().await, Some(1));
+        drop(answer);
+        assert!(ended.await.is_err(), "it was dropped");
     }
 
     #[tokio::test]

@@ -31,6 +31,11 @@ const CLAIM_BYTES: usize = 1 << 20;
 const UNANSWERED: usize = 3;
 /// The jobs that are read and claimed together.
 const CLAIMED_TOGETHER: usize = 32;
+/// A claim that reads more jobs than this at once waits for its turn.
+const READ_WITHOUT_TURN: usize = 8;
+/// So many claims of many jobs read at once. Each may read `CLAIMED_TOGETHER` times the longest `params`, which is
+/// 2 MiB, and short answers wait while it is opened.
+pub(super) const READ_AT_ONCE: usize = 2;
 
 /// A job handed to a worker.
 #[derive(Debug)]
@@ -175,6 +180,16 @@ impl JobBoard {
             .iter()
             .map(|offer| (offer.user, StreamId::new(StreamKind::Job, offer.job)))
             .collect();
+        let turn = match offers.len() > READ_WITHOUT_TURN {
+            true => Some(
+                self.0
+                    .claim_turns
+                    .acquire()
+                    .await
+                    .expect("nobody closes it"),
+            ),
+            false => None,
+        };
         let first = match self.0.log.reader().first_events(&streams).await {
             Ok(first) => first,
             Err(error) => {
@@ -214,6 +229,7 @@ impl JobBoard {
                 lease: hex::encode(clock::random_bytes::<32>()),
             });
         }
+        drop(turn);
         self.put_back(&beyond, scope);
         (ready, failed)
     }
