@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use genie_events::UserId;
+use genie_media::mark_secret::MarkSecret;
+use secrecy::ExposeSecret;
 
 use crate::{
     audit,
@@ -39,6 +41,8 @@ enum Command {
     },
     /// Work on the media jobs of a server, here or elsewhere
     Worker(WorkerArguments),
+    /// Print the key of invisible marks, for media workers on other machines
+    MarkKey,
     /// Print the configuration in force, secrets masked
     Config {
         /// Print the page of all settings instead: docs/operating/configuration.md
@@ -114,6 +118,7 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Serve { with_worker } => serve::run(config, with_worker),
         Command::Worker(options) => worker::run(&config, options),
+        Command::MarkKey => print_mark_key(&config),
         Command::Config { markdown } => {
             if markdown {
                 output::say(config::markdown::page().trim_end());
@@ -152,6 +157,14 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(sentence),
     }
+}
+
+fn print_mark_key(config: &Config) -> Result<(), String> {
+    audit::with_log(config, async |log| {
+        let secret = MarkSecret::new(log.hashes().mark_key());
+        output::say(secret.text().expose_secret());
+        Ok(())
+    })
 }
 
 /// Reports the reason of a failure, and returns the exit code.

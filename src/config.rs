@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Durati
 use genie_actors::outbound::ProxyUse;
 use genie_events::InviteCode;
 use genie_log::store::Target;
-use genie_media::fetch::PrivateNetworks;
+use genie_media::{fetch::PrivateNetworks, mark_secret::MarkSecret};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -110,6 +110,8 @@ pub struct WorkerConfig {
     /// The server of a worker that runs alone.
     pub url: String,
     pub key: Option<SecretString>,
+    /// The secret of the server's invisible marks, for a worker that runs alone.
+    pub mark_key: Option<SecretString>,
     /// How many jobs run at once.
     pub jobs: usize,
     pub folder: PathBuf,
@@ -132,6 +134,11 @@ impl WorkerConfig {
                 settings::GENIE_WORKER_KEY,
                 |key| key.starts_with("gk_"),
                 "must begin with gk_",
+            ),
+            mark_key: read.secret(
+                settings::GENIE_MARK_KEY,
+                |key| MarkSecret::read(key).is_some(),
+                "must be a key that `genie mark-key` printed",
             ),
             jobs,
             folder: read

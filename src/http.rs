@@ -85,6 +85,8 @@ pub mod invites;
 mod jobs;
 /// Master keys, by the socket.
 mod keys;
+/// `/api/media/verify-mark`.
+mod marks;
 /// `/api/onboarding/*`.
 mod onboarding;
 /// `/api/openapi.json`.

@@ -45,9 +45,11 @@ mod limiter;
 mod log_transfer;
 /// Starts logging.
 mod logging;
-/// The network of a client, by which clients are counted.
+/// The numbers of invisible marks.
+mod mark_numbers;
 /// The media worker of this process.
 mod media_worker;
+/// The network of a client, by which clients are counted.
 mod network;
 /// Checks an upload, and queues the job that imports it.
 mod onboarding;

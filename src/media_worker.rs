@@ -7,7 +7,10 @@ use genie_events::{
     Metadata, ServiceKeyId,
     service_key::{Scope, ServiceKeyGrant},
 };
-use genie_media::worker::{Worker, WorkerSettings};
+use genie_media::{
+    mark_secret::MarkSecret,
+    worker::{Worker, WorkerSettings},
+};
 use secrecy::SecretString;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -25,7 +28,12 @@ const KEY_NAME: &str = "genie serve --with-worker";
 const LAST_REPORTS: Duration = Duration::from_secs(12);
 
 /// What a worker of this process works with.
-pub fn settings(config: &Config, server: String, key: SecretString) -> WorkerSettings {
+pub fn settings(
+    config: &Config,
+    server: String,
+    key: SecretString,
+    mark_secret: Option<MarkSecret>,
+) -> WorkerSettings {
     let worker = &config.worker;
     WorkerSettings {
         server,
@@ -38,6 +46,7 @@ pub fn settings(config: &Config, server: String, key: SecretString) -> WorkerSet
         must_confine: worker.must_confine,
         networks: worker.private_networks.clone(),
         search_path: worker.search_path.clone(),
+        mark_secret,
     }
 }
 
@@ -81,7 +90,9 @@ impl WorkerBeside {
     /// Starts a worker for the server that listens on `address`. Call it on the runtime that owns all I/O.
     pub async fn start(app: Arc<App>, address: SocketAddr) -> Result<Self, String> {
         let (id, key) = make_key(&app).await?;
-        let settings = settings(&app.config, format!("http://{address}"), key);
+        let secret = MarkSecret::new(app.log.hashes().mark_key());
+        let server = format!("http://{address}");
+        let settings = settings(&app.config, server, key, Some(secret));
         let worker = Worker::prepare(settings, &app.worker).await?;
         let stop = CancellationToken::new();
         Ok(Self {

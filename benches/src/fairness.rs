@@ -151,6 +151,7 @@ async fn submit(log: &genie_log::Log, board: &JobBoard, user: UserId) -> Measure
             priority: 10,
             run_at: None,
             max_attempts: 3,
+            mark: None,
         };
         let job = NewSubmission {
             job: JobId(log.clock().new_uuid()),

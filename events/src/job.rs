@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    aggregate, domain_event, ids::JobName, job_operation, refusal::Refusal, timestamp::Timestamp,
-    usage::Unit,
+    aggregate, domain_event, ids::JobName, job_operation, mark_number::MarkNumber,
+    refusal::Refusal, timestamp::Timestamp, usage::Unit,
 };
 
 /// The state after an event.
@@ -111,6 +111,10 @@ pub struct JobSpec {
     pub run_at: Option<Timestamp>,
     /// The job fails after this many attempts.
     pub max_attempts: u32,
+    /// The number that an invisible mark gets: drawn before any worker sees the job, so that no marked file has a
+    /// number without a fact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<MarkNumber>,
 }
 
 /// The part of the work that decisions need. A user's state holds one for each job that has not
@@ -160,9 +164,11 @@ impl JobSpec {
         files
     }
 
-    /// Tells a repeated submission from another one. The order of names in `params` does not matter.
+    /// Tells a repeated submission from another one. The order of names in `params` does not matter, and a mark's
+    /// number is drawn for each.
     fn hash(&self) -> String {
         let mut sorted = self.clone();
+        sorted.mark = None;
         sorted.params.sort_all_objects();
         let json = serde_json::to_vec(&sorted)
             .expect("a spec holds only text, numbers and maps with text keys");

@@ -20,7 +20,7 @@ const MEDIA: [&str; 17] = [
     "thumbnail",
     "strip_metadata",
     CAPTION,
-    "apply_steganographic_watermark",
+    INVISIBLE_MARK,
     DOWNLOAD,
     "ytdlp_info",
 ];
@@ -28,6 +28,10 @@ const MEDIA: [&str; 17] = [
 pub const CAPTION: &str = "caption_generation";
 /// The operation that downloads with any login or cookie file of its user.
 pub const DOWNLOAD: &str = "download_video";
+/// The operation that puts an invisible number into a picture or a film.
+pub const INVISIBLE_MARK: &str = "apply_steganographic_watermark";
+/// The operation that reads such a number. The server queues it; clients can't.
+pub const READ_MARK: &str = "verify_mark";
 const SCRAPE: [&str; 3] = ["scrape_profile", "scrape_post_performance", "publish_post"];
 
 /// The operations that clients may queue.
@@ -37,13 +41,19 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 
 /// The operations that a job may have, those that clients can't queue too.
 pub fn of_jobs() -> impl Iterator<Item = &'static str> {
-    all().chain([onboarding::OPERATION])
+    all().chain(of_server())
+}
+
+/// The operations that only the server queues.
+pub fn of_server() -> [&'static str; 2] {
+    [onboarding::OPERATION, READ_MARK]
 }
 
 /// The queue of an operation that a job may have.
 pub fn queue_of_job(operation: &str) -> Option<&'static str> {
     match operation {
         onboarding::OPERATION => Some(QUEUES[2]),
+        READ_MARK => Some(QUEUES[0]),
         _ => queue_of(operation),
     }
 }
@@ -79,7 +89,7 @@ pub fn counter_of(operation: &str) -> Option<Counter> {
     Some(match operation {
         CAPTION => Counter::PostsAiAssisted,
         "create_teaser" | "trim_videos" | "join_videos" => Counter::AiClipOps,
-        "apply_watermark" | "apply_steganographic_watermark" => Counter::WatermarkOps,
+        "apply_watermark" | INVISIBLE_MARK => Counter::WatermarkOps,
         "thumbnail" => Counter::ThumbnailOps,
         "publish_post" => Counter::PostsPublished,
         _ => return None,
@@ -97,6 +107,8 @@ mod tests {
         assert_eq!(queue_of("make_coffee"), None);
         assert_eq!(queue_of("onboarding_import"), None);
         assert_eq!(queue_of_job("onboarding_import"), Some("onboarding-jobs"));
+        assert_eq!(queue_of(READ_MARK), None);
+        assert_eq!(queue_of_job(READ_MARK), Some("media-jobs"));
         assert!(of_jobs().all(|operation| queue_of_job(operation).is_some()));
         assert_eq!(counter_of("trim_videos"), Some(Counter::AiClipOps));
         assert_eq!(counter_of("resize_image"), None);

@@ -9,6 +9,8 @@ pub mod ids;
 pub mod job_operation;
 /// Platforms and roles that genie knows.
 pub mod known_words;
+/// The number of an invisible mark.
+pub mod mark_number;
 /// The caller and the reason of each event.
 pub mod metadata;
 /// The name of a platform.
@@ -69,6 +71,7 @@ pub use ids::{
     StreamKind, TurnId, UserId,
 };
 pub use invite::InviteCode;
+pub use mark_number::MarkNumber;
 pub use metadata::{CallerKind, Metadata};
 pub use platform_name::PlatformName;
 pub use positions::{Positions, Shard};

@@ -5,6 +5,8 @@
 pub mod operations;
 pub mod worker;
 
+pub mod mark_secret;
+
 pub mod ffmpeg;
 pub mod kind;
 pub mod picture;

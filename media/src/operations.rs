@@ -22,7 +22,9 @@ pub mod films;
 pub mod pictures;
 
 pub use params::{Params, WrongParams};
-pub use run::{FoundMark, MarkOrder, MediaOutcome, OutputFile, mark_invisibly, read_mark, run};
+pub use run::{
+    FoundMark, MARK_NOTE, MarkOrder, MediaOutcome, OutputFile, mark_invisibly, read_mark, run,
+};
 
 use edits::{Crop, InvisibleMark, Resize, VisibleMark};
 use films::{Compression, Joining, Teaser, Transcoding, Trim};
@@ -61,6 +63,10 @@ pub enum MediaOperation {
         url: String,
     },
     OnboardingImport {
+        file_id: String,
+    },
+    /// Looks for an invisible mark.
+    ReadMark {
         file_id: String,
     },
     /// Nothing for this worker: the server itself or an outside worker does it.
@@ -116,6 +122,9 @@ impl MediaOperation {
             "onboarding_import" => Ok(Self::OnboardingImport {
                 file_id: input.upload()?,
             }),
+            "verify_mark" => Ok(Self::ReadMark {
+                file_id: input.upload()?,
+            }),
             _ => match read_edit(name, &params)? {
                 Some(edit) => Ok(Self::Media(MediaWork {
                     sources: sources(&edit, input, &params)?,
@@ -135,7 +144,7 @@ impl MediaOperation {
                 .iter()
                 .filter_map(MediaSource::file_id)
                 .collect(),
-            Self::OnboardingImport { file_id } => vec![file_id],
+            Self::OnboardingImport { file_id } | Self::ReadMark { file_id } => vec![file_id],
             Self::Download { .. } | Self::DownloadFormats { .. } | Self::Outside => Vec::new(),
         }
     }

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     fetch::{Guard, PrivateNetworks},
+    mark_secret::MarkSecret,
     sandbox::{self, Confinement, SandboxLevel},
 };
 
@@ -31,6 +32,8 @@ mod downloads;
 mod folders;
 /// Counts what an uploaded archive holds.
 mod import;
+/// Invisible marks.
+mod marks;
 /// The programs of this machine.
 mod programs;
 /// The server, over its HTTP API.
@@ -38,6 +41,7 @@ mod server;
 
 use attempt::Attempt;
 use folders::JobFolders;
+use marks::WorkerMarks;
 use programs::MediaPrograms;
 use server::{JobServer, ServerError, WorkerJob};
 
@@ -69,6 +73,8 @@ pub struct WorkerSettings {
     pub networks: PrivateNetworks,
     /// The folders of programs, as in `PATH`.
     pub search_path: OsString,
+    /// The secret of the server's invisible marks. Without it their jobs are for other workers.
+    pub mark_secret: Option<MarkSecret>,
 }
 
 /// What a worker is, for those who look after it.
@@ -115,6 +121,7 @@ struct WorkerParts {
     guard: Guard,
     folders: JobFolders,
     watched: Arc<WatchedWorker>,
+    marks: Option<WorkerMarks>,
     min_free: u64,
     max_input: u64,
 }
@@ -147,7 +154,8 @@ impl Worker {
                 missing, "media worker: sandbox is not full"
             );
         }
-        let programs = MediaPrograms::find(&settings.search_path);
+        let marks = settings.mark_secret.map(WorkerMarks::new);
+        let programs = MediaPrograms::find(&settings.search_path, marks.is_some());
         let lacks = programs.missing();
         if !lacks.is_empty() {
             let programs = lacks.join(", ");
@@ -167,6 +175,7 @@ impl Worker {
             guard: Guard::new(settings.networks)?,
             folders: JobFolders::open(&settings.folder)?,
             watched: Arc::clone(&watched),
+            marks,
             min_free: settings.min_free,
             max_input: settings.max_input,
         };

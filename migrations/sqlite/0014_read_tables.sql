@@ -132,6 +132,21 @@ CREATE TABLE captions (
 ) STRICT;
 CREATE INDEX captions_of_user ON captions (user_id, position);
 
+-- The numbers of invisible marks, each with the fact that it names: the submission of the job that makes the mark.
+CREATE TABLE marks (
+    job_id           TEXT    NOT NULL PRIMARY KEY,
+    user_id          TEXT    NOT NULL,
+    number           INTEGER NOT NULL,
+    -- The id of the fact.
+    fact             TEXT    NOT NULL,
+    position         INTEGER NOT NULL,
+    -- When the mark was made; until the job is done, when it was asked for.
+    marked_at        INTEGER NOT NULL,
+    recipient_sealed BLOB
+) STRICT;
+CREATE INDEX marks_by_number ON marks (number, position);
+CREATE INDEX marks_of_user ON marks (user_id);
+
 -- The projections. A projection without a position of its own stands at the checkpoint
 -- `projections`, like most. One that stopped, or that catches up with the others, has its own.
 CREATE TABLE projections (

@@ -22,6 +22,8 @@ pub mod chats;
 pub mod credentials;
 pub mod invites;
 pub mod jobs;
+/// The numbers of invisible marks.
+pub mod marks;
 pub mod service_keys;
 /// Counts by counter and month.
 pub mod usage;

@@ -13,6 +13,7 @@ fn statements(store: &Store) -> Vec<String> {
         crate::usage::statements(),
         crate::credentials::statements(),
         crate::jobs::statements(store),
+        crate::marks::statements(),
         crate::chats::statements(store),
         crate::captions::statements(store),
         crate::invites::statements(),
@@ -23,13 +24,14 @@ fn statements(store: &Store) -> Vec<String> {
 }
 
 /// The tables, and the names that statements give them.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "accounts",
     "usage",
     "credentials",
     "jobs",
     "job_counts",
     "jobs_due",
+    "marks",
     "chats",
     "messages",
     "captions",

@@ -1,7 +1,10 @@
 //! `genie worker`: a media worker without a server in its process.
 
-use genie_media::worker::{Worker, WorkerWatch};
-use secrecy::SecretString;
+use genie_media::{
+    mark_secret::MarkSecret,
+    worker::{Worker, WorkerWatch},
+};
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -35,7 +38,9 @@ pub fn run(config: &Config, arguments: WorkerArguments) -> Result<(), String> {
         .ok_or("a service key with the scope jobs:work is needed: set GENIE_WORKER_KEY")?;
     runtime::run(async {
         let mut signals = Signals::listen()?;
-        let settings = settings(config, url, key);
+        let mark_key = config.worker.mark_key.as_ref();
+        let secret = mark_key.and_then(|key| MarkSecret::read(key.expose_secret()));
+        let settings = settings(config, url, key, secret);
         let worker = Worker::prepare(settings, &WorkerWatch::default()).await?;
         let stop = CancellationToken::new();
         let mut work = std::pin::pin!(worker.run(stop.clone()));

@@ -143,6 +143,7 @@ settings! {
     PROBE_AGE_MS = number("1000", (0, 60_000), "milliseconds", "how old an answer of /readyz or /api/queue/stats may be; 0 makes one for every request");
     GENIE_WORKER_URL = text("http://127.0.0.1:3001", "URL", "the server that `genie worker` works for");
     GENIE_WORKER_KEY = secret("`gk_...`", "the service key of `genie worker`, with the scope `jobs:work`");
+    GENIE_MARK_KEY = secret("`gm_...`", "the key of invisible marks for `genie worker`, as `genie mark-key` prints it; without it, their jobs are for other workers");
     GENIE_WORKER_JOBS = number("0", (0, 1024), "jobs", "how many jobs a media worker runs at once; 0 is one for each core");
     GENIE_WORKER_DIR = text("", "folder", "the media worker's own folder, for one worker alone; without it, GENIE_DATA_DIR/worker");
     GENIE_SANDBOX = words("best", &["best", "require"], "`require` starts no media worker where the sandbox is less than full");

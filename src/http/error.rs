@@ -140,6 +140,11 @@ pub enum ApiError {
     Proof(CantProve),
     #[error(transparent)]
     Password(#[from] PasswordError),
+    /// No media worker did what the request waited for.
+    #[error(
+        "No media worker has read the file in time; nothing is left behind, try again when one runs"
+    )]
+    NoWorker,
     /// A fault of the server.
     #[error("{0}")]
     Internal(String),
@@ -289,6 +294,7 @@ impl ApiError {
                     ..Wire::new(status, &failure.code)
                 }
             }
+            Self::NoWorker => Wire::later(S::SERVICE_UNAVAILABLE, "no_worker"),
             Self::Write(error) => wire_of_write(error),
             Self::Read(error) => wire_of_read(error),
             Self::Proof(error) => wire_of_proof(error),

@@ -15,7 +15,6 @@ use genie_actors::{
 };
 use genie_events::{
     JobId, JobName, Refusal, RefusalKind, Timestamp, UserId, job::JobSpec, job_operation,
-    user::onboarding,
 };
 use genie_log::leases::LeaseKind;
 use genie_media::{
@@ -47,11 +46,12 @@ use crate::{
         words::{self, JOB_STATUSES, Time},
         workers,
     },
+    mark_numbers,
 };
 
 /// Many jobs by one request.
 pub mod batch;
-mod named_files;
+pub mod named_files;
 pub mod stream;
 mod waiting;
 use waiting::{WaitsBecause, waits_because};
@@ -415,6 +415,7 @@ impl NewJob {
             priority,
             run_at,
             max_attempts,
+            mark: None,
         })
     }
 }
@@ -453,7 +454,8 @@ pub async fn submit(
     Body(body): Body<NewJob>,
 ) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let spec = body.spec(app.log.clock().now(), &app.config.worker.private_networks)?;
+    let mut spec = body.spec(app.log.clock().now(), &app.config.worker.private_networks)?;
+    mark_numbers::draw(&app.reads.marks, [&mut spec]).await?;
     let mut foreign = named_files::foreign(&app, &request, &user, &[&spec]).await?;
     let queue = spec.queue.clone();
     let name = spec.name.clone();
@@ -684,9 +686,7 @@ impl JobQuery {
             let known = job_operation::QUEUES.join(", ");
             return Err(ApiError::field(format!("`queue` must be one of: {known}")));
         }
-        let is_operation = |operation: &String| {
-            job_operation::queue_of(operation).is_some() || operation == onboarding::OPERATION
-        };
+        let is_operation = |operation: &String| job_operation::queue_of_job(operation).is_some();
         if !operation.as_ref().is_none_or(is_operation) {
             return Err(unknown_operation());
         }

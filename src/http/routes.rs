@@ -19,8 +19,8 @@ use crate::http::{
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
     error::no_such_route,
-    events, files, forgetting, health, identity, impersonation, invites, jobs, onboarding, openapi,
-    pages,
+    events, files, forgetting, health, identity, impersonation, invites, jobs, marks, onboarding,
+    openapi, pages,
     route_rules::{RouteRule, RouteRules},
     service_keys, usage, workers,
 };
@@ -247,6 +247,7 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/jobs/{id}"                        ActingUser, jobs::show;
     PATCH  "/api/jobs/{id}"                        ActingUser, jobs::reschedule;
     GET    "/api/jobs/{id}/stream"                 ActingUser, jobs::stream::stream;
+    POST   "/api/media/verify-mark"                ActingUser, marks::verify;
     POST   "/api/worker/claim"                     Server(WorksOnJobs), workers::claim;
     POST   "/api/worker/report"                    Server(WorksOnJobs), workers::bulk_report::report  .bulk();
     POST   "/api/worker/jobs/{id}/heartbeat"       Server(WorksOnJobs), workers::heartbeat;

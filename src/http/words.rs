@@ -8,7 +8,6 @@ use genie_events::{
     job_operation::{self, QUEUES},
     service_key,
     tier::{self, Counter},
-    user::onboarding,
 };
 use serde::{Serialize, Serializer};
 use utoipa::{
@@ -155,8 +154,9 @@ words! {
     Queue = QUEUES;
     /// The operations that clients may queue.
     Operation = job_operation::all();
-    /// The job's work. Only the upload queues `onboarding_import`.
-    JobOperation = job_operation::all().chain([onboarding::OPERATION]);
+    /// The job's work. Only the upload queues `onboarding_import`, and only `POST /api/media/verify-mark` queues
+    /// `verify_mark`.
+    JobOperation = job_operation::of_jobs();
     JobStatus = JOB_STATUSES;
     WaitReason = WAIT_REASONS;
     Tier = tier::Tier::ALL.map(tier::Tier::as_str);

@@ -10,7 +10,7 @@ use genie_actors::jobs::{
     AttemptEnd, HandedJobs, JobClaim,
     operation_set::{ClaimScope, OperationNumber},
 };
-use genie_events::{JobId, JobName, Refusal, UserId, job_operation};
+use genie_events::{JobId, JobName, MarkNumber, Refusal, UserId, job_operation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use tokio::time::Instant;
@@ -48,7 +48,8 @@ const RECHECK: Duration = Duration::from_secs(5);
 pub struct Claim {
     #[schema(value_type = Vec<words::Queue>, min_items = 1)]
     queues: Vec<String>,
-    /// The operations that this worker can do. Absent: all of the queues, but those that the server runs itself.
+    /// The operations that this worker can do. Absent: all of the queues, but `verify_mark`, and those that the server
+    /// runs itself.
     #[schema(value_type = Option<Vec<words::JobOperation>>, min_items = 1)]
     operations: Option<Vec<String>>,
     /// The worker's name for itself, kept with the facts. 1 to 200 bytes.
@@ -90,6 +91,10 @@ pub struct ClaimedJob {
     input_url: Option<String>,
     #[schema(required)]
     creator_profile_id: Option<String>,
+    /// The number that `apply_steganographic_watermark` puts into the file; absent for other operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
+    mark: Option<MarkNumber>,
     /// The number of this attempt, from 1.
     #[schema(minimum = 1)]
     attempt: u32,
@@ -109,6 +114,7 @@ impl From<JobClaim> for ClaimedJob {
             input_file_id: claimed.spec.input_file_id,
             input_url: claimed.spec.input_url,
             creator_profile_id: claimed.spec.creator_profile_id,
+            mark: claimed.spec.mark,
             attempt: claimed.attempt,
             lease: claimed.lease,
             lease_expires_at: claimed.lease_expires_at.into(),

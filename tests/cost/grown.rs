@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use genie_events::{
-    BlobId, CaptionId, Event, JobId, Metadata, ServiceKeyId, StreamId, StreamKind, TurnId, UserId,
+    BlobId, CaptionId, Event, JobId, MarkNumber, Metadata, ServiceKeyId, StreamId, StreamKind,
+    TurnId, UserId,
     account::{AccountEvent, Registration},
     caption::{Brief, CaptionEvent, WrittenCaption},
     chat::{ChatEvent, TurnAnswer, TurnMetrics, TurnOutcome},
@@ -224,6 +225,7 @@ fn job(log: &Log, n: usize) -> [NewFact; 2] {
         priority: 0,
         run_at: None,
         max_attempts: 3,
+        mark: Some(MarkNumber(n as u32)), // so that there are as many numbers as jobs
     };
     let submitted = JobEvent::Submitted {
         spec,

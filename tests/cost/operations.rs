@@ -126,6 +126,13 @@ async fn jobs(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
         })
         .await;
     reports(meter, genie).await;
+    meter
+        .count("enqueue of a mark", async || {
+            let operation = "apply_steganographic_watermark";
+            let job = json!({"operation": operation, "input_url": "http://a/b"});
+            ada.post(genie, "/api/queue/media", job).await.ok();
+        })
+        .await;
 }
 
 /// The jobs of a batch, and those of a report.

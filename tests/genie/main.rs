@@ -49,6 +49,7 @@ mod keys;
 mod limits;
 mod log_transfer;
 mod logs;
+mod marks;
 mod media_worker;
 mod names;
 mod onboarding;

@@ -106,6 +106,7 @@ async fn add_jobs(log: &Log, loader: &mut BulkLoader, count: usize) {
             priority: 10,
             run_at: None,
             max_attempts: 20,
+            mark: None,
         };
         let job = JobId(log.clock().new_uuid());
         let stream = StreamId::new(StreamKind::Job, job);

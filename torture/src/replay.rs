@@ -214,6 +214,7 @@ mod tests {
             priority: 10,
             run_at: None,
             max_attempts: 3,
+            mark: None,
         }
     }
 

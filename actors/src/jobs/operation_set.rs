@@ -72,12 +72,14 @@ impl FromIterator<OperationNumber> for OperationSet {
 pub struct ClaimScope(Vec<(&'static str, OperationSet)>);
 
 impl ClaimScope {
-    /// All operations of these queues; with `operations` only those. Never those that the server runs itself.
+    /// All operations of these queues, but for the reading of marks, which needs a key; with `operations` only those.
+    /// Never those that the server runs itself.
     pub fn of_worker(queues: &[&'static str], operations: Option<&[OperationNumber]>) -> Self {
         let own = OperationNumber::parse(job_operation::CAPTION);
-        let wanted = |operation: &OperationNumber| {
-            Some(*operation) != own
-                && operations.is_none_or(|operations| operations.contains(operation))
+        let named_only = OperationNumber::parse(job_operation::READ_MARK);
+        let wanted = |operation: &OperationNumber| match operations {
+            None => ![own, named_only].contains(&Some(*operation)),
+            Some(operations) => Some(*operation) != own && operations.contains(operation),
         };
         let of_queue = |queue: &&'static str| {
             let all = OperationNumber::all().filter(|operation| operation.queue() == *queue);
@@ -117,15 +119,21 @@ mod tests {
         assert_eq!(all.iter().count(), 16);
         assert!(all.contains(number("thumbnail")));
         assert!(!all.contains(number("caption_generation")));
+        assert!(!all.contains(number("verify_mark")));
         assert!(!all.contains(number("publish_post")));
         let named = [
             number("thumbnail"),
             number("publish_post"),
             number("caption_generation"),
+            number("verify_mark"),
         ];
         let two = ["media-jobs", "scrape-jobs"];
         let some = ClaimScope::of_worker(&two, Some(&named)).operations();
-        assert_eq!(some, named[..2].iter().copied().collect());
+        assert_eq!(
+            some,
+            [named[0], named[1], named[3]].into_iter().collect(),
+            "what needs a key is only for those who name it"
+        );
         let own = ClaimScope::of_captions().operations();
         assert_eq!(own.iter().collect::<Vec<_>>(), [named[2]]);
     }

@@ -100,6 +100,7 @@ mod tests {
             priority: 10,
             run_at: Some(Timestamp(5)),
             max_attempts: 12,
+            mark: None,
         };
         let retried = || JobEvent::Retried {
             queue: "media-jobs".into(),

@@ -114,6 +114,7 @@ pub struct SystemHashes {
     word: Zeroizing<[u8; 32]>,
     request_id: Zeroizing<[u8; 32]>,
     file_link: Zeroizing<[u8; 32]>,
+    mark: Zeroizing<[u8; 32]>,
     log_name: String,
 }
 
@@ -137,6 +138,7 @@ impl SystemHashes {
             word: part("word"),
             request_id: part("request id"),
             file_link: part("file link"),
+            mark: part("invisible marks"),
             log_name: log_name(system),
         }
     }
@@ -226,6 +228,11 @@ impl SystemHashes {
     /// The key that proves who wrote a line of the ledger of the forgotten (HMAC-SHA-256).
     pub fn ledger_key(&self) -> &[u8; 32] {
         &self.ledger
+    }
+
+    /// The secret of invisible marks. Whoever has it can make, read and remove them.
+    pub fn mark_key(&self) -> &[u8; 32] {
+        &self.mark
     }
 
     /// The key that proves that genie made a second factor's secret (HMAC-SHA-256).

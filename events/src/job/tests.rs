@@ -16,6 +16,7 @@ fn spec() -> JobSpec {
         priority: 10,
         run_at: None,
         max_attempts: 2,
+        mark: None,
     }
 }
 fn submitted() -> JobEvent {
@@ -68,6 +69,22 @@ fn submitting_the_same_again_is_no_error_but_another_body_is() {
         .when(submit(other))
         .inspect_result();
     assert_eq!(refused.unwrap_err().code, "job_exists");
+}
+
+#[test]
+fn submitting_the_same_again_keeps_the_first_number_of_a_mark() {
+    let marked = |number| JobSpec {
+        mark: Some(MarkNumber(number)),
+        ..spec()
+    };
+    let first = JobEvent::Submitted {
+        spec: marked(1),
+        counted: None,
+    };
+    Given::with(())
+        .given(vec![first])
+        .when(submit(marked(2)))
+        .then_expect_events(vec![]);
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl User {
             priority: PRIORITY,
             run_at: None,
             max_attempts: MAX_ATTEMPTS,
+            mark: None,
         };
         let queued = Change::new(
             job,

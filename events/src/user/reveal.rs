@@ -343,6 +343,7 @@ mod tests {
             priority: 10,
             run_at: None,
             max_attempts: 3,
+            mark: None,
         };
         let job = JobId(Uuid::from_u128(9));
         let submitted = JobEvent::Submitted {

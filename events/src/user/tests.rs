@@ -95,6 +95,7 @@ fn spec(operation: &str) -> JobSpec {
         priority: 10,
         run_at: None,
         max_attempts: 3,
+        mark: None,
     }
 }
 

@@ -42,6 +42,9 @@ pub struct FilmEmbedded {
 }
 
 impl<'a> FilmMarker<'a> {
+    /// How often a residual is made, in frames.
+    pub const EVERY: NonZero<usize> = NonZero::new(12).expect("it is not 0");
+
     pub fn new(
         key: &'a MarkKey,
         number: u32,
@@ -96,7 +99,8 @@ impl<'a> FilmMarker<'a> {
     }
 }
 
-/// Reads the mark of a film from some of its frames. Any frames do: each n-th one, or one a second.
+/// Reads the mark of a film from some of its frames. Any frames do; more of them help a film that is noise itself,
+/// because what they have in common adds up.
 pub struct FilmReader<'a> {
     key: &'a MarkKey,
     frames: usize,
@@ -128,6 +132,9 @@ pub struct FilmDetection {
 }
 
 impl<'a> FilmReader<'a> {
+    /// So many frames of a film are enough, spread over its length.
+    pub const FRAMES: usize = 30;
+
     pub fn new(key: &'a MarkKey) -> Self {
         Self {
             key,

@@ -30,7 +30,7 @@ mod mark;
 /// Makes pictures.
 mod still;
 
-pub use mark::{FoundMark, MarkOrder, mark_invisibly, read_mark};
+pub use mark::{FoundMark, MARK_NOTE, MarkOrder, mark_invisibly, read_mark};
 
 /// The name of a file that becomes an output.
 const OUTPUT: &str = "output";

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     fetch::{FetchError, FetchLimits},
-    ffmpeg::{InputFile, JobFolder, MediaFailure},
-    operations::{self, Input, MediaOperation, MediaSource, MediaWork, OutputFile},
+    ffmpeg::{InputFile, JobFolder, MediaFailure, Workbench},
+    operations::{self, Edit, Input, MediaOperation, MediaSource, MediaWork, OutputFile},
     sandbox::ToolLimits,
 };
 
@@ -215,6 +215,15 @@ impl<'a> Attempt<'a> {
                 let archive = self.fetch(&source, folder, 0).await?;
                 import::import(archive, cancel).await
             }
+            MediaOperation::ReadMark { file_id } => {
+                let source = MediaSource::File(file_id);
+                let job = self.folder_of(&[source], folder).await?;
+                let mut progress = |part: f64| self.set_progress(100.0 * part);
+                let bench = self.bench(&job, &mut progress, cancel)?;
+                let marks = self.shared.marks.as_ref();
+                let marks = marks.ok_or_else(|| lacks("secret of invisible marks"))?;
+                marks.read(&self.job, bench).await
+            }
             MediaOperation::Download { url, max_height } => {
                 let yt_dlp = programs.yt_dlp().ok_or_else(|| lacks("yt-dlp"))?;
                 let page = downloads::FilmPage {
@@ -249,22 +258,53 @@ impl<'a> Attempt<'a> {
         folder: &AttemptFolder,
         cancel: CancellationToken,
     ) -> Result<Done, AttemptFailure> {
-        let programs = self.shared.watched.programs.ffmpeg();
-        let programs = programs.ok_or_else(|| lacks("ffmpeg"))?;
-        let mut inputs = Vec::new();
-        for (number, source) in work.sources.iter().enumerate() {
-            inputs.push(self.fetch(source, folder, number).await?);
-        }
-        let job = JobFolder {
-            folder: folder.work(),
-            inputs,
-        };
+        let job = self.folder_of(&work.sources, folder).await?;
         let mut progress = |part: f64| self.set_progress(100.0 * part);
-        let limits = ToolLimits::default();
-        let made = operations::run(programs, limits, work, &job, &mut progress, cancel).await?;
+        let bench = self.bench(&job, &mut progress, cancel)?;
+        let made = match &self.shared.marks {
+            Some(marks) if matches!(work.edit, Edit::MarkInvisibly(_)) => {
+                marks.mark(&self.job, bench, work.keep_metadata).await?
+            }
+            _ => {
+                let (programs, progress, cancel) = (bench.programs, bench.progress, bench.cancel);
+                operations::run(programs, bench.limits, work, &job, progress, cancel).await?
+            }
+        };
         Ok(Done {
             result: made.result,
             files: made.outputs,
+        })
+    }
+
+    /// The folder of the job, with copies of its files.
+    async fn folder_of(
+        &self,
+        sources: &[MediaSource],
+        folder: &AttemptFolder,
+    ) -> Result<JobFolder, AttemptFailure> {
+        let mut inputs = Vec::new();
+        for (number, source) in sources.iter().enumerate() {
+            inputs.push(self.fetch(source, folder, number).await?);
+        }
+        Ok(JobFolder {
+            folder: folder.work(),
+            inputs,
+        })
+    }
+
+    fn bench<'b>(
+        &'b self,
+        job: &'b JobFolder,
+        progress: &'b mut (dyn FnMut(f64) + Send + Sync),
+        cancel: CancellationToken,
+    ) -> Result<Workbench<'b>, AttemptFailure> {
+        let programs = self.shared.watched.programs.ffmpeg();
+        Ok(Workbench {
+            programs: programs.ok_or_else(|| lacks("ffmpeg"))?,
+            job,
+            progress,
+            cancel,
+            limits: ToolLimits::default(),
         })
     }
 
@@ -322,8 +362,8 @@ impl<'a> Attempt<'a> {
 }
 
 /// Only for a server that hands out what was not asked for.
-fn lacks(program: &str) -> AttemptFailure {
-    AttemptFailure::passing("no_worker", format!("this worker has no {program}"))
+fn lacks(what: &str) -> AttemptFailure {
+    AttemptFailure::passing("no_worker", format!("this worker has no {what}"))
 }
 
 fn not_stored(error: ServerError) -> AttemptFailure {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::ffmpeg::Programs;
 
-/// The operations that ffmpeg does. An invisible mark needs a key that the server does not give out, so its jobs wait.
+/// The operations that ffmpeg does.
 const BY_FFMPEG: [&str; 13] = [
     "apply_watermark",
     "compress_video",
@@ -24,23 +24,27 @@ const BY_FFMPEG: [&str; 13] = [
     "transcoding",
     "trim_videos",
 ];
+/// The operations that need ffmpeg and the secret of invisible marks.
+const BY_MARK_SECRET: [&str; 2] = ["apply_steganographic_watermark", "verify_mark"];
 const BY_YT_DLP: [&str; 2] = ["download_video", "ytdlp_info"];
 const BY_ITSELF: [&str; 1] = ["onboarding_import"];
 
 pub(super) struct MediaPrograms {
     ffmpeg: Option<Programs>,
     yt_dlp: Option<PathBuf>,
+    has_mark_secret: bool,
 }
 
 impl MediaPrograms {
     /// Looks in the folders of a search path.
-    pub fn find(search_path: &OsStr) -> Self {
+    pub fn find(search_path: &OsStr, has_mark_secret: bool) -> Self {
         let yt_dlp = std::env::split_paths(search_path)
             .map(|folder| folder.join("yt-dlp"))
             .find(|program| program.is_absolute() && program.is_file());
         Self {
             ffmpeg: Programs::find(search_path),
             yt_dlp,
+            has_mark_secret,
         }
     }
 
@@ -58,6 +62,9 @@ impl MediaPrograms {
         let mut all = BTreeSet::from(BY_ITSELF);
         if self.ffmpeg.is_some() {
             all.extend(BY_FFMPEG);
+        }
+        if self.ffmpeg.is_some() && self.has_mark_secret {
+            all.extend(BY_MARK_SECRET);
         }
         if self.yt_dlp.is_some() {
             all.extend(BY_YT_DLP);
@@ -81,13 +88,16 @@ mod tests {
     #[test]
     fn a_missing_program_takes_its_operations_with_it() {
         let folder = tempfile::TempDir::new().unwrap();
-        let found = || MediaPrograms::find(folder.path().as_os_str());
+        let with = |has_secret| MediaPrograms::find(folder.path().as_os_str(), has_secret);
+        let found = || with(true);
         assert_eq!(found().missing(), ["ffmpeg", "yt-dlp"]);
         assert_eq!(found().operations(), BTreeSet::from(BY_ITSELF));
         std::fs::write(folder.path().join("ffmpeg"), "").unwrap();
         assert_eq!(found().operations(), BTreeSet::from(BY_ITSELF));
         std::fs::write(folder.path().join("ffprobe"), "").unwrap();
         assert!(found().operations().contains("thumbnail"));
+        assert!(found().operations().contains("verify_mark"));
+        assert!(!with(false).operations().contains("verify_mark"));
         assert!(!found().operations().contains("download_video"));
         std::fs::write(folder.path().join("yt-dlp"), "").unwrap();
         assert_eq!(found().missing(), [""; 0]);

@@ -54,6 +54,8 @@ pub(super) struct WorkerJob {
     pub params: Map<String, Value>,
     pub input_file_id: Option<String>,
     pub input_url: Option<String>,
+    /// The number of an invisible mark.
+    pub mark: Option<u32>,
     pub attempt: u32,
     lease: String,
 }

@@ -86,6 +86,7 @@ fn submitted(operation: &str, run_at: Option<Timestamp>) -> Event {
         priority: 10,
         run_at,
         max_attempts: 3,
+        mark: None,
     };
     Event::Job(JobEvent::Submitted {
         spec,

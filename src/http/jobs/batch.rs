@@ -18,6 +18,7 @@ use crate::{
         response::{Answer, Written},
         words::{False, True},
     },
+    mark_numbers,
 };
 
 /// The most jobs of a batch.
@@ -85,6 +86,7 @@ pub async fn submit(
     if atomic && let Some((n, error)) = take_first_error(&mut read) {
         return Err(ApiError::field(format!("`jobs[{n}]`: {}", error.words().1)));
     }
+    mark_numbers::draw(&app.reads.marks, read.iter_mut().flatten()).await?;
     let specs: Vec<&JobSpec> = read.iter().filter_map(|spec| spec.as_ref().ok()).collect();
     let foreign = named_files::foreign(&app, &request, &user, &specs).await?;
     let mut shown = Vec::with_capacity(read.len());

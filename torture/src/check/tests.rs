@@ -35,6 +35,7 @@ fn spec() -> JobSpec {
         priority: 10,
         run_at: None,
         max_attempts: 3,
+        mark: None,
     }
 }
 

@@ -443,6 +443,7 @@ mod tests {
         "jobs",
         "job_counts",
         "jobs_due",
+        "marks",
         "projections",
         "chats",
         "messages",

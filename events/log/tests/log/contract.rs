@@ -34,6 +34,7 @@ fn submitted(secret: &str) -> Event {
         priority: 10,
         run_at: None,
         max_attempts: 3,
+        mark: None,
     };
     Event::Job(JobEvent::Submitted {
         spec,

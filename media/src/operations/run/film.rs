@@ -21,8 +21,8 @@ use crate::{
 pub(super) const FINE: FilmRate = FilmRate::Crf(20);
 /// The frames a second of a film without an even rate, when its frames are worked on one by one.
 const UNEVEN_RATE: f64 = 30.0;
-/// About so many frames of a film are looked at for a mark.
-const READ_FRAMES: f64 = 30.0;
+/// Of a film of more seconds only key frames are decoded to read a mark, because somebody waits.
+const DECODED_WHOLE: f64 = 60.0;
 /// VP9 counts its quality to 63, the others to 51.
 const VP9_CRF: (u32, u32) = (63, 51);
 
@@ -421,7 +421,7 @@ pub(super) async fn mark(
 }
 
 /// The frames of a film as they are seen, in `yuv420p` or `gray`.
-fn frames(film: &Film, rate: f64, format: &str) -> (Size, FfmpegArguments) {
+fn frames(film: &Film, skip: &[&str], rate: f64, format: &str) -> (Size, FfmpegArguments) {
     let (size, chain) = unsized_chain(film);
     let graph = chain
         .join(filters::finish(&film.colour))
@@ -430,7 +430,7 @@ fn frames(film: &Film, rate: f64, format: &str) -> (Size, FfmpegArguments) {
         .between(&pad(0, film), "v");
     let graph = format!("{}{graph}", filters::SCALER);
     let arguments = FfmpegArguments::of_frames()
-        .input(&[], film.kind, &film.path)
+        .input(skip, film.kind, &film.path)
         .options(["-filter_complex", &graph, "-map", "[v]"])
         .raw_output();
     (size, arguments)
@@ -452,7 +452,7 @@ pub(super) async fn through_frames(
 ) -> Result<Made, MediaFailure> {
     let film = only(bench).await?;
     let rate = film.rate.unwrap_or(UNEVEN_RATE);
-    let (size, decode) = frames(&film, rate, "yuv420p");
+    let (size, decode) = frames(&film, &[], rate, "yuv420p");
     let target = FilmTarget::like(&film, FINE);
     let path = bench.place(&format!("{OUTPUT}.{}", target.kind.ending()));
     let plan = FilmPlan {
@@ -480,15 +480,21 @@ pub(super) async fn through_frames(
     Ok(told_of_sound(Made::new(path, target.kind), &film))
 }
 
-/// Gives some frames, spread over the film, to `work`.
+/// Gives about so many frames, spread over the film, to `work`.
 pub(super) async fn read_frames(
     bench: &mut Workbench<'_>,
+    count: usize,
     work: &mut LuminanceWork<'_>,
 ) -> Result<(), MediaFailure> {
     let film = only(bench).await?;
     let most = film.rate.unwrap_or(UNEVEN_RATE);
-    let rate = (READ_FRAMES / film.duration.max(0.04)).min(most);
-    let (size, decode) = frames(&film, rate, "gray");
+    let rate = (count as f64 / film.duration.max(0.04)).min(most);
+    let skip: &[&str] = if film.duration > DECODED_WHOLE {
+        &["-skip_frame", "nokey"]
+    } else {
+        &[]
+    };
+    let (size, decode) = frames(&film, skip, rate, "gray");
     let mut on_frame = |frame: &mut [u8]| work(size, frame);
     bench.read_frames(decode, pixels(size), &mut on_frame).await
 }

@@ -1,8 +1,7 @@
 //! Marks pictures and films invisibly, and reads such marks again.
 
-use std::num::NonZero;
-
 use genie_marks::{FilmMarker, FilmReader, MarkError, MarkKey, detect, embed};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{MediaOutcome, film, first, measured, still};
 use crate::{
@@ -11,12 +10,13 @@ use crate::{
     probe,
 };
 
-/// A residual is made for each of so many frames.
-const EVERY: NonZero<usize> = NonZero::new(12).expect("it is not 0");
+/// What a mark is worth, for those who get one or look for one.
+pub const MARK_NOTE: &str =
+    "A mark is evidence, not protection: it can be removed on purpose, and no mark proves nothing";
 
 /// The number to write, and the key without which nobody reads it.
-pub struct MarkOrder {
-    pub key: MarkKey,
+pub struct MarkOrder<'a> {
+    pub key: &'a MarkKey,
     pub number: u32,
 }
 
@@ -41,6 +41,14 @@ fn refused(error: MarkError) -> MediaFailure {
     }
 }
 
+/// Does arithmetic that may take a second, while another thread of the runtime goes on with other tasks.
+fn compute<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 fn is_still(bench: &Workbench<'_>) -> Result<bool, MediaFailure> {
     let kind = probe::kind_of(&first(bench.job)?.path)?;
     Ok(kind.is_picture() && kind != MediaKind::Gif)
@@ -49,28 +57,25 @@ fn is_still(bench: &Workbench<'_>) -> Result<bool, MediaFailure> {
 /// Marks the job's first input.
 pub async fn mark_invisibly(
     mut bench: Workbench<'_>,
-    order: &MarkOrder,
+    order: &MarkOrder<'_>,
     keep_metadata: bool,
 ) -> Result<MediaOutcome, MediaFailure> {
     let bench = &mut bench;
     let made = if is_still(bench)? {
         let mark = |(width, height): (u32, u32), luminance: &mut [u8]| {
             let (width, height) = (width as usize, height as usize);
-            embed(&order.key, order.number, width, height, luminance)
-                .map(|_| ())
-                .map_err(refused)
+            let made = compute(|| embed(order.key, order.number, width, height, luminance));
+            made.map(|_| ()).map_err(refused)
         };
         still::through_pixels(bench, keep_metadata, mark).await?
     } else {
         let mut marker = None;
         let mut mark = |(width, height): (u32, u32), luminance: &mut [u8]| {
             let (width, height) = (width as usize, height as usize);
-            marker
-                .get_or_insert_with(|| {
-                    FilmMarker::new(&order.key, order.number, width, height, EVERY)
-                })
-                .mark(luminance)
-                .map_err(refused)
+            let marker = marker.get_or_insert_with(|| {
+                FilmMarker::new(order.key, order.number, width, height, FilmMarker::EVERY)
+            });
+            compute(|| marker.mark(luminance)).map_err(refused)
         };
         let made = film::through_frames(bench, keep_metadata, &mut mark).await?;
         if marker.is_none_or(|marker| marker.embedded().readable == 0) {
@@ -78,7 +83,8 @@ pub async fn mark_invisibly(
         }
         made
     };
-    measured(bench, made.note("mark", order.number)).await
+    let made = made.note("mark", order.number).note("note", MARK_NOTE);
+    measured(bench, made).await
 }
 
 /// Reads the mark of the job's first input.
@@ -89,17 +95,21 @@ pub async fn read_mark(
     let bench = &mut bench;
     if is_still(bench)? {
         let ((width, height), luminance) = still::luminance(bench).await?;
-        let found = detect(key, width as usize, height as usize, &luminance);
+        let found = compute(|| detect(key, width as usize, height as usize, &luminance));
         return Ok(found.map(|found| FoundMark {
             number: found.number,
             confidence: found.confidence,
         }));
     }
     let mut reader = FilmReader::new(key);
-    film::read_frames(bench, &mut |(width, height), luminance| {
-        reader.read(width as usize, height as usize, luminance);
-        Ok(())
-    })
+    film::read_frames(
+        bench,
+        FilmReader::FRAMES,
+        &mut |(width, height), luminance| {
+            compute(|| reader.read(width as usize, height as usize, luminance));
+            Ok(())
+        },
+    )
     .await?;
     Ok(reader.majority().map(|found| FoundMark {
         number: found.number,

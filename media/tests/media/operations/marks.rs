@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use genie_marks::MarkKey;
 use genie_media::{
     ffmpeg::{InputFile, JobFolder, Workbench},
     operations::{FoundMark, MarkOrder, MediaOutcome, mark_invisibly, read_mark},
@@ -14,9 +15,13 @@ use crate::studio::{TONE, ffmpeg, media, probed, programs, remade};
 
 const NUMBER: u32 = 0x1234_abcd;
 
-fn order() -> MarkOrder {
+fn key() -> MarkKey {
+    MarkKey::new(&[7; 32])
+}
+
+fn order(key: &MarkKey) -> MarkOrder<'_> {
     MarkOrder {
-        key: genie_marks::MarkKey::new(&[7; 32]),
+        key,
         number: NUMBER,
     }
 }
@@ -40,7 +45,7 @@ async fn marked(folder: &TempDir, input: &Path) -> MediaOutcome {
         cancel: CancellationToken::new(),
         limits: ToolLimits::default(),
     };
-    mark_invisibly(bench, &order(), false).await.unwrap()
+    mark_invisibly(bench, &order(&key()), false).await.unwrap()
 }
 
 async fn read(input: &Path, key: u8) -> Option<FoundMark> {
@@ -52,7 +57,7 @@ async fn read(input: &Path, key: u8) -> Option<FoundMark> {
         cancel: CancellationToken::new(),
         limits: ToolLimits::default(),
     };
-    let key = genie_marks::MarkKey::new(&[key; 32]);
+    let key = MarkKey::new(&[key; 32]);
     read_mark(bench, &key).await.unwrap()
 }
 
@@ -111,6 +116,18 @@ async fn a_marked_film_gives_its_number() {
 }
 
 #[tokio::test]
+async fn a_long_film_is_read_by_its_key_frames() {
+    let source = "testsrc2=s=320x256:r=2:d=62,noise=alls=12:allf=t";
+    let options = "-c:v libx264 -g 20 -pix_fmt yuv420p";
+    let plain = media("long-to-mark.mp4", &[source], options);
+    let folder = TempDir::new().unwrap();
+    let outcome = marked(&folder, &plain).await;
+    let found = read(&outcome.outputs[0].path, 7).await.unwrap();
+    assert_eq!(found.number, NUMBER);
+    assert_eq!(read(&plain, 7).await, None);
+}
+
+#[tokio::test]
 async fn a_picture_that_is_too_small_for_a_mark_is_refused() {
     let folder = TempDir::new().unwrap();
     let small = "testsrc=s=64x48:d=1";
@@ -122,6 +139,8 @@ async fn a_picture_that_is_too_small_for_a_mark_is_refused() {
         cancel: CancellationToken::new(),
         limits: ToolLimits::default(),
     };
-    let failure = mark_invisibly(bench, &order(), false).await.unwrap_err();
+    let failure = mark_invisibly(bench, &order(&key()), false)
+        .await
+        .unwrap_err();
     assert_eq!(failure.code, "too_small");
 }
