@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     time::Duration,
@@ -51,6 +52,8 @@ const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 struct Current {
     id: String,
     span: Span,
+    names_user: Cell<bool>,
+    names_key: Cell<bool>,
 }
 
 tokio::task_local! {
@@ -72,20 +75,24 @@ pub fn in_span<S: Stream>(body: S) -> impl Stream<Item = S::Item> {
     stream::poll_fn(move |context| span.in_scope(|| body.as_mut().poll_next(context)))
 }
 
+// A long request is authenticated more than once. A field that is recorded again would stand twice in each line. Outside
+// a request there is no span to name anybody in.
+
 /// Names the user in this and all later log lines of the request.
 pub fn log_user(user: UserId) {
-    record("user.id", &field::display(user));
+    let _ = CURRENT.try_with(|current| {
+        if !current.names_user.replace(true) {
+            current.span.record("user.id", field::display(user));
+        }
+    });
 }
 
 /// Names the service key or the shared secret that opened the request.
 pub fn log_key(key: &str) {
-    record("key.id", &key);
-}
-
-fn record(name: &str, value: &dyn field::Value) {
-    // Outside a request there is no span to name them in.
     let _ = CURRENT.try_with(|current| {
-        current.span.record(name, value);
+        if !current.names_key.replace(true) {
+            current.span.record("key.id", key);
+        }
     });
 }
 
@@ -189,6 +196,8 @@ pub async fn pass(
     let current = Current {
         id: ids.own.clone(),
         span: span.clone(),
+        names_user: Cell::new(false),
+        names_key: Cell::new(false),
     };
     let started = tokio::time::Instant::now();
     let answered = request

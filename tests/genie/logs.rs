@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use genie_log::testing::{Kind, TestStore};
+use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -13,9 +13,13 @@ use crate::{
     test_genie::{TestGenie, TestUser},
 };
 
+fn text(logs: &Path) -> String {
+    fs::read_to_string(logs.join("stderr")).unwrap()
+}
+
 /// The lines of the server's standard error. Each must be a JSON object.
 fn lines(logs: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(logs.join("stderr")).unwrap();
+    let text = text(logs);
     let parsed = text.lines().map(|line| {
         serde_json::from_str::<Value>(line)
             .ok()
@@ -46,6 +50,11 @@ async fn terminate(mut process: Child) {
     assert!(process.wait().await.unwrap().success(), "a clean stop");
 }
 
+/// How often a server is started and stopped.
+const STOPS: usize = 5;
+/// A claim waits so long that its caller is checked again meanwhile, in milliseconds.
+const LONG_CLAIM: u64 = 5500;
+
 /// A request by a user, one without a caller to an unknown route, one by a worker, and two probes.
 async fn some_requests(genie: &mut TestGenie) -> TestUser {
     let ada = genie.user("ada").await;
@@ -57,7 +66,8 @@ async fn some_requests(genie: &mut TestGenie) -> TestUser {
         .send(Method::GET, "/no/such/route", &[], None)
         .await
         .refused(404, "no_such_route");
-    let claim = json!({"queues": ["media-jobs"], "worker_id": "w", "max": 1});
+    let claim =
+        json!({"queues": ["scrape-jobs"], "worker_id": "w", "max": 1, "wait_ms": LONG_CLAIM});
     genie.server("/api/worker/claim", claim).await.ok();
     for probe in ["/healthz", "/readyz"] {
         genie.send(Method::GET, probe, &[], None).await;
@@ -86,6 +96,10 @@ fn check_request_lines(lines: &[Value], ada: &TestUser) {
     );
     let claim = answered(lines, "/api/worker/claim");
     assert_eq!(claim[0]["spans"][0]["key.id"], "shared secret");
+    assert!(
+        claim[0]["took_ms"].as_u64() >= Some(LONG_CLAIM),
+        "{claim:?}"
+    );
     for probe in ["/healthz", "/readyz"] {
         assert!(answered(lines, probe).is_empty(), "{probe} is no news");
     }
@@ -98,6 +112,18 @@ fn check_body_lines(lines: &[Value]) {
     let answered = request_id(answered(lines, "/api/me/export")[0]);
     assert!(answered.is_some());
     assert_eq!(request_id(end), answered, "{end}");
+}
+
+/// A JSON object that was read has each name once, so this looks at the text.
+fn check_names(text: &str) {
+    let answered = text
+        .lines()
+        .filter(|line| line.contains("request: answered"));
+    for line in answered {
+        for name in ["\"user.id\"", "\"key.id\""] {
+            assert!(line.matches(name).count() <= 1, "{line}");
+        }
+    }
 }
 
 /// A span that stood twice in a line would have its request's id twice.
@@ -125,6 +151,7 @@ async fn the_log_names_each_request_and_its_caller_once() {
     check_request_lines(&first, &ada);
     check_body_lines(&first);
     check_spans(&first);
+    check_names(&text(&logs));
     // A user's actor works in separate tasks.
     let submitted = request_id(answered(&first, "/api/queue/media")[0]);
     assert!(submitted.is_some());
@@ -153,6 +180,29 @@ async fn the_log_names_each_request_and_its_caller_once() {
         );
     }
 }
+
+both_stores!(a_clean_stop_leaves_no_warning, async |store: TestStore| {
+    let mut genie = TestGenie::not_started(store, &[]).await;
+    let logs = genie.store.folder().join("logs");
+    fs::create_dir(&logs).unwrap();
+    for _ in 0..STOPS {
+        let process = start(&mut genie, &logs, "json").await;
+        // It is put on record at the stop, and projected while the connections are closed.
+        let wrong = [("X-RBAC-SYNC-SECRET", "another secret".to_owned())];
+        let claim = json!({"queues": ["media-jobs"], "worker_id": "w"});
+        let path = "/api/worker/claim";
+        let refused = genie.send(Method::POST, path, &wrong, Some(claim)).await;
+        assert_eq!(refused.status, 401, "{:?}", refused.json);
+        let before = lines(&logs).len();
+        terminate(process).await;
+        let mut at_the_stop = lines(&logs).split_off(before);
+        at_the_stop.retain(|line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            !message.starts_with("wrong secrets: ")
+        });
+        assert_eq!(at_the_stop, Vec::<Value>::new());
+    }
+});
 
 #[tokio::test]
 async fn wrong_settings_are_one_line_in_the_form_of_the_log() {

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{
     FutureExt, StreamExt, TryFutureExt, TryStreamExt,
-    future::{BoxFuture, ready},
+    future::{BoxFuture, pending, ready},
     stream::{self, BoxStream},
 };
 use parking_lot::Mutex;
@@ -114,7 +114,9 @@ impl Connections {
         let place = Arc::clone(&self.0.places).acquire_owned();
         match timeout(ACQUIRE, place).await {
             Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) => Err(Error::PoolClosed),
+            // The process is about to end. What still asks is work in the background, which would
+            // report that the store is away.
+            Ok(Err(_)) => pending().await,
             Err(_) => Err(Error::PoolTimedOut),
         }
     }
@@ -219,7 +221,7 @@ impl Connections {
         }
     }
 
-    /// Closes all connections, those in use when they come back.
+    /// Closes all connections, those in use when they come back. Who asks for one afterwards waits for ever.
     pub(crate) async fn close(&self) {
         let all = self.0.places.acquire_many(self.0.settings.most);
         let _ = timeout(ANSWER, all).await; // those that take longer are closed when they come back
