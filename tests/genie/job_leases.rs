@@ -1,5 +1,5 @@
 //! Leases outlive a server or a store that is away for longer than a lease, as long as the worker goes on beating: the
-//! job is done once, and at its first attempt.
+//! job is done once, and at its first attempt. A worker that is cut off for longer loses its job to another.
 
 use std::{env, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use crate::{
     store_away::{Cuttable, Way},
     test_genie::{SECRET, TestGenie, TestUser},
-    until::moment_after,
+    until::{moment_after, until_within},
 };
 
 /// How long things take: a tenth of what they are in use, unless the tests are to take their full length.
@@ -82,13 +82,20 @@ impl BeatingWorker {
             (&shown["status"], &shown["attempt"]),
             (&json!("completed"), &json!(1))
         );
-        let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
-        let path = "/api/events?types=job.*";
-        let facts = genie.send(Method::GET, path, &secret, None).await.ok();
-        let facts = facts["data"].as_array().unwrap().iter();
-        let types: Vec<&str> = facts.map(|fact| fact["type"].as_str().unwrap()).collect();
+        let types = facts(genie).await;
         assert_eq!(types, ["job.submitted", "job.claimed", "job.completed"]);
     }
+}
+
+/// The types of the facts of all jobs.
+async fn facts(genie: &TestGenie) -> Vec<String> {
+    let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+    let path = "/api/events?types=job.*";
+    let facts = genie.send(Method::GET, path, &secret, None).await.ok();
+    let facts = facts["data"].as_array().unwrap().iter();
+    facts
+        .map(|fact| fact["type"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 async fn with_a_job(mut genie: TestGenie) -> (TestGenie, TestUser, BeatingWorker) {
@@ -133,3 +140,62 @@ async fn a_postgres_that_is_cut_off_for_longer_than_a_lease_costs_no_job() {
     way.is(Way::Open);
     worker.end(&genie, &ada).await;
 }
+
+both_stores!(
+    a_worker_that_is_cut_off_for_longer_than_a_lease_loses_its_job_to_another,
+    async |store: TestStore| {
+        let genie = TestGenie::start_process_with(store, &lease_setting()).await;
+        let way = Cuttable::to(genie.base.replace("http://", "")).await;
+        let (genie, ada, first) = with_a_job(genie).await;
+        first.server.send_replace(way.url());
+        moment_after(1000).await;
+        way.is(Way::Hangs);
+        let claim = json!({"queues": ["media-jobs"], "worker_id": "worker-2", "wait_ms": 1000});
+        let limit = 3 * lengths().lease + Duration::from_secs(30);
+        let second = until_within(limit, "the job to be given to another", async || {
+            let claimed = genie.server("/api/worker/claim", claim.clone()).await.ok();
+            claimed["jobs"].get(0).cloned()
+        })
+        .await;
+        assert_eq!(
+            (&second["jobId"], &second["attempt"]),
+            (&first.job["jobId"], &json!(2))
+        );
+
+        // What the first one sent meanwhile arrives, and then its result. Nothing of that changes anything.
+        way.is(Way::Open);
+        moment_after(1000).await;
+        let job = second["jobId"].as_str().unwrap().to_owned();
+        let shown = async || {
+            genie.settle().await;
+            ada.get(&genie, &format!("/api/jobs/{job}")).await.ok()
+        };
+        let before = (shown().await, facts(&genie).await);
+        first.beating.abort();
+        let path = |verb: &str| format!("/api/worker/jobs/{job}/{verb}");
+        for verb in ["complete", "fail", "release", "heartbeat"] {
+            let late = json!({"lease": first.job["lease"]});
+            let late = genie.server(&path(verb), late).await;
+            late.refused(409, "stale_lease");
+        }
+        assert_eq!((shown().await, facts(&genie).await), before);
+
+        let done = json!({"lease": second["lease"], "result": {"by": 2}});
+        genie.server(&path("complete"), done).await.ok();
+        let shown = shown().await;
+        assert_eq!(
+            (&shown["status"], &shown["attempt"], &shown["result"]),
+            (&json!("completed"), &json!(2), &json!({"by": 2}))
+        );
+        assert_eq!(
+            facts(&genie).await,
+            [
+                "job.submitted",
+                "job.claimed",
+                "job.lapsed",
+                "job.claimed",
+                "job.completed"
+            ]
+        );
+    }
+);

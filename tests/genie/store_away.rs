@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::test_genie::TestGenie;
 
-/// The state of the connection to Postgres.
+/// The state of the connection.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Way {
     Open,
@@ -28,7 +28,7 @@ pub enum Way {
     Cut,
 }
 
-/// A relay to Postgres that can cut the connection or let it hang.
+/// A relay to Postgres, or to a server, that can cut the connection or let it hang.
 pub struct Cuttable {
     way: watch::Sender<Way>,
     address: String,
@@ -70,7 +70,7 @@ async fn relay(client: TcpStream, target: String, way: watch::Receiver<Way>) {
 }
 
 impl Cuttable {
-    async fn to(target: String) -> Self {
+    pub async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (way, is) = watch::channel(Way::Open);
@@ -81,6 +81,11 @@ impl Cuttable {
             }
         });
         Self { way, address }
+    }
+
+    /// The address of a server behind the relay.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     pub fn is(&self, way: Way) {

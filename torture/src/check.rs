@@ -77,6 +77,15 @@ enum JobHolder {
     },
 }
 
+/// A job, as far as its facts go.
+#[derive(Debug, Clone, Copy)]
+struct CheckedJob {
+    holder: JobHolder,
+    /// The attempts that were begun, without those that were given back.
+    attempts: u32,
+    has_ended: bool,
+}
+
 /// The facts of one type that a command left.
 #[derive(Debug, Clone, Copy)]
 struct Left {
@@ -90,6 +99,7 @@ pub struct Checker<'a> {
     request_ids: MarksByRequest,
     held: &'a HashMap<CommandMark, u64>,
     shown: &'a HashMap<String, ShownAnswer>,
+    gone: &'a HashMap<String, u64>,
     verdict: RunVerdict,
     expected: Vec<Expected>,
     streams: HashMap<u64, u64>,
@@ -98,7 +108,7 @@ pub struct Checker<'a> {
     left: HashMap<(CommandMark, &'static str), Left>,
     /// The position of a stream's first fact of a type. Some commands are content with that.
     was_so: HashMap<(u64, &'static str), u64>,
-    jobs: HashMap<u64, JobHolder>,
+    jobs: HashMap<u64, CheckedJob>,
     /// The claims under which jobs were completed.
     completed: HashMap<u64, u64>,
     /// Turns and captions that have not ended, with their place in words.
@@ -112,6 +122,7 @@ impl<'a> Checker<'a> {
             ledger,
             held,
             shown,
+            gone,
         }: &'a Books,
         request_ids: MarksByRequest,
     ) -> Self {
@@ -120,6 +131,7 @@ impl<'a> Checker<'a> {
             request_ids,
             held,
             shown,
+            gone,
             verdict: RunVerdict::default(),
             expected: Vec::new(),
             streams: HashMap::new(),
@@ -300,8 +312,9 @@ impl<'a> Checker<'a> {
     }
 
     fn job(&mut self, fact: &SeenFact, stream: u64, event: &JobEvent) {
-        let held = self.jobs.get(&stream).copied();
-        let now = match event {
+        let before = self.jobs.get(&stream).copied();
+        let held = before.map(|job| job.holder);
+        let holder = match event {
             JobEvent::Submitted { .. } => {
                 if held.is_some() {
                     self.verdict.add(
@@ -311,7 +324,10 @@ impl<'a> Checker<'a> {
                 }
                 JobHolder::Nobody
             }
-            JobEvent::Claimed { attempt, .. } => {
+            JobEvent::Claimed {
+                attempt, worker, ..
+            } => {
+                self.check_claim(fact, before, *attempt, worker);
                 if let Some(JobHolder::Claim { claimed_at, .. }) = held {
                     let sentence = format!(
                         "{}: it was given away while held since position {claimed_at}",
@@ -347,7 +363,65 @@ impl<'a> Checker<'a> {
                 JobHolder::Nobody
             }
         };
+        let has_ended = self.check_end(fact, before, event);
+        let attempts = attempts_after(before, event);
+        let now = CheckedJob {
+            holder,
+            attempts,
+            has_ended,
+        };
         self.jobs.insert(stream, now);
+    }
+
+    /// A claim is the next attempt of a job that has not ended, and its worker is there to take it.
+    fn check_claim(
+        &mut self,
+        fact: &SeenFact,
+        before: Option<CheckedJob>,
+        attempt: u32,
+        worker: &str,
+    ) {
+        let attempts = before.map_or(0, |job| job.attempts);
+        if attempt != attempts + 1 {
+            let sentence = format!(
+                "{}: attempt {attempt} of a job of which {attempts} were begun",
+                fact.place()
+            );
+            self.verdict.add(Mistake::NeverSent, sentence);
+        }
+        if before.is_some_and(|job| job.has_ended) {
+            self.verdict.add(
+                Mistake::Twice,
+                format!("{}: this job had ended", fact.place()),
+            );
+        }
+        if let Some(since) = self.gone.get(worker).filter(|gone| fact.position > **gone) {
+            let sentence = format!(
+                "{}: it was given to {worker}, who was killed before position {since}",
+                fact.place()
+            );
+            self.verdict.add(Mistake::NeverSent, sentence);
+        }
+    }
+
+    /// Returns whether the job has ended now. A job ends once, unless its owner queues it again.
+    fn check_end(&mut self, fact: &SeenFact, before: Option<CheckedJob>, event: &JobEvent) -> bool {
+        let had_ended = before.is_some_and(|job| job.has_ended);
+        let ends = matches!(
+            event,
+            JobEvent::Completed { .. }
+                | JobEvent::Cancelled
+                | JobEvent::Failed { retry_at: None, .. }
+                | JobEvent::Lapsed { retry_at: None, .. }
+        );
+        if ends && had_ended {
+            self.verdict.add(
+                Mistake::Twice,
+                format!("{}: this job had ended", fact.place()),
+            );
+        }
+        let is_queued_again = matches!(event, JobEvent::Retried { .. });
+        (had_ended || ends) && !is_queued_again
     }
 
     fn check_ending(
@@ -428,11 +502,11 @@ impl<'a> Checker<'a> {
                 format!("{place}: it never came to an end"),
             );
         }
-        for holder in self.jobs.values() {
+        for job in self.jobs.values() {
             if let JobHolder::Claim {
                 claimed_at,
                 attempt,
-            } = holder
+            } = job.holder
             {
                 let sentence = format!(
                     "the job claimed at position {claimed_at}, attempt {attempt}: it neither ended nor lapsed"
@@ -485,8 +559,17 @@ impl<'a> Checker<'a> {
             + self
                 .jobs
                 .values()
-                .filter(|held| matches!(held, JobHolder::Claim { .. }))
+                .filter(|job| matches!(job.holder, JobHolder::Claim { .. }))
                 .count()
+    }
+}
+
+fn attempts_after(before: Option<CheckedJob>, event: &JobEvent) -> u32 {
+    match event {
+        JobEvent::Submitted { .. } | JobEvent::Retried { .. } => 0,
+        JobEvent::Claimed { attempt, .. } => *attempt,
+        JobEvent::Released { attempt } => attempt.saturating_sub(1),
+        _ => before.map_or(0, |job| job.attempts),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     position,
     servers::ServerProcess,
     verdict::{Mistake, RunVerdict},
+    worker_line::WorkerConnections,
 };
 
 /// How long a command is sent again and again before it is given up as unknown.
@@ -56,6 +57,8 @@ pub struct ClientRequest<'a> {
     pub again: bool,
     /// The position of the claim under which a job is ended.
     pub held: Option<u64>,
+    /// The sender's own connections; else those that all clients share.
+    pub through: Option<&'a WorkerConnections>,
 }
 
 impl<'a> ClientRequest<'a> {
@@ -70,6 +73,7 @@ impl<'a> ClientRequest<'a> {
             stream: 0,
             again: true,
             held: None,
+            through: None,
         }
     }
 }
@@ -88,6 +92,8 @@ pub struct Books {
     pub held: HashMap<CommandMark, u64>,
     /// By turn: the shown answers that have not been compared yet.
     pub shown: HashMap<String, ShownAnswer>,
+    /// Workers that were killed while they waited: nothing after this position may be given to them.
+    pub gone: HashMap<String, u64>,
 }
 
 /// State that all clients share.
@@ -99,6 +105,8 @@ pub struct Arena {
     held: Mutex<HashMap<CommandMark, u64>>,
     /// By turn: the shown answers that could not be compared in time.
     shown: Mutex<HashMap<String, ShownAnswer>>,
+    /// Workers that were killed while they waited, each with a position after that.
+    gone: Mutex<HashMap<String, u64>>,
     recovery: Mutex<Recovery>,
     /// Mistakes that clients saw themselves.
     seen: Mutex<RunVerdict>,
@@ -139,6 +147,7 @@ impl Arena {
             ledger: Mutex::new(ledger),
             held: Mutex::default(),
             shown: Mutex::default(),
+            gone: Mutex::default(),
             recovery: Mutex::default(),
             seen: Mutex::default(),
             requests: AtomicU64::new(0),
@@ -172,7 +181,14 @@ impl Arena {
             ledger: std::mem::replace(&mut *self.ledger(), Ledger::new("over")),
             held: std::mem::take(&mut *self.held.lock()),
             shown: std::mem::take(&mut *self.shown.lock()),
+            gone: std::mem::take(&mut *self.gone.lock()),
         }
+    }
+
+    /// These workers were gone when the fact at this position was written.
+    pub fn were_gone(&self, workers: Vec<String>, position: u64) {
+        let mut gone = self.gone.lock();
+        gone.extend(workers.into_iter().map(|worker| (worker, position)));
     }
 
     pub fn take_seen(&self) -> RunVerdict {
@@ -209,7 +225,19 @@ impl Arena {
     }
 
     pub fn request(&self, method: Method, base: &str, path: &str, by: By<'_>) -> RequestBuilder {
-        let request = self.http.request(method, format!("{base}{path}"));
+        self.request_by(&self.http, method, base, path, by)
+    }
+
+    /// The same over these connections.
+    pub fn request_by(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        base: &str,
+        path: &str,
+        by: By<'_>,
+    ) -> RequestBuilder {
+        let request = http.request(method, format!("{base}{path}"));
         match by {
             By::Token(token) => request.bearer_auth(token),
             By::Secret => request.header("X-RBAC-SYNC-SECRET", &self.secret),
@@ -237,9 +265,11 @@ impl Arena {
         let deadline = Instant::now() + PATIENCE;
         let mut sent = 0_u32;
         while Instant::now() < deadline {
-            let node = match only {
-                Some(n) => self.nodes[n].base().map(|base| (n, base)),
-                None => self.any_node(chance),
+            // Nobody knows to which server a worker's own connection leads.
+            let node = match (ask.through, only) {
+                (Some(own), _) => Some((None, own.base.clone())),
+                (None, Some(n)) => self.nodes[n].base().map(|base| (Some(n), base)),
+                (None, None) => self.any_node(chance).map(|(n, base)| (Some(n), base)),
             };
             let Some((node, base)) = node else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -282,9 +312,15 @@ impl Arena {
         ClientAnswer::Unknown
     }
 
+    fn good_answer(&self, node: Option<usize>, sent: Instant) {
+        if let Some(node) = node {
+            self.recovery().good_answer(node, sent, Instant::now());
+        }
+    }
+
     async fn send_once(
         &self,
-        node: usize,
+        node: Option<usize>,
         base: &str,
         ask: &ClientRequest<'_>,
         mark: &str,
@@ -295,8 +331,9 @@ impl Arena {
         } else {
             REQUEST
         };
+        let http = ask.through.map_or(&self.http, |own| &own.http);
         let mut request = self
-            .request(ask.method.clone(), base, &ask.path, ask.by)
+            .request_by(http, ask.method.clone(), base, &ask.path, ask.by)
             .header("X-Request-Id", mark)
             .timeout(limit);
         if ask.again {
@@ -322,7 +359,7 @@ impl Arena {
                 .is_some_and(|code| code.starts_with("idempotency"));
         match status {
             StatusCode::OK => {
-                self.recovery().good_answer(node, sent, Instant::now());
+                self.good_answer(node, sent);
                 if let Some(code) = json["reports"][0]["code"].as_str() {
                     return of_report(code, json.clone());
                 }

@@ -13,10 +13,12 @@ use crate::{
     client::{Arena, ClientAnswer, ClientRequest},
     ledger::CommandKind,
     postgres_wire::WireRequest,
-    relay::{CutAt, PostgresRelay},
+    relay::{CutAt, TcpRelay},
     scratch_database::ScratchDatabase,
     simulated_users::{InviteDesk, SimulatedUser},
     verdict::Mistake,
+    worker_faults,
+    worker_line::WorkerLine,
 };
 
 /// Pause between two faults, in milliseconds.
@@ -28,7 +30,7 @@ const HANGS_MS: std::ops::Range<u64> = 500..4000;
 /// How long somebody idles in a transaction, in milliseconds.
 const IDLES_MS: std::ops::Range<u64> = 1000..5000;
 /// How long a cut waits for the request that it is meant for.
-const MOMENT: Duration = Duration::from_secs(4);
+pub const MOMENT: Duration = Duration::from_secs(4);
 /// How long `--restart-postgres` may take.
 const RESTART: Duration = Duration::from_secs(90);
 
@@ -36,6 +38,9 @@ const RESTART: Duration = Duration::from_secs(90);
 pub enum Fault {
     KillServer,
     FreezeServer,
+    KillWorker,
+    CutWorkerOff,
+    KillWaitingWorkers,
     RestartPostgres,
     EndBackEnds,
     CutAfterAppendSent,
@@ -49,9 +54,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::KillServer,
         Self::FreezeServer,
+        Self::KillWorker,
+        Self::CutWorkerOff,
+        Self::KillWaitingWorkers,
         Self::RestartPostgres,
         Self::EndBackEnds,
         Self::CutAfterAppendSent,
@@ -68,6 +76,9 @@ impl Fault {
         match self {
             Self::KillServer => "kill -9 of a server",
             Self::FreezeServer => "a server frozen for a while",
+            Self::KillWorker => "a worker killed in the middle of a job",
+            Self::CutWorkerOff => "a worker cut off for longer than a lease",
+            Self::KillWaitingWorkers => "five waiting workers killed before 100 jobs",
             Self::RestartPostgres => "Postgres restarted",
             Self::EndBackEnds => "back ends of Postgres ended",
             Self::CutAfterAppendSent => "cut after an append was sent",
@@ -96,14 +107,21 @@ impl Fault {
     }
 
     fn needs_postgres(self) -> bool {
-        !matches!(self, Self::KillServer | Self::FreezeServer)
+        !matches!(
+            self,
+            Self::KillServer
+                | Self::FreezeServer
+                | Self::KillWorker
+                | Self::CutWorkerOff
+                | Self::KillWaitingWorkers
+        )
     }
 }
 
 pub struct Siege {
     pub database: ScratchDatabase,
     /// One for each server.
-    pub relays: Arc<Vec<PostgresRelay>>,
+    pub relays: Arc<Vec<TcpRelay>>,
     /// A log on the same database with the same keys, as another server has it.
     pub append: Append,
 }
@@ -111,6 +129,8 @@ pub struct Siege {
 pub struct Faults {
     pub arena: Arc<Arena>,
     pub invites: Arc<InviteDesk>,
+    /// One for each worker.
+    pub lines: Vec<Arc<WorkerLine>>,
     pub siege: Option<Siege>,
     pub restart: Option<String>,
     pub chance: StdRng,
@@ -180,6 +200,12 @@ impl Faults {
                 self.arena.nodes[node].kill() && takes_hold(&self.arena, Some(node))
             }
             Fault::FreezeServer => self.freeze(node).await,
+            Fault::KillWorker => worker_faults::kill(&self.lines, &mut self.chance).await,
+            Fault::CutWorkerOff => worker_faults::cut_off(&self.lines, &mut self.chance).await,
+            Fault::KillWaitingWorkers => {
+                let (arena, invites) = (&self.arena, &self.invites);
+                worker_faults::kill_waiting(arena, invites, &mut self.chance).await
+            }
             Fault::RestartPostgres => self.restart().await,
             _ => match &self.siege {
                 None => false,
@@ -404,7 +430,7 @@ async fn cut_while_waiting(arena: &Arena, siege: &Siege, chance: &mut StdRng) ->
             .count();
         if cut == 0 && !waiting.is_empty() {
             // Postgres sees other ports than the relays call from: something stands between. Then everything is cut.
-            cut = siege.relays.iter().map(PostgresRelay::cut_all).sum();
+            cut = siege.relays.iter().map(TcpRelay::cut_all).sum();
         }
     }
     if cut > 0 {

@@ -11,6 +11,7 @@ mod servers;
 mod simulated_users;
 mod subscriber;
 mod worker;
+mod worker_line;
 
 mod chat;
 mod client;
@@ -21,6 +22,7 @@ mod faults;
 mod postgres_wire;
 mod relay;
 mod scratch_database;
+mod worker_faults;
 
 mod ledger;
 mod settle;

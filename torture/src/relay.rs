@@ -1,5 +1,6 @@
-//! A relay between a server and Postgres that misbehaves on request. It cuts all connections, passes nothing on for a while, or
-//! cuts one connection at the worst moment: after a commit was requested, and before its answer is passed back.
+//! A relay between a server and Postgres, or between a worker and the servers, that misbehaves on request. It cuts all
+//! connections, passes nothing on for a while, or cuts one connection to Postgres at the worst moment: after a commit was
+//! requested, and before its answer is passed back.
 //!
 //! `postgres_wire.rs` recognises the request. Over TLS the relay can't read it, so that moment never comes.
 
@@ -42,35 +43,40 @@ struct Armed {
     happened: CancellationToken,
 }
 
+/// Host and port for the next connection; `None` while there is nobody to connect to.
+type RelayTarget = Box<dyn Fn() -> Option<(String, u16)> + Send + Sync>;
+
 struct RelayState {
-    target: (String, u16),
+    target: RelayTarget,
     armed: Mutex<Option<Armed>>,
-    /// Open connections, by the port from which this relay calls Postgres.
+    /// Open connections, by the port from which this relay makes them.
     open: Mutex<HashMap<u16, CancellationToken>>,
     stalled: watch::Sender<bool>,
 }
 
 /// The relay ends when this is dropped.
-pub struct PostgresRelay {
+pub struct TcpRelay {
     pub port: u16,
     shared: Arc<RelayState>,
     accepting: JoinHandle<()>,
 }
 
-impl Drop for PostgresRelay {
+impl Drop for TcpRelay {
     fn drop(&mut self) {
         self.accepting.abort();
         self.cut_all();
     }
 }
 
-impl PostgresRelay {
+impl TcpRelay {
     /// Listens on a free port of this machine, and relays to `target`.
-    pub async fn start(target: (String, u16)) -> io::Result<Self> {
+    pub async fn start(
+        target: impl Fn() -> Option<(String, u16)> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(RelayState {
-            target,
+            target: Box::new(target),
             armed: Mutex::default(),
             open: Mutex::default(),
             stalled: watch::Sender::new(false),
@@ -100,7 +106,7 @@ impl PostgresRelay {
         open.len()
     }
 
-    /// Cuts the connection that calls Postgres from this port, if it goes through this relay.
+    /// Cuts the connection that this relay made from this port, if it goes through this relay.
     pub fn cut(&self, port: u16) -> bool {
         self.shared
             .open
@@ -139,7 +145,10 @@ impl RelayState {
 }
 
 async fn relay(shared: Arc<RelayState>, client: TcpStream) {
-    let Ok(server) = TcpStream::connect(&shared.target).await else {
+    let Some(target) = (shared.target)() else {
+        return;
+    };
+    let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
     let Ok(port) = server.local_addr().map(|address| address.port()) else {
@@ -159,7 +168,7 @@ async fn relay(shared: Arc<RelayState>, client: TcpStream) {
     shared.open.lock().remove(&port);
 }
 
-/// From the server to Postgres. Ends to cut the connection.
+/// From who asks to who answers. Ends to cut the connection.
 async fn requests(
     shared: &RelayState,
     mut from: OwnedReadHalf,
@@ -198,7 +207,7 @@ async fn requests(
     }
 }
 
-/// From Postgres to the server. Ends to cut the connection.
+/// From who answers to who asks. Ends to cut the connection.
 async fn answers(
     shared: &RelayState,
     mut from: OwnedReadHalf,
@@ -263,17 +272,17 @@ mod tests {
         (port, counted)
     }
 
-    async fn started() -> (PostgresRelay, watch::Receiver<usize>) {
+    async fn started() -> (TcpRelay, watch::Receiver<usize>) {
         let (port, counted) = postgres().await;
         (
-            PostgresRelay::start(("127.0.0.1".into(), port))
+            TcpRelay::start(move || Some(("127.0.0.1".into(), port)))
                 .await
                 .unwrap(),
             counted,
         )
     }
 
-    async fn connect(proxy: &PostgresRelay) -> TcpStream {
+    async fn connect(proxy: &TcpRelay) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap();
         stream.write_all(&[0, 0, 0, 8, 0, 3, 0, 0]).await.unwrap();
         assert!(ask(&mut stream, "SELECT 1").await, "it is relayed");
@@ -332,6 +341,13 @@ mod tests {
         assert_eq!(proxy.cut_all(), 2);
         assert!(!ask(&mut one, "SELECT 1").await && !ask(&mut other, "SELECT 1").await);
         connect(&proxy).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_nobody_is_closed() {
+        let relay = TcpRelay::start(|| None).await.unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", relay.port)).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]

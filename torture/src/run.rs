@@ -27,6 +27,7 @@ use crate::{
     site::RunSite,
     subscriber, unless_told,
     worker::work,
+    worker_line::WorkerLine,
 };
 
 const MAX_WORKERS: usize = 32;
@@ -112,8 +113,9 @@ impl<'a> TortureRun<'a> {
 
         let (last, until) = watch::channel(None);
         let subscribers = subscriber::start(&self.arena, &until, &mut self.chance);
-        let clients = self.start_clients(users);
-        let (faults, complete) = self.break_things().await;
+        let lines = self.lines_of_workers(users.len()).await?;
+        let clients = self.start_clients(users, &lines);
+        let (faults, complete) = self.break_things(lines).await;
 
         self.tell("faults end; clients wait for their last answers");
         self.arena.stop.cancel();
@@ -144,14 +146,30 @@ impl<'a> TortureRun<'a> {
         Ok(self.report(faults, &books.ledger, settled, complete))
     }
 
+    /// A line for each worker.
+    async fn lines_of_workers(&self, users: usize) -> Result<Vec<Arc<WorkerLine>>, String> {
+        let mut lines = Vec::new();
+        for _ in 0..users.div_ceil(4).clamp(2, MAX_WORKERS) {
+            let line = WorkerLine::start(self.arena.nodes.clone()).await;
+            let line = line.map_err(|error| format!("no port can be listened on: {error}"))?;
+            lines.push(Arc::new(line));
+        }
+        Ok(lines)
+    }
+
     /// Workers and users. Only users return something when they stop.
-    fn start_clients(&mut self, users: Vec<SimulatedUser>) -> JoinSet<Option<UserAtWork>> {
+    fn start_clients(
+        &mut self,
+        users: Vec<SimulatedUser>,
+        lines: &[Arc<WorkerLine>],
+    ) -> JoinSet<Option<UserAtWork>> {
         let mut clients = JoinSet::new();
-        for number in 0..users.len().div_ceil(4).clamp(2, MAX_WORKERS) {
+        for (number, line) in lines.iter().enumerate() {
             let arena = Arc::clone(&self.arena);
+            let line = Arc::clone(line);
             let chance = self.chance();
             clients.spawn(async move {
-                work(arena, format!("worker-{number}"), chance).await;
+                work(arena, line, format!("worker-{number}"), chance).await;
                 None
             });
         }
@@ -169,7 +187,7 @@ impl<'a> TortureRun<'a> {
     }
 
     /// Injects faults until the time is over. Returns whether it was not ended early.
-    async fn break_things(&mut self) -> (Faults, bool) {
+    async fn break_things(&mut self, lines: Vec<Arc<WorkerLine>>) -> (Faults, bool) {
         let siege = self.site.ground.as_ref().map(|ground| Siege {
             database: ground.database.clone(),
             relays: Arc::clone(&ground.relays),
@@ -179,6 +197,7 @@ impl<'a> TortureRun<'a> {
         let mut faults = Faults {
             arena: Arc::clone(&self.arena),
             invites: Arc::clone(&self.invites),
+            lines,
             siege,
             restart: self.options.restart_postgres.clone(),
             chance: self.chance(),

@@ -12,8 +12,8 @@ use std::{
 use genie_log::{Append, Clock, Log, MasterKeys, clock::random_bytes, store::Target};
 
 use crate::{
-    Options, relay::PostgresRelay, report::Report, scratch_database::ScratchDatabase,
-    servers::Launch, worker,
+    Options, relay::TcpRelay, report::Report, scratch_database::ScratchDatabase, servers::Launch,
+    worker,
 };
 
 /// Servers on one Postgres, fighting for the same users.
@@ -34,7 +34,7 @@ pub struct RunSite {
 /// The run's database, and a relay to it for each server.
 pub struct RelayedPostgres {
     pub database: ScratchDatabase,
-    pub relays: Arc<Vec<PostgresRelay>>,
+    pub relays: Arc<Vec<TcpRelay>>,
 }
 
 impl RunSite {
@@ -164,7 +164,8 @@ impl RelayedPostgres {
             made.map_err(|error| format!("a database of its own can't be made: {error}"))?;
         let mut relays = Vec::with_capacity(SERVERS);
         for _ in 0..SERVERS {
-            match PostgresRelay::start(database.address()).await {
+            let address = database.address();
+            match TcpRelay::start(move || Some(address.clone())).await {
                 Ok(relay) => relays.push(relay),
                 Err(error) => {
                     drop_database(&database).await;

@@ -1,4 +1,5 @@
-//! Simulated workers. Most complete their jobs. Some fail them, and some go silent and come back with a lapsed lease.
+//! Simulated workers. Most complete their jobs. Some fail them, and some go silent and come back with a lapsed lease. One
+//! that is killed is followed by another, which knows nothing of its jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use crate::{
     client::{Arena, By, ClientAnswer, ClientRequest},
     ledger::{CommandKind, stream_hash},
     read_side::id,
+    worker_line::{HeldMark, WorkerConnections, WorkerLine},
 };
 
 /// The lease of a job without a heartbeat, in milliseconds. The servers are started with this setting.
@@ -22,17 +24,31 @@ struct LeasedJob {
     job: JobId,
     lease: String,
     claimed_at: u64,
+    connections: Arc<WorkerConnections>,
+    _held: HeldMark,
+}
+
+/// One worker after another, until told to stop.
+pub async fn work(arena: Arc<Arena>, line: Arc<WorkerLine>, name: String, mut chance: StdRng) {
+    for life in 1.. {
+        let own = StdRng::seed_from_u64(chance.random());
+        tokio::select! {
+            () = live(&arena, &line, format!("{name}-{life}"), own) => return,
+            () = line.killed() => {}
+        }
+    }
 }
 
 /// Claims and works until told to stop.
-pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
+async fn live(arena: &Arc<Arena>, line: &Arc<WorkerLine>, name: String, mut chance: StdRng) {
+    let connections = Arc::new(line.connections());
     let mut silent = JoinSet::new();
     while !arena.stop.is_cancelled() {
         while let Some(ended) = silent.try_join_next() {
             go_on(ended);
         }
-        match claim(&arena, &name, &mut chance).await {
-            Some(job) => treat(&arena, job, &mut chance, &mut silent).await,
+        match claim(arena, line, &connections, &name, &mut chance).await {
+            Some(job) => treat(arena, job, &mut chance, &mut silent).await,
             None => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
@@ -41,12 +57,19 @@ pub async fn work(arena: Arc<Arena>, name: String, mut chance: StdRng) {
     }
 }
 
-async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<LeasedJob> {
+async fn claim(
+    arena: &Arena,
+    line: &Arc<WorkerLine>,
+    connections: &Arc<WorkerConnections>,
+    name: &str,
+    chance: &mut StdRng,
+) -> Option<LeasedJob> {
     let queues = json!(["media-jobs", "scrape-jobs"]);
     let claim = json!({"queues": queues, "worker_id": name, "max": 1, "wait_ms": 300});
     // The answer holds a lease, so it is never kept. A job whose claim's answer got lost lapses.
     let request = ClientRequest {
         again: false,
+        through: Some(connections),
         ..ClientRequest::post(
             CommandKind::ClaimJob,
             "/api/worker/claim",
@@ -62,6 +85,8 @@ async fn claim(arena: &Arena, name: &str, chance: &mut StdRng) -> Option<LeasedJ
         job: id::<JobId>(&claimed["jobId"])?,
         lease: claimed["lease"].as_str()?.to_owned(),
         claimed_at: position,
+        connections: Arc::clone(connections),
+        _held: line.hold(),
     })
 }
 
@@ -129,6 +154,7 @@ async fn end(arena: &Arena, chance: &mut StdRng, held: &LeasedJob, kind: Command
     let request = ClientRequest {
         stream,
         held: Some(held.claimed_at),
+        through: Some(&held.connections),
         ..ClientRequest::post(kind, path, By::Secret, body)
     };
     arena.tell(chance, request).await;
@@ -136,13 +162,11 @@ async fn end(arena: &Arena, chance: &mut StdRng, held: &LeasedJob, kind: Command
 
 /// A heartbeat leaves no fact, so it is not in the ledger.
 async fn heartbeat(arena: &Arena, chance: &mut StdRng, held: &LeasedJob) {
-    let Some((_, base)) = arena.any_node(chance) else {
-        return;
-    };
+    let WorkerConnections { http, base } = &*held.connections;
     let body: Value = json!({"lease": held.lease, "progress": chance.random_range(0..100)});
     let path = format!("/api/worker/jobs/{}/heartbeat", held.job);
     let request = arena
-        .request(reqwest::Method::POST, &base, &path, By::Secret)
+        .request_by(http, reqwest::Method::POST, base, &path, By::Secret)
         .json(&body);
     let _ = request
         .timeout(Duration::from_millis(LEASE_MS))

@@ -98,6 +98,7 @@ impl TortureRun {
             ledger: Ledger::new("t1"),
             held: HashMap::new(),
             shown: HashMap::new(),
+            gone: HashMap::new(),
         };
         Self {
             books,
@@ -504,6 +505,70 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
         .ledger
         .settle(other, CommandOutcome::Acknowledged { position: 5 });
     only(&run.verdict(), Mistake::Lapsed, 1);
+}
+
+#[test]
+fn an_attempt_that_nobody_began_is_found() {
+    let mut run = TortureRun::new();
+    let submitted = JobEvent::Submitted {
+        spec: spec(),
+        counted: None,
+    };
+    run.yes(CommandKind::SubmitNamedJob, JOB, submitted);
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    let end = run.yes(
+        CommandKind::ReleaseJob,
+        JOB,
+        JobEvent::Released { attempt: 1 },
+    );
+    run.books.held.insert(end, 2);
+    run.yes(CommandKind::ClaimJob, JOB, claimed(1));
+    run.fact(None, JOB, JobEvent::Cancelled);
+    assert!(run.verdict().is_clean(), "it was given back");
+    for attempt in [0, 2] {
+        run.log[3].event = Some(claimed(attempt).into());
+        only(&run.verdict(), Mistake::NeverSent, 1);
+    }
+}
+
+#[test]
+fn a_job_that_is_given_to_a_dead_worker_is_found() {
+    let mut run = a_good_run();
+    run.books.gone.insert("w".into(), 2);
+    assert!(run.verdict().is_clean(), "it was killed after the claim");
+    run.books.gone.insert("w".into(), 1);
+    only(&run.verdict(), Mistake::NeverSent, 1);
+}
+
+#[test]
+fn a_job_ends_once_unless_it_is_queued_again() {
+    let mut run = a_good_run();
+    run.fact(None, JOB, JobEvent::Cancelled);
+    only(&run.verdict(), Mistake::Twice, 1);
+    let retried = || JobEvent::Retried {
+        queue: "q".into(),
+        operation: "thumbnail".into(),
+        priority: 5,
+        counted: None,
+    };
+    let mut run = a_good_run();
+    run.fact(None, JOB, retried());
+    run.fact(None, JOB, JobEvent::Cancelled);
+    assert!(run.verdict().is_clean());
+
+    let mut run = a_good_run();
+    run.fact(None, JOB, claimed(2));
+    run.fact(
+        None,
+        JOB,
+        JobEvent::Failed {
+            attempt: 2,
+            error: "e".into(),
+            code: None,
+            retry_at: Some(genie_events::Timestamp(1)),
+        },
+    );
+    only(&run.verdict(), Mistake::Twice, 1);
 }
 
 #[test]

@@ -129,7 +129,13 @@ async fn sqlite() {
         (Some(1), 10)
     );
     let expected: &[&str] = if is_whole(&report) {
-        &["kill -9 of a server", "a server frozen for a while"]
+        &[
+            "kill -9 of a server",
+            "a server frozen for a while",
+            "a worker killed in the middle of a job",
+            "a worker cut off for longer than a lease",
+            "five waiting workers killed before 100 jobs",
+        ]
     } else {
         &[]
     };
