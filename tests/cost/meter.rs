@@ -77,8 +77,29 @@ impl Meter {
     }
 
     pub async fn count(&mut self, name: &'static str, mut operation: impl AsyncFnMut()) {
-        self.count_after(name, async || (), async |()| operation().await)
-            .await;
+        self.all_done().await;
+        let mut counts = Vec::new();
+        for round in 0..WARM_UPS + REPETITIONS {
+            operation().await;
+            let done = self.all_done().await;
+            self.keep(name, round, &mut counts, &done);
+        }
+        let median = OperationCost::median(&counts);
+        self.counted.counts.push((name, median));
+    }
+
+    /// Keeps a count, unless it is of a repetition that does not count.
+    fn keep(
+        &mut self,
+        name: &'static str,
+        round: usize,
+        counts: &mut Vec<OperationCost>,
+        done: &Done,
+    ) {
+        if round >= WARM_UPS {
+            counts.push(done.counts());
+            self.counted.details.insert(name, done.to_string());
+        }
     }
 
     /// One of several repetitions of an operation. What it does by a statement that begins with
@@ -117,14 +138,10 @@ impl Meter {
             self.all_done().await;
             operation(prepared).await;
             let done = self.all_done().await;
-            if round >= WARM_UPS {
-                counts.push(done.counts());
-                self.counted.details.insert(name, done.to_string());
-            }
+            self.keep(name, round, &mut counts, &done);
         }
-        self.counted
-            .counts
-            .push((name, OperationCost::median(&counts)));
+        let median = OperationCost::median(&counts);
+        self.counted.counts.push((name, median));
     }
 
     /// What was done since the last call, once the store is left alone.

@@ -253,3 +253,15 @@ both_stores!(
         tx.commit().await.unwrap();
     }
 );
+
+both_stores!(
+    a_closed_store_is_not_taken_for_one_that_is_away,
+    async |store: TestStore| {
+        let pools = store.open().await.log.store().clone();
+        assert_eq!(one(&pools).await.unwrap(), 7);
+        pools.close().await;
+        let moment = Duration::from_millis(200);
+        assert!(timeout(moment, one(&pools)).await.is_err());
+        assert!(timeout(moment, pools.relaxed()).await.is_err());
+    }
+);
