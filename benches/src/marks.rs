@@ -27,6 +27,8 @@ const FILMS: usize = 24;
 /// Two seconds.
 const FRAMES: usize = 50;
 const FILM_SIZE: (usize, usize) = (640, 360);
+/// A residual is made for each frame of this number, and each of this number is read.
+const EVERY: usize = 5;
 const QUALITIES: [u32; 2] = [23, 28];
 /// Crops of pictures that were never marked.
 const CROPS: usize = 10_000;
@@ -132,7 +134,8 @@ fn films(key: &MarkKey, name: String, quality: u32) -> Measured<Survival> {
 
 fn survives(key: &MarkKey, film: &[TestPicture], number: u32, quality: u32) -> Measured<bool> {
     let (width, height) = FILM_SIZE;
-    let mut marker = FilmMarker::new(key, number, width, height, FilmMarker::EVERY);
+    let every = EVERY.try_into()?;
+    let mut marker = FilmMarker::new(key, number, width, height, every);
     let mut marked = film.to_vec();
     for frame in &mut marked {
         marker.mark(&mut frame.pixels)?;
@@ -142,10 +145,10 @@ fn survives(key: &MarkKey, film: &[TestPicture], number: u32, quality: u32) -> M
         return Err(format!("{}: {embedded:?}", film[0].name).into());
     }
     let mut reader = FilmReader::new(key);
-    let seen = ffmpeg::through_x264(&marked, quality)?;
-    let count = FilmReader::FRAMES.min(seen.len());
-    for n in 0..count {
-        let frame = &seen[n * seen.len() / count];
+    for frame in ffmpeg::through_x264(&marked, quality)?
+        .iter()
+        .step_by(EVERY)
+    {
         reader.read(frame.width, frame.height, &frame.pixels);
     }
     match reader.majority() {

@@ -99,8 +99,7 @@ impl<'a> FilmMarker<'a> {
     }
 }
 
-/// Reads the mark of a film from some of its frames. Any frames do; more of them help a film that is noise itself,
-/// because what they have in common adds up.
+/// Reads the mark of a film from some of its frames. Any frames do: each n-th one, or one a second.
 pub struct FilmReader<'a> {
     key: &'a MarkKey,
     frames: usize,
