@@ -380,14 +380,16 @@ mod tests {
             let sizes = [400_000, 400_000, 400_000, 1_200_000, 10, 1_000_000];
             let small = vec![10; 1200];
             let sizes: Vec<usize> = sizes.into_iter().chain(small).collect();
-            for (n, size) in sizes.iter().enumerate() {
+            let row = |(n, size)| {
                 let sealed = match store.kind {
                     Kind::Sqlite => format!("zeroblob({size})"),
                     Kind::Postgres => format!("decode(repeat('00', {size}), 'hex')"),
                 };
-                let sql = format!("INSERT INTO secrets VALUES ('{n:05}', 1, 'u', {sealed})");
-                store.try_sql(&sql).await.unwrap();
-            }
+                format!("('{n:05}', 1, 'u', {sealed})")
+            };
+            let rows: Vec<String> = sizes.iter().enumerate().map(row).collect();
+            let sql = format!("INSERT INTO secrets VALUES {}", rows.join(", "));
+            store.try_sql(&sql).await.unwrap();
             let table = CARRIED.iter().find(|table| table.name == "secrets");
             let table = table.unwrap();
             let mut tx = log.store().reads().begin_with("BEGIN").await.unwrap();
