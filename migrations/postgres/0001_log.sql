@@ -1,8 +1,8 @@
 -- The log, and the function that appends to it. The working tables, which it writes beside the
 -- facts, follow in files of their own, and the read tables last.
--- Times are integer microseconds since 1970 UTC. The log's ids are UUIDs in binary form, because
--- every append pays for each byte of its keys. Elsewhere ids are text in the "C" collation, so that
--- both stores hold the same values.
+-- Times are integer microseconds since 1970 UTC. The ids of the log, of `unfinished`, `jobs` and `usage`
+-- are UUIDs in binary form, because nearly every command pays for each byte of their keys. Elsewhere ids
+-- are text in the "C" collation, so that both stores hold the same values.
 
 CREATE TABLE events (
     -- Dense and in commit order. append() gives it under a lock: a sequence leaves holes and does
@@ -33,6 +33,8 @@ ALTER TABLE events ALTER payload SET STORAGE EXTERNAL;
 -- SQLite's function of this name and form, so that a query that looks for a UUID has one text on
 -- both stores.
 CREATE FUNCTION unhex(id text, ignored text) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN id::uuid;
+-- The same for a query that shows one.
+CREATE FUNCTION hex(id uuid) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN id::text;
 
 -- The events in the shape that postgres-es and other tools for cqrs-es read.
 CREATE VIEW stream_events AS
@@ -69,8 +71,8 @@ CREATE TYPE new_event AS (
 -- A row of `unfinished`, which is put, changed or ended. A change has only the keys and what changes
 -- (the priority is absent when it stays), an end only the keys.
 CREATE TYPE unfinished_change AS (
-    user_id text COLLATE "C", job_id text COLLATE "C", queue text COLLATE "C", operation text COLLATE "C",
-    priority bigint, submitted bigint, sequence bigint, due bigint, running bigint
+    user_id uuid, job_id uuid, queue text COLLATE "C", operation text COLLATE "C", priority bigint,
+    submitted bigint, sequence bigint, due bigint, running bigint
 );
 
 -- Takes the appenders' lock and answers the last position. p_known is the last position that the
@@ -177,7 +179,7 @@ BEGIN
     WHERE NOT r.request = ANY (requests);
     -- No two requests share an owner, and a job's row has the owner of its fact.
     PERFORM unfinished_of_append(p_put, p_change, p_end, ARRAY(
-        SELECT DISTINCT r.owner::text
+        SELECT DISTINCT r.owner
         FROM unnest(p_rows, p_request)
             AS r (owner, owner_seq, stream, sequence, kind, event_type, event_version, event_id, slice, recorded_at,
                   digest, metadata, payload, request)

@@ -1,7 +1,7 @@
 -- The jobs that have not ended, written with their facts. A job board starts from these rows alone.
 CREATE TABLE unfinished (
-    user_id   text   COLLATE "C" NOT NULL,
-    job_id    text   COLLATE "C" NOT NULL,
+    user_id   uuid   NOT NULL,
+    job_id    uuid   NOT NULL,
     queue     text   COLLATE "C" NOT NULL,
     operation text   COLLATE "C" NOT NULL,
     priority  bigint NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE unfinished (
 -- Writes these rows in the append of their facts: one statement for all requests of a batch. The rows
 -- of refused owners are left out.
 CREATE FUNCTION unfinished_of_append(
-    p_put unfinished_change[], p_change unfinished_change[], p_end unfinished_change[], refused text[]
+    p_put unfinished_change[], p_change unfinished_change[], p_end unfinished_change[], refused uuid[]
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN

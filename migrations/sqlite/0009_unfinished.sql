@@ -1,7 +1,7 @@
 -- The jobs that have not ended, written with their facts. A job board starts from these rows alone.
 CREATE TABLE unfinished (
-    user_id   TEXT    NOT NULL,
-    job_id    TEXT    NOT NULL,
+    user_id   BLOB    NOT NULL,
+    job_id    BLOB    NOT NULL,
     queue     TEXT    NOT NULL,
     operation TEXT    NOT NULL,
     priority  INTEGER NOT NULL,

@@ -7,7 +7,9 @@ use genie_events::{
     Event, StreamKind, Timestamp, UserId,
     account::{AccountEvent, ExternalAccount, NamePart},
 };
-use genie_log::{Log, LogError, forgetting::UserRows, keys::KeyState, store::Store};
+use genie_log::{
+    Log, LogError, forgetting::UserRows, keys::KeyState, store::Store, stored_ids::IdForm,
+};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -31,6 +33,7 @@ impl Projection for Projector {
             table: "accounts",
             user: "user_id",
             key: "user_id",
+            ids: IdForm::Text,
         }]
     }
 
@@ -86,7 +89,7 @@ struct AccountColumns {
     is_changed: bool,
 }
 
-const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey::text(
     "SELECT user_id, status, role_sealed, admin, tier, onboarding, two_factor, created_at, email_sealed, first_name_sealed, \
      last_name_sealed, reset_requested_at, reset_url_sealed FROM accounts WHERE user_id IN ({})",
 );

@@ -9,6 +9,7 @@ use genie_log::{
     forgetting::UserRows,
     pages::{PageSql, Paged, paged},
     store::Store,
+    stored_ids::IdForm,
 };
 use sqlx::{Row, any::AnyRow};
 
@@ -33,6 +34,7 @@ impl Projection for Projector {
             table: "captions",
             user: "user_id",
             key: "caption_id",
+            ids: IdForm::Text,
         }]
     }
 
@@ -72,7 +74,7 @@ struct CaptionColumns {
     caption_sealed: Option<Vec<u8>>,
 }
 
-const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey::text(
     "SELECT caption_id, user_id, platform, created_at, position FROM captions WHERE caption_id IN ({})",
 );
 

@@ -12,6 +12,7 @@ use genie_log::{
     forgetting::UserRows,
     pages::{PageSql, Paged, paged},
     store::Store,
+    stored_ids::IdForm,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
@@ -49,11 +50,13 @@ impl Projection for Projector {
                 table: "chats",
                 user: "user_id",
                 key: "session_id",
+                ids: IdForm::Text,
             },
             UserRows {
                 table: "messages",
                 user: "user_id",
                 key: "message_id",
+                ids: IdForm::Text,
             },
         ]
     }
@@ -93,7 +96,7 @@ struct ChatColumns {
     title_sealed: Vec<u8>,
 }
 
-const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey::text(
     "SELECT session_id, user_id, message_count, running_turn, created_at, updated_at, title_sealed FROM chats \
      WHERE session_id IN ({})",
 );

@@ -8,11 +8,12 @@ use genie_events::{
     credential::{CredentialEvent, CredentialKind},
     tier::Counter,
 };
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store, stored_ids::IdForm};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use crate::{
-    projection::{Projection, Seen, Tx, begun_before, open, open_option, read},
+    projection::{Projection, Seen, Tx, begun_before, id_column, open, open_option, read},
     rows::{ByKey, Cell, Upsert},
     usage,
 };
@@ -33,6 +34,7 @@ impl Projection for Projector {
             table: "credentials",
             user: "user_id",
             key: "credential_id",
+            ids: IdForm::Text,
         }]
     }
 
@@ -70,7 +72,7 @@ const PLATFORM: &str = "credentials.platform";
 
 /// The columns of a credential's row.
 struct CredentialColumns {
-    user: String,
+    user: Uuid,
     kind: String,
     platform_sealed: Vec<u8>,
     version: i64,
@@ -86,16 +88,16 @@ struct CredentialColumns {
 #[derive(Default)]
 struct CredentialChanges {
     credentials: BTreeMap<String, CredentialColumns>,
-    removed: BTreeSet<String>,
+    removed: BTreeSet<Uuid>,
     /// The changes of the users' counts of connected platforms.
     connected: usage::UsageChanges,
 }
 
-const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey::text(
     "SELECT credential_id, user_id, kind, platform_sealed, version, created_at, updated_at, expires_at, last_revealed_at, \
             last_revealed_by, username_sealed FROM credentials WHERE credential_id IN ({})",
 );
-const DELETE: ByKey = ByKey("DELETE FROM credentials WHERE credential_id IN ({})");
+const DELETE: ByKey = ByKey::text("DELETE FROM credentials WHERE credential_id IN ({})");
 
 const UPSERT: Upsert = Upsert {
     table: "credentials",
@@ -120,7 +122,7 @@ const UPSERT: Upsert = Upsert {
 impl CredentialColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            user: row.try_get("user_id")?,
+            user: id_column(row, "user_id")?,
             kind: row.try_get("kind")?,
             platform_sealed: row.try_get("platform_sealed")?,
             version: row.try_get("version")?,
@@ -136,7 +138,7 @@ impl CredentialColumns {
     fn cells(self, id: String) -> Vec<Cell> {
         vec![
             id.into(),
-            self.user.into(),
+            self.user.to_string().into(),
             self.kind.into(),
             self.platform_sealed.into(),
             self.version.into(),
@@ -165,7 +167,7 @@ impl CredentialChanges {
                 _,
             ) => {
                 let stored = CredentialColumns {
-                    user: seen.user(),
+                    user: seen.owner(),
                     kind: kind.as_str().into(),
                     platform_sealed: seen.seal(PLATFORM, platform.as_str()),
                     version: i64::from(sealed.version),
@@ -179,7 +181,7 @@ impl CredentialChanges {
                         platform_username.as_ref().map(UserName::as_str),
                     ),
                 };
-                self.count(&stored.user, &stored.kind, 1);
+                self.count(stored.user, &stored.kind, 1);
                 self.credentials.insert(id, stored);
             }
             (
@@ -202,17 +204,17 @@ impl CredentialChanges {
             }
             (CredentialEvent::Removed, Some(_)) => {
                 if let Some(removed) = self.credentials.remove(&id) {
-                    self.count(&removed.user, &removed.kind, -1);
+                    self.count(removed.user, &removed.kind, -1);
                 }
-                self.removed.insert(id);
+                self.removed.insert(seen.fact.stream.id);
             }
             (CredentialEvent::Refused { .. }, _) | (_, None) => {}
         }
     }
 
-    fn count(&mut self, user: &str, kind: &str, change: i64) {
+    fn count(&mut self, user: Uuid, kind: &str, change: i64) {
         if kind == CredentialKind::Profile.as_str() {
-            let key = (user.to_owned(), usage::PRESENT, Counter::PlatformsConnected);
+            let key = (user, usage::PRESENT, Counter::PlatformsConnected);
             *self.connected.entry(key).or_default() += change;
         }
     }

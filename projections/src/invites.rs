@@ -63,7 +63,7 @@ impl Projection for Projector {
                     }
                     (InviteEvent::Revoked, _) => {
                         invites.remove(&id);
-                        revoked.insert(id);
+                        revoked.insert(seen.fact.stream.id);
                     }
                     (InviteEvent::Reserved { .. } | InviteEvent::Released { .. }, _)
                     | (_, None) => {}
@@ -91,11 +91,11 @@ struct InviteColumns {
     used_at: Option<i64>,
 }
 
-const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey::text(
     "SELECT invite_id, code_sealed, tier, role_sealed, expires_at, created_at, used_by, used_at FROM invites \
      WHERE invite_id IN ({})",
 );
-const DELETE: ByKey = ByKey("DELETE FROM invites WHERE invite_id IN ({})");
+const DELETE: ByKey = ByKey::text("DELETE FROM invites WHERE invite_id IN ({})");
 
 const UPSERT: Upsert = Upsert {
     table: "invites",

@@ -9,6 +9,7 @@ use genie_log::{
     forgetting::UserRows,
     pages::{PageSql, Paged, paged},
     store::Store,
+    stored_ids::IdForm,
 };
 use serde_json::Value;
 use sqlx::{
@@ -17,7 +18,7 @@ use sqlx::{
     query::Query,
 };
 
-use crate::projection::{Projection, Seen, Tx, open_option, read, user_id};
+use crate::projection::{Projection, Seen, Tx, id_column, open_option, read};
 
 mod counts;
 mod pages;
@@ -41,6 +42,7 @@ impl Projection for Projector {
             table: "jobs",
             user: "user_id",
             key: "job_id",
+            ids: IdForm::Binary,
         }]
     }
 
@@ -167,7 +169,8 @@ impl JobFilter {
     /// position down to which to look, `$4` the number of jobs. The rest is what [`Self::bind`] binds.
     fn sql(&self, store: &Store) -> String {
         let status = self.status_sql();
-        let mut condition = format!("user_id = $1 AND position < $2 AND position >= $3{status}");
+        let mut condition =
+            format!("user_id = unhex($1, '-') AND position < $2 AND position >= $3{status}");
         let more = [
             self.waits("queued", " AND (run_at IS NULL OR run_at <= $)"),
             self.waits("delayed", " AND run_at > $"),
@@ -197,7 +200,7 @@ impl JobFilter {
     /// The position of the last job that a page looks at, when there are as many.
     fn floor_sql(&self) -> String {
         format!(
-            "SELECT position FROM jobs WHERE user_id = $1 AND position < $2{} \
+            "SELECT position FROM jobs WHERE user_id = unhex($1, '-') AND position < $2{} \
              ORDER BY position DESC LIMIT 1 OFFSET {}",
             self.status_sql(),
             LOOKED_AT - 1
@@ -247,7 +250,7 @@ pub struct JobReader {
     pages: JobPages,
 }
 
-const COLUMNS: &str = "job_id, user_id, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
+const COLUMNS: &str = "hex(job_id) AS job_hex, hex(user_id) AS user_hex, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
                        outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
 
 /// The size of what a job's worker wrote.
@@ -266,13 +269,15 @@ impl JobReader {
     pub async fn owner(&self, job: &JobId) -> Result<Option<UserId>, LogError> {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
-            Ok(sqlx::query("SELECT user_id FROM jobs WHERE job_id = $1")
-                .bind(id)
-                .fetch_optional(store.reads())
-                .await?)
+            Ok(sqlx::query(
+                "SELECT hex(user_id) AS user_hex FROM jobs WHERE job_id = unhex($1, '-')",
+            )
+            .bind(id)
+            .fetch_optional(store.reads())
+            .await?)
         });
         row.await?
-            .map(|row| user_id(&row.try_get::<String, _>("user_id")?))
+            .map(|row| Ok(UserId(id_column(&row, "user_hex")?)))
             .transpose()
     }
 
@@ -280,7 +285,7 @@ impl JobReader {
     pub async fn get(&self, job: &JobId, now: Timestamp) -> Result<Option<JobRow>, LogError> {
         let id = job.to_string();
         let row = read(&self.log, async move |store: Store| {
-            let sql = format!("SELECT {COLUMNS} FROM jobs WHERE job_id = $1");
+            let sql = format!("SELECT {COLUMNS} FROM jobs WHERE job_id = unhex($1, '-')");
             Ok(sqlx::query(&sql)
                 .bind(id)
                 .fetch_optional(store.reads())
@@ -292,7 +297,7 @@ impl JobReader {
         let keys = self
             .log
             .keys()
-            .live(user_id(&row.try_get::<String, _>("user_id")?)?)
+            .live(UserId(id_column(&row, "user_hex")?))
             .await?;
         read_row(&row, &keys, now).map(Some)
     }
@@ -406,12 +411,9 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
     let run_at = moment("run_at")?;
     let delayed = status == "queued" && run_at.is_some_and(|at| at > now);
     Ok(JobRow {
-        id: row
-            .try_get::<String, _>("job_id")?
-            .parse()
-            .map_err(|_| LogError::Statement("a read table holds an invalid job id".into()))?,
+        id: JobId(id_column(row, "job_hex")?),
         name: text("jobs.name", "name_sealed")?,
-        user: user_id(&row.try_get::<String, _>("user_id")?)?,
+        user: UserId(id_column(row, "user_hex")?),
         queue: row.try_get("queue")?,
         operation: row.try_get("operation")?,
         status: if delayed { "delayed".into() } else { status },

@@ -7,11 +7,12 @@ use genie_events::{
     Event, EventId, JobId, MarkNumber, StreamKind, Timestamp, UserId,
     job::{JobEvent, JobSpec},
 };
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{Log, LogError, forgetting::UserRows, store::Store, stored_ids::IdForm};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use crate::{
-    projection::{Projection, Seen, Tx, open, read, user_id},
+    projection::{Projection, Seen, Tx, id_column, open, read, user_id},
     rows::{ByKey, Cell, Upsert},
 };
 
@@ -31,6 +32,7 @@ impl Projection for Projector {
             table: "marks",
             user: "user_id",
             key: "job_id",
+            ids: IdForm::Text,
         }]
     }
 
@@ -54,18 +56,18 @@ async fn apply(facts: &[Seen<'_>], tx: &mut Tx) -> Result<(), sqlx::Error> {
                 },
                 ..
             }) => {
-                marks.insert(seen.id(), MarkColumns::new(seen, *number, spec));
+                marks.insert(seen.fact.stream.id, MarkColumns::new(seen, *number, spec));
             }
             Event::Job(JobEvent::Completed { result, .. }) if result["mark"].is_u64() => {
-                done.insert(seen.id(), seen.at().0);
+                done.insert(seen.fact.stream.id, seen.at().0);
             }
             _ => {}
         }
     }
-    let earlier = |id: &&String| !marks.contains_key(*id);
-    let earlier: BTreeSet<String> = done.keys().filter(earlier).cloned().collect();
+    let earlier = |id: &Uuid| !marks.contains_key(id);
+    let earlier: BTreeSet<Uuid> = done.keys().copied().filter(earlier).collect();
     for row in BY_ID.run(tx, &earlier).await? {
-        marks.insert(row.try_get("job_id")?, MarkColumns::read(&row)?);
+        marks.insert(id_column(&row, "job_id")?, MarkColumns::read(&row)?);
     }
     for (id, at) in done {
         if let Some(mark) = marks.get_mut(&id) {
@@ -89,7 +91,7 @@ struct MarkColumns {
     recipient_sealed: Option<Vec<u8>>,
 }
 
-const BY_ID: ByKey = ByKey(
+const BY_ID: ByKey = ByKey::text(
     "SELECT job_id, user_id, number, fact, position, marked_at FROM marks WHERE job_id IN ({})",
 );
 
@@ -130,9 +132,9 @@ impl MarkColumns {
         })
     }
 
-    fn cells(self, id: String) -> Vec<Cell> {
+    fn cells(self, id: Uuid) -> Vec<Cell> {
         vec![
-            id.into(),
+            id.to_string().into(),
             self.user.into(),
             self.number.into(),
             self.fact.into(),

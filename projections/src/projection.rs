@@ -7,6 +7,8 @@ use genie_events::{Event, StreamKind, Timestamp, UserId};
 use genie_log::{
     Fact, Log, LogError, StoreTransaction, UserKeys, forgetting::UserRows, store::Store,
 };
+use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 /// A transaction on either store.
 pub type Tx = StoreTransaction;
@@ -86,7 +88,12 @@ impl Seen<'_> {
         self.fact.stream.id.to_string()
     }
 
-    /// The owner, as stored in the read tables. The system's facts have an empty one.
+    /// The owner; nil for the system's facts.
+    pub fn owner(&self) -> Uuid {
+        self.fact.user.map(Uuid::from).unwrap_or_default()
+    }
+
+    /// The owner as text. The system's facts have an empty one.
     pub fn user(&self) -> String {
         self.fact
             .user
@@ -110,14 +117,11 @@ impl Seen<'_> {
 
 /// The streams among these facts that began in an earlier batch, so that their rows must be read.
 /// `begins` tells the first fact of a stream.
-pub(crate) fn begun_before(
-    facts: &[Seen<'_>],
-    begins: impl Fn(&Event) -> bool,
-) -> BTreeSet<String> {
+pub(crate) fn begun_before(facts: &[Seen<'_>], begins: impl Fn(&Event) -> bool) -> BTreeSet<Uuid> {
     let mut new = HashSet::new();
     let mut begun = BTreeSet::new();
     for seen in facts {
-        let id = seen.id();
+        let id = seen.fact.stream.id;
         if begins(seen.event) {
             new.insert(id);
         } else if !new.contains(&id) {
@@ -139,6 +143,15 @@ pub(crate) fn open_option(
     sealed: Option<Vec<u8>>,
 ) -> Result<Option<String>, LogError> {
     sealed.map(|sealed| open(keys, column, &sealed)).transpose()
+}
+
+/// A column of ids that the statement shows as text.
+pub(crate) fn id_column(row: &AnyRow, column: &str) -> Result<Uuid, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    Uuid::try_parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: Box::new(error),
+    })
 }
 
 pub(crate) fn user_id(text: &str) -> Result<UserId, LogError> {

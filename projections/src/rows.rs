@@ -9,8 +9,10 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use genie_log::stored_ids::IdForm;
 use parking_lot::Mutex;
 use sqlx::{Any, any::AnyArguments, any::AnyRow, query::Query};
+use uuid::Uuid;
 
 use crate::projection::Tx;
 
@@ -23,6 +25,8 @@ pub(crate) enum Cell {
     Integer(Option<i64>),
     Text(Option<String>),
     Bytes(Option<Vec<u8>>),
+    /// A UUID in binary form.
+    Id(Option<Uuid>),
 }
 
 impl Cell {
@@ -32,14 +36,16 @@ impl Cell {
             Self::Integer(_) => Self::Integer(None),
             Self::Text(_) => Self::Text(None),
             Self::Bytes(_) => Self::Bytes(None),
+            Self::Id(_) => Self::Id(None),
         }
     }
 
-    fn bind<'q>(self, query: RowQuery<'q>) -> RowQuery<'q> {
+    fn bind<'q>(self, query: RowQuery<'q>, places: Placeholders) -> RowQuery<'q> {
         match self {
             Self::Integer(number) => query.bind(number),
             Self::Text(text) => query.bind(text),
             Self::Bytes(bytes) => query.bind(bytes),
+            Self::Id(id) => places.bind_id(query, id),
         }
     }
 }
@@ -55,6 +61,12 @@ impl From<i64> for Cell {
 impl From<Option<i64>> for Cell {
     fn from(number: Option<i64>) -> Self {
         Self::Integer(number)
+    }
+}
+
+impl From<Uuid> for Cell {
+    fn from(id: Uuid) -> Self {
+        Self::Id(Some(id))
     }
 }
 
@@ -108,15 +120,16 @@ impl Upsert {
         while rows.len() > 0 {
             let count = rows.len().min(ROWS);
             let padded = count.next_power_of_two();
-            let sql = kept_text([self.table, self.on_conflict], padded, tx, |place| {
-                self.text(padded, place)
+            let places = Placeholders::of(tx);
+            let sql = kept_text([self.table, self.on_conflict], padded, places, || {
+                self.text(padded, &padding, places)
             });
             let mut query = sqlx::query(&sql);
             for cell in rows.by_ref().take(count).flatten() {
-                query = cell.bind(query);
+                query = cell.bind(query, places);
             }
             for cell in std::iter::repeat_n(&padding, padded - count).flatten() {
-                query = cell.clone().bind(query);
+                query = cell.clone().bind(query, places);
             }
             query.execute(&mut **tx).await?;
         }
@@ -126,12 +139,21 @@ impl Upsert {
     /// The statement for a number of rows.
     #[cfg(test)]
     pub fn sql(&self, rows: usize) -> String {
-        self.text(rows, numbered)
+        self.text(rows, &[], Placeholders::Numbered)
     }
 
-    fn text(&self, rows: usize, place: Placeholder) -> String {
+    /// `padding` has a cell of the type of each column.
+    fn text(&self, rows: usize, padding: &[Cell], places: Placeholders) -> String {
         let width = self.columns.len();
-        let row = |n: usize| format!("({})", places(n * width, width, place));
+        let form = |n: usize| match padding.get(n % width) {
+            Some(Cell::Id(_)) => IdForm::Binary,
+            _ => IdForm::Text,
+        };
+        let cell = |n: usize| places.nth(n + 1, form(n));
+        let row = |n: usize| {
+            let cells: Vec<String> = (n * width..(n + 1) * width).map(cell).collect();
+            format!("({})", cells.join(", "))
+        };
         let values: Vec<String> = (0..rows).map(row).collect();
         // `column1` is the name that both stores give to the first column of VALUES.
         format!(
@@ -145,26 +167,43 @@ impl Upsert {
 }
 
 /// A statement over rows that are named by their keys. `{}` stands for the list of keys.
-pub(crate) struct ByKey(pub &'static str);
+pub(crate) struct ByKey {
+    sql: &'static str,
+    form: IdForm,
+}
 
 impl ByKey {
+    pub const fn text(sql: &'static str) -> Self {
+        let form = IdForm::Text;
+        Self { sql, form }
+    }
+
+    pub const fn binary(sql: &'static str) -> Self {
+        let form = IdForm::Binary;
+        Self { sql, form }
+    }
+
     /// Runs the statement over these keys; answers the rows that it answers.
     pub async fn run(
         &self,
         tx: &mut Tx,
-        keys: &BTreeSet<String>,
+        keys: &BTreeSet<Uuid>,
     ) -> Result<Vec<AnyRow>, sqlx::Error> {
-        let keys: Vec<&String> = keys.iter().collect();
+        let keys: Vec<Uuid> = keys.iter().copied().collect();
+        let places = Placeholders::of(tx);
         let mut found = Vec::new();
         for keys in keys.chunks(ROWS) {
             let padded = keys.len().next_power_of_two();
-            let sql = kept_text([self.0, ""], padded, tx, |place| self.text(padded, place));
+            let sql = kept_text([self.sql, ""], padded, places, || {
+                self.with_keys(padded, places)
+            });
             let mut query = sqlx::query(&sql);
-            for key in keys {
-                query = query.bind(key.as_str());
-            }
-            for _ in keys.len()..padded {
-                query = query.bind(None::<String>);
+            let padding = std::iter::repeat_n(None, padded - keys.len());
+            for key in keys.iter().copied().map(Some).chain(padding) {
+                query = match self.form {
+                    IdForm::Text => query.bind(key.map(|key| key.to_string())),
+                    IdForm::Binary => places.bind_id(query, key),
+                };
             }
             found.extend(query.fetch_all(&mut **tx).await?);
         }
@@ -174,11 +213,12 @@ impl ByKey {
     /// The statement for a number of keys.
     #[cfg(test)]
     pub fn sql(&self, keys: usize) -> String {
-        self.text(keys, numbered)
+        self.with_keys(keys, Placeholders::Numbered)
     }
 
-    fn text(&self, keys: usize, place: Placeholder) -> String {
-        self.0.replace("{}", &places(0, keys, place))
+    fn with_keys(&self, keys: usize, places: Placeholders) -> String {
+        let keys: Vec<String> = (1..=keys).map(|n| places.nth(n, self.form)).collect();
+        self.sql.replace("{}", &keys.join(", "))
     }
 }
 
@@ -187,45 +227,53 @@ impl ByKey {
 /// sizes for each statement.
 static TEXTS: LazyLock<Mutex<HashMap<StatementText, Arc<str>>>> = LazyLock::new(Mutex::default);
 
-type StatementText = ([&'static str; 2], usize, bool);
+type StatementText = ([&'static str; 2], usize, Placeholders);
 
 fn kept_text(
     statement: [&'static str; 2],
     rows: usize,
-    tx: &Tx,
-    make: impl FnOnce(Placeholder) -> String,
+    places: Placeholders,
+    make: impl FnOnce() -> String,
 ) -> Arc<str> {
-    let is_sqlite = is_sqlite(tx);
     let mut texts = TEXTS.lock();
     let text = texts
-        .entry((statement, rows, is_sqlite))
-        .or_insert_with(|| make(placeholder(is_sqlite)).into());
+        .entry((statement, rows, places))
+        .or_insert_with(|| make().into());
     Arc::clone(text)
-}
-
-/// The text of the n-th placeholder, from 1.
-type Placeholder = fn(usize) -> String;
-
-fn numbered(n: usize) -> String {
-    format!("${n}")
-}
-
-fn nameless(_: usize) -> String {
-    "?".into()
-}
-
-fn is_sqlite(tx: &Tx) -> bool {
-    tx.backend_name() == "SQLite"
 }
 
 /// How a store writes placeholders. SQLite looks for the name of each among the names of all, which takes long
 /// for many; those without a name stand in order.
-fn placeholder(is_sqlite: bool) -> Placeholder {
-    if is_sqlite { nameless } else { numbered }
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Placeholders {
+    /// Postgres. The driver has no binary ids, so they go as text.
+    Numbered,
+    /// SQLite.
+    Nameless,
 }
 
-/// `count` placeholders, after the first `before`, separated by commas.
-fn places(before: usize, count: usize, place: Placeholder) -> String {
-    let one = |n: usize| place(before + n);
-    (1..=count).map(one).collect::<Vec<_>>().join(", ")
+impl Placeholders {
+    fn of(tx: &Tx) -> Self {
+        if tx.backend_name() == "SQLite" {
+            Self::Nameless
+        } else {
+            Self::Numbered
+        }
+    }
+
+    /// The text of the n-th placeholder, from 1, of a value; an id has a form.
+    fn nth(self, n: usize, form: IdForm) -> String {
+        match self {
+            Self::Numbered => form.given(&format!("${n}")),
+            Self::Nameless => "?".into(),
+        }
+    }
+
+    /// Binds an id in binary form.
+    fn bind_id(self, query: RowQuery<'_>, id: Option<Uuid>) -> RowQuery<'_> {
+        match self {
+            Self::Numbered => query.bind(id.map(|id| id.to_string())),
+            Self::Nameless => query.bind(id.map(|id| id.into_bytes().to_vec())),
+        }
+    }
 }

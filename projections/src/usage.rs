@@ -12,11 +12,13 @@ use genie_log::{
     forgetting::UserRows,
     read_batcher::{BatchBounds, ReadBatcher, padded_size},
     store::Store,
+    stored_ids::IdForm,
 };
 use sqlx::Row;
+use uuid::Uuid;
 
 use crate::{
-    projection::{Projection, Seen, Tx, user_id},
+    projection::{Projection, Seen, Tx, id_column},
     rows::Upsert,
 };
 
@@ -36,6 +38,7 @@ impl Projection for Projector {
             table: "usage",
             user: "user_id",
             key: "user_id, month, counter",
+            ids: IdForm::Binary,
         }]
     }
 
@@ -62,7 +65,7 @@ impl Projection for Projector {
                         month,
                     } => (counter, month, -(*amount as i64)),
                 };
-                *changes.entry((seen.user(), *month, *counter)).or_default() += change;
+                *changes.entry((seen.owner(), *month, *counter)).or_default() += change;
             }
             add(tx, changes).await
         }
@@ -74,7 +77,7 @@ impl Projection for Projector {
 pub(crate) const PRESENT: Month = Month(0);
 
 /// UsageChanges by user, month and counter.
-pub(crate) type UsageChanges = BTreeMap<(String, Month, Counter), i64>;
+pub(crate) type UsageChanges = BTreeMap<(Uuid, Month, Counter), i64>;
 
 const ADD: Upsert = Upsert {
     table: "usage",
@@ -105,14 +108,15 @@ const AT_ONCE: usize = 2;
 /// were counted (or that are due again, when the clock was set back). `$1` is the moment, `$2` and
 /// `$3` are the months, the rest are the users.
 fn counts_sql(users: usize) -> String {
-    let places: Vec<String> = (4..4 + users).map(|n| format!("${n}")).collect();
+    let place = |n| IdForm::Binary.given(&format!("${n}"));
+    let places: Vec<String> = (4..4 + users).map(place).collect();
     let users = places.join(", ");
     format!(
-        "SELECT user_id, month, counter, counted FROM usage WHERE user_id IN ({users}) AND month IN (0, $2, $3) \
-         UNION ALL SELECT user_id, 0, 'due', count(*) FROM jobs \
+        "SELECT hex(user_id) AS user_hex, month, counter, counted FROM usage WHERE user_id IN ({users}) AND month IN (0, $2, $3) \
+         UNION ALL SELECT hex(user_id), 0, 'due', count(*) FROM jobs \
              WHERE user_id IN ({users}) AND status = 'queued' AND attempt = 0 \
              AND run_at > (SELECT until FROM jobs_due WHERE one = 1) AND run_at <= $1 GROUP BY user_id \
-         UNION ALL SELECT user_id, 0, 'not_due', count(*) FROM jobs \
+         UNION ALL SELECT hex(user_id), 0, 'not_due', count(*) FROM jobs \
              WHERE user_id IN ({users}) AND status = 'queued' AND attempt = 0 \
              AND run_at > $1 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1) GROUP BY user_id"
     )
@@ -148,7 +152,7 @@ async fn read_counts(
     let query = padded.fold(query, |query, user| query.bind(user));
     let mut counted: HashMap<UserId, Vec<(i64, String, i64)>> = HashMap::new();
     for row in query.fetch_all(store.reads()).await? {
-        let user = user_id(&row.try_get::<String, _>("user_id")?)?;
+        let user = UserId(id_column(&row, "user_hex")?);
         let count = (
             row.try_get("month")?,
             row.try_get("counter")?,

@@ -274,7 +274,7 @@ async fn reads(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
 
 /// The job board's start, which reads the jobs that have not ended, in pages.
 pub const BOARD: &str = "board start";
-const UNFINISHED: &str = "SELECT user_id, job_id, queue, operation, priority, submitted, sequence, due, running FROM unfinished";
+const UNFINISHED: &str = "SELECT hex(user_id) AS user_hex, hex(job_id) AS job_hex, queue, operation, priority, submitted, sequence, due, running FROM unfinished";
 
 /// Counts the server's start, and the first command of a user whom it has not in memory.
 pub async fn count_starts(meter: &mut Meter, genie: &mut TestGenie, subject: &Subject) {

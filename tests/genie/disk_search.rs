@@ -33,8 +33,14 @@ impl Fingerprints {
         let log = store.open_to_read().await;
         let mut all = Vec::new();
         for (table, column) in sealed_columns(&log, store.kind).await {
-            let sql =
-                format!("SELECT {column} FROM {table} WHERE user_id = $1 AND {column} IS NOT NULL");
+            // In either form of an id.
+            let is_the_user_s = match store.kind {
+                Kind::Sqlite => "user_id IN ($1, unhex($1, '-'))",
+                Kind::Postgres => "CAST(user_id AS text) = $1",
+            };
+            let sql = format!(
+                "SELECT {column} FROM {table} WHERE {is_the_user_s} AND {column} IS NOT NULL"
+            );
             let rows = sqlx::query(&sql)
                 .bind(user)
                 .fetch_all(log.store().reads())
@@ -69,12 +75,12 @@ impl Fingerprints {
     }
 }
 
-/// All columns of bytes in tables that name a user, without the log.
+/// All columns of bytes in tables that name a user, without the log and without ids.
 async fn sealed_columns(log: &Log, kind: Kind) -> Vec<(String, String)> {
     let sql = match kind {
         Kind::Sqlite => {
             "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c \
-             WHERE m.type = 'table' AND c.type = 'BLOB' AND m.name <> 'events' \
+             WHERE m.type = 'table' AND c.type = 'BLOB' AND substr(c.name, -3) <> '_id' AND m.name <> 'events' \
              AND EXISTS (SELECT 1 FROM pragma_table_info(m.name) u WHERE u.name = 'user_id')"
         }
         Kind::Postgres => {

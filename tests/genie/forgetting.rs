@@ -66,11 +66,12 @@ async fn rows_of(genie: &TestGenie, user: &str) -> BTreeSet<String> {
     for (table, column) in columns.into_iter().filter(|(_, column)| {
         column.ends_with("_id") || column.ends_with("_by") || column == "owner"
     }) {
-        let sql = if column == "owner" {
-            format!("SELECT count(*) FROM {table} WHERE owner = unhex($1, '-')")
-        } else {
-            format!("SELECT count(*) FROM {table} WHERE CAST({column} AS text) = $1")
+        // In either form of an id.
+        let is_it = match genie.store.database_url() {
+            None => format!("{column} IN ($1, unhex($1, '-'))"),
+            Some(_) => format!("CAST({column} AS text) = $1"),
         };
+        let sql = format!("SELECT count(*) FROM {table} WHERE {is_it}");
         let count: i64 = sqlx::query_scalar(&sql)
             .bind(user)
             .fetch_one(store.reads())

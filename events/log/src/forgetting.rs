@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    Log, LogError, StoreTransaction, append_sqlite::SqliteTx, store::Store,
+    Log, LogError, StoreTransaction, append_sqlite::SqliteTx, store::Store, stored_ids::IdForm,
     stored_row::stored_stream,
 };
 
@@ -26,6 +26,8 @@ pub struct UserRows {
     pub user: &'static str,
     /// The primary key's columns, separated by commas.
     pub key: &'static str,
+    /// The form of the user's id there.
+    pub ids: IdForm,
 }
 
 /// The working tables whose rows are deleted with their user. Other tables name the user, too:
@@ -36,51 +38,61 @@ pub const WORKING_ROWS: [UserRows; 10] = [
         table: "secrets",
         user: "user_id",
         key: "secret_id, version",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "sessions",
         user: "user_id",
         key: "family",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "leases",
         user: "user_id",
         key: "kind, id",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "unfinished",
         user: "user_id",
         key: "user_id, job_id",
+        ids: IdForm::Binary,
     },
     UserRows {
         table: "journal",
         user: "user_id",
         key: "turn_id, upto",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "idempotency",
         user: "user_id",
         key: "key_hash",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "resumable",
         user: "user_id",
         key: "id",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "snapshots",
         user: "user_id",
         key: "user_id",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "impersonations",
         user: "user_id",
         key: "session",
+        ids: IdForm::Text,
     },
     UserRows {
         table: "impersonations",
         user: "by_admin",
         key: "session",
+        ids: IdForm::Text,
     },
 ];
 
@@ -96,9 +108,11 @@ impl UserRows {
             table,
             user: column,
             key,
+            ids,
         } = self;
+        let user_id = ids.given("$1");
         let sql = format!(
-            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {column} = $1 LIMIT $2)"
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {column} = {user_id} LIMIT $2)"
         );
         Ok(sqlx::query(&sql)
             .bind(user.to_string())
@@ -111,8 +125,10 @@ impl UserRows {
     /// The number of a user's rows.
     pub async fn count(&self, store: &Store, user: UserId) -> Result<u64, LogError> {
         let sql = format!(
-            "SELECT count(*) FROM {} WHERE {} = $1",
-            self.table, self.user
+            "SELECT count(*) FROM {} WHERE {} = {}",
+            self.table,
+            self.user,
+            self.ids.given("$1")
         );
         let count: i64 = sqlx::query_scalar(&sql)
             .bind(user.to_string())
@@ -325,6 +341,7 @@ impl Forgettings {
                 table: "blobs",
                 user: "user_id",
                 key: "id",
+                ids: IdForm::Text,
             };
             let mut left = BTreeMap::new();
             for rows in WORKING_ROWS.into_iter().chain([blobs]) {

@@ -97,6 +97,8 @@ pub mod turn_journal;
 /// A working table: jobs that have not ended.
 pub mod unfinished;
 
+/// The form in which a table holds its ids.
+pub mod stored_ids;
 /// Who writes into an embedded store next.
 mod write_turns;
 

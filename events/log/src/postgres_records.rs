@@ -73,8 +73,8 @@ impl Encode<'_, Postgres> for UnfinishedChange<'_> {
         };
         let mut record = PgRecordEncoder::new(buffer);
         record
-            .encode(self.0.user().to_string())?
-            .encode(self.0.job().to_string())?
+            .encode(self.0.user().0)?
+            .encode(self.0.job().0)?
             .encode(row.map(|row| row.queue.as_str()))?
             .encode(row.map(|row| row.operation.as_str()))?
             .encode(priority)?

@@ -5,6 +5,7 @@
 
 use genie_events::{Event, JobId, StreamKind, Timestamp, UserId, job::JobEvent};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use crate::{
     Log, LogError, NewFact, Owner, Work, append_sqlite::SqliteTx, row_chunks::row_chunks,
@@ -175,16 +176,16 @@ impl UnfinishedRow {
                 "UPDATE unfinished SET sequence = $3, due = $4, running = $5, priority = coalesce($6, priority) \
                  WHERE user_id = $1 AND job_id = $2",
             )
-            .bind(user.to_string())
-            .bind(job.to_string())
+            .bind(user.0)
+            .bind(job.0)
             .bind(state.sequence as i64)
             .bind(state.due.map(|due| due.0))
             .bind(i64::from(state.is_running))
             .bind(priority),
             Self::End { job, user } => {
                 sqlx::query("DELETE FROM unfinished WHERE user_id = $1 AND job_id = $2")
-                    .bind(user.to_string())
-                    .bind(job.to_string())
+                    .bind(user.0)
+                    .bind(job.0)
             }
         };
         query.execute(&mut **tx).await.map(drop)
@@ -203,8 +204,8 @@ pub(crate) async fn put(tx: &mut SqliteTx<'_>, jobs: &[&UnfinishedJob]) -> Resul
         );
         let query = jobs.iter().fold(sqlx::query(&sql), |query, row| {
             query
-                .bind(row.user.to_string())
-                .bind(row.job.to_string())
+                .bind(row.user.0)
+                .bind(row.job.0)
                 .bind(&row.queue)
                 .bind(&row.operation)
                 .bind(row.priority)
@@ -241,8 +242,8 @@ pub(crate) fn take_note(work: &mut Vec<Work>, owner: &Owner, owner_seq: u64, fac
 
 fn read(row: &AnyRow) -> Result<UnfinishedJob, sqlx::Error> {
     let invalid = |error| sqlx::Error::Decode(Box::new(error));
-    let job: String = row.try_get("job_id")?;
-    let user: String = row.try_get("user_id")?;
+    let job: String = row.try_get("job_hex")?;
+    let user: String = row.try_get("user_hex")?;
     Ok(UnfinishedJob {
         job: job.parse().map_err(invalid)?,
         user: user.parse().map_err(invalid)?,
@@ -273,7 +274,7 @@ impl Unfinished {
     /// All of a user's jobs that have not ended.
     pub async fn of_user(&self, user: UserId) -> Result<Vec<JobId>, LogError> {
         let list = async move |store: Store| {
-            let sql = "SELECT job_id FROM unfinished WHERE user_id = $1";
+            let sql = "SELECT hex(job_id) FROM unfinished WHERE user_id = unhex($1, '-')";
             let query = sqlx::query_scalar(sql).bind(user.to_string());
             let jobs: Vec<String> = query.fetch_all(store.reads()).await?;
             Ok(jobs.iter().filter_map(|job| job.parse().ok()).collect())
@@ -286,15 +287,16 @@ impl Unfinished {
         &self,
         after: Option<(UserId, JobId)>,
     ) -> Result<Vec<UnfinishedJob>, LogError> {
-        let (user, job) = after.map_or_else(
-            || (String::new(), String::new()),
-            |(user, job)| (user.to_string(), job.to_string()),
-        );
+        // No id is nil.
+        let (user, job) = after.unwrap_or((UserId(Uuid::nil()), JobId(Uuid::nil())));
         let read_page = async move |store: Store| {
-            let sql = "SELECT user_id, job_id, queue, operation, priority, submitted, sequence, due, running \
-                       FROM unfinished \
-                       WHERE (user_id, job_id) > ($1, $2) ORDER BY user_id, job_id LIMIT $3";
-            let query = sqlx::query(sql).bind(user).bind(job).bind(PAGE as i64);
+            let sql = "SELECT hex(user_id) AS user_hex, hex(job_id) AS job_hex, queue, operation, priority, submitted, \
+                              sequence, due, running FROM unfinished \
+                       WHERE (user_id, job_id) > (unhex($1, '-'), unhex($2, '-')) ORDER BY user_id, job_id LIMIT $3";
+            let query = sqlx::query(sql)
+                .bind(user.to_string())
+                .bind(job.to_string())
+                .bind(PAGE as i64);
             let rows = query.fetch_all(store.reads()).await?;
             Ok(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?)
         };

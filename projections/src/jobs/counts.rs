@@ -15,9 +15,10 @@ use std::collections::BTreeMap;
 use genie_events::{Timestamp, UserId, tier::Counter};
 use genie_log::store::Store;
 use sqlx::Row;
+use uuid::Uuid;
 
 use crate::{
-    projection::Tx,
+    projection::{Tx, id_column},
     rows::Upsert,
     usage::{self, PRESENT},
 };
@@ -44,12 +45,12 @@ const UNTIL: &str = "SELECT until FROM jobs_due WHERE one = 1";
 const STOP: &str = "SELECT run_at FROM jobs WHERE status = 'queued' AND run_at > $1 AND run_at <= $2 \
                                ORDER BY run_at LIMIT 1 OFFSET $3";
 
-const PASSED: &str = "SELECT user_id, queue, count(*) AS n, \
+const PASSED: &str = "SELECT hex(user_id) AS user_hex, queue, count(*) AS n, \
                                  sum(CASE WHEN attempt = 0 THEN 1 ELSE 0 END) AS scheduled \
                                  FROM jobs WHERE status = 'queued' AND run_at > $1 AND run_at <= $2 \
                                  GROUP BY user_id, queue";
 
-const ERASE: &str = "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE user_id = $1 LIMIT $2) \
+const ERASE: &str = "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE user_id = unhex($1, '-') LIMIT $2) \
                      RETURNING queue, status, attempt, run_at";
 
 const ADD: Upsert = Upsert {
@@ -72,7 +73,7 @@ pub(super) struct CountChanges {
 /// The part of a job that decides where it is counted.
 pub(super) struct Counted {
     /// `None` when the counts of the owner need no change.
-    pub user: Option<String>,
+    pub user: Option<Uuid>,
     pub queue: String,
     pub status: String,
     pub attempt: i64,
@@ -123,7 +124,7 @@ impl JobCountChanges {
         *self.by_state.entry(key).or_default() += change;
     }
 
-    fn schedule(&mut self, user: String, change: i64) {
+    fn schedule(&mut self, user: Uuid, change: i64) {
         let key = (user, PRESENT, Counter::ScheduledQueueSize);
         *self.scheduled.entry(key).or_default() += change;
     }
@@ -189,7 +190,7 @@ pub(super) async fn pass_time(now: Timestamp, tx: &mut Tx) -> Result<(), sqlx::E
         counts.change(&queue, "delayed", -n);
         counts.change(&queue, "queued", n);
         let scheduled = direction * row.try_get::<i64, _>("scheduled")?;
-        counts.schedule(row.try_get("user_id")?, -scheduled);
+        counts.schedule(id_column(&row, "user_hex")?, -scheduled);
     }
     counts.write(tx).await?;
     sqlx::query("UPDATE jobs_due SET until = $1 WHERE one = 1")

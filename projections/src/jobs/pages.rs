@@ -100,7 +100,7 @@ pub(super) fn together_sql(store: &Store, pages: usize) -> String {
     let values = (0..pages).map(|nth| {
         let first = 3 * nth + 1;
         let [user, before, most] = [first, first + 1, first + 2];
-        format!("({nth}::bigint, ${user}::text, ${before}::bigint, ${most}::bigint)")
+        format!("({nth}::bigint, unhex(${user}, '-'), ${before}::bigint, ${most}::bigint)")
     });
     let values: Vec<String> = values.collect();
     format!(

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use genie_events::{Event, job::JobEvent, job::JobSpec};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use super::counts::{CountChanges, Counted};
 use crate::{
-    projection::{Seen, Tx, begun_before},
+    projection::{Seen, Tx, begun_before, id_column},
     rows::{ByKey, Cell, Upsert},
 };
 
@@ -15,7 +16,7 @@ pub(super) async fn apply(facts: &[Seen<'_>], tx: &mut Tx) -> Result<(), sqlx::E
     let begins = |event: &Event| matches!(event, Event::Job(JobEvent::Submitted { .. }));
     let mut jobs = BTreeMap::new();
     for row in BY_ID.run(tx, &begun_before(facts, begins)).await? {
-        jobs.insert(row.try_get("job_id")?, JobColumns::read(&row)?);
+        jobs.insert(id_column(&row, "job_hex")?, JobColumns::read(&row)?);
     }
     let mut changes = CountChanges::default();
     for job in jobs.values() {
@@ -37,7 +38,7 @@ pub(super) async fn apply(facts: &[Seen<'_>], tx: &mut Tx) -> Result<(), sqlx::E
 /// The columns of a job's row. The sealed ones are only written, never read back: without a value
 /// the row keeps what it has.
 struct JobColumns {
-    user: String,
+    user: Uuid,
     queue: String,
     operation: String,
     status: String,
@@ -55,8 +56,8 @@ struct JobColumns {
     outputs_sealed: Option<Vec<u8>>,
 }
 
-const BY_ID: ByKey = ByKey(
-    "SELECT job_id, user_id, queue, operation, status, priority, attempt, max_attempts, created_at, run_at, \
+const BY_ID: ByKey = ByKey::binary(
+    "SELECT hex(job_id) AS job_hex, hex(user_id) AS user_hex, queue, operation, status, priority, attempt, max_attempts, created_at, run_at, \
             started_at, finished_at, position FROM jobs WHERE job_id IN ({})",
 );
 
@@ -94,7 +95,7 @@ const UPSERT: Upsert = Upsert {
 impl JobColumns {
     fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            user: row.try_get("user_id")?,
+            user: id_column(row, "user_hex")?,
             queue: row.try_get("queue")?,
             operation: row.try_get("operation")?,
             status: row.try_get("status")?,
@@ -115,7 +116,7 @@ impl JobColumns {
 
     fn new(seen: &Seen<'_>, spec: &JobSpec) -> Self {
         Self {
-            user: seen.user(),
+            user: seen.owner(),
             queue: spec.queue.clone(),
             operation: spec.operation.clone(),
             status: "queued".into(),
@@ -139,7 +140,7 @@ impl JobColumns {
 
     fn counted(&self) -> Counted {
         Counted {
-            user: Some(self.user.clone()),
+            user: Some(self.user),
             queue: self.queue.clone(),
             status: self.status.clone(),
             attempt: self.attempt,
@@ -147,7 +148,7 @@ impl JobColumns {
         }
     }
 
-    fn cells(self, id: String) -> Vec<Cell> {
+    fn cells(self, id: Uuid) -> Vec<Cell> {
         vec![
             id.into(),
             self.user.into(),
@@ -234,10 +235,10 @@ impl JobColumns {
     }
 }
 
-fn fold(jobs: &mut BTreeMap<String, JobColumns>, seen: &Seen<'_>, event: &JobEvent) {
+fn fold(jobs: &mut BTreeMap<Uuid, JobColumns>, seen: &Seen<'_>, event: &JobEvent) {
     if let JobEvent::Submitted { spec, .. } = event {
-        jobs.insert(seen.id(), JobColumns::new(seen, spec));
-    } else if let Some(job) = jobs.get_mut(&seen.id()) {
+        jobs.insert(seen.fact.stream.id, JobColumns::new(seen, spec));
+    } else if let Some(job) = jobs.get_mut(&seen.fact.stream.id) {
         job.change(seen, event);
     }
 }

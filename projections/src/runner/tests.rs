@@ -274,7 +274,7 @@ both_stores!(
 
 /// The read tables' columns that depend on the facts alone.
 async fn rows_of_tables(log: &Log) -> Vec<String> {
-    let columns = "job_id, queue, operation, status, priority, attempt, max_attempts, created_at, run_at, started_at, \
+    let columns = "hex(job_id) AS job_hex, queue, operation, status, priority, attempt, max_attempts, created_at, run_at, started_at, \
                    finished_at, position, error_sealed IS NULL AS e, result_sealed IS NULL AS r";
     let mut all = Vec::new();
     for sql in [

@@ -4,11 +4,13 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value};
 use sqlx::{Any, Row as _, any::AnyArguments, any::AnyRow, query::Query};
+use uuid::Uuid;
 
 use super::TransferError;
 use crate::{
     StoreTransaction,
     pages::{PAGE_BYTES, Paged},
+    stored_ids::IdForm,
 };
 
 /// The most rows that one statement reads. Of a page's bytes there are at most [`PAGE_BYTES`], or one
@@ -26,8 +28,21 @@ enum Holds {
     Text,
     Number,
     Bytes,
+    /// A UUID in binary form. The export has its text.
+    Id,
 }
-use Holds::{Bytes, Number, Text};
+use Holds::{Bytes, Id, Number, Text};
+
+impl Holds {
+    /// The value of the n-th placeholder, from 1.
+    fn given(self, n: usize) -> String {
+        let place = format!("${n}");
+        match self {
+            Id => IdForm::Binary.given(&place),
+            Text | Number | Bytes => place,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -107,8 +122,8 @@ pub(crate) const CARRIED: &[Table] = &[
     Table {
         name: "unfinished",
         columns: &[
-            ("user_id", Text),
-            ("job_id", Text),
+            ("user_id", Id),
+            ("job_id", Id),
             ("queue", Text),
             ("operation", Text),
             ("priority", Number),
@@ -202,6 +217,16 @@ impl Table {
             .join(", ")
     }
 
+    /// The columns as the drivers hand them over.
+    fn shown(&self) -> String {
+        let columns = self.columns.iter();
+        let shown = columns.map(|(name, holds)| match holds {
+            Id => IdForm::Binary.shown(name),
+            Text | Number | Bytes => (*name).to_owned(),
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
     /// The rows after one, in the order of the key, and whether more follow. The transaction shows one
     /// moment: the sizes are looked at first, so that no row is read that is not on the page.
     pub(super) async fn page(
@@ -214,7 +239,8 @@ impl Table {
             .map(|(name, _)| *name)
             .collect();
         let key = key.join(", ");
-        let places: Vec<String> = (1..=self.key).map(|n| format!("${n}")).collect();
+        let places = self.columns[..self.key].iter().zip(1..);
+        let places: Vec<String> = places.map(|((_, holds), n)| holds.given(n)).collect();
         let after_it = after.map(|_| format!("({key}) > ({})", places.join(", ")));
         let only = (!self.only.is_empty()).then(|| self.only.to_owned());
         let conditions: Vec<String> = after_it.into_iter().chain(only).collect();
@@ -235,10 +261,16 @@ impl Table {
         let sizes = self.after(&sizes, after).fetch_one(&mut **tx).await?;
         let found: i64 = sizes.try_get("found")?;
         let fit = sizes.try_get::<i64, _>("fit")?.min(PAGE as i64);
+        // The table's own name, because a shown id has its column's name.
+        let order: Vec<String> = key
+            .split(", ")
+            .map(|column| format!("{}.{column}", self.name))
+            .collect();
         let sql = format!(
-            "SELECT {} FROM {} {filter} ORDER BY {key} LIMIT {fit}",
-            self.names(),
-            self.name
+            "SELECT {} FROM {} {filter} ORDER BY {} LIMIT {fit}",
+            self.shown(),
+            self.name,
+            order.join(", ")
         );
         let rows = self.after(&sql, after).fetch_all(&mut **tx).await?;
         Ok(Paged {
@@ -255,7 +287,7 @@ impl Table {
         let sizes: Vec<String> = self
             .columns
             .iter()
-            .filter(|(_, holds)| !matches!(holds, Number))
+            .filter(|(_, holds)| matches!(holds, Text | Bytes))
             .map(|(column, _)| format!("coalesce(octet_length({column}), 0)"))
             .collect();
         sizes.join(" + ")
@@ -278,6 +310,12 @@ impl Table {
         for (column, holds) in self.columns {
             let value = match holds {
                 Text => row.try_get::<Option<String>, _>(*column)?.map(Value::from),
+                Id => {
+                    let text: String = row.try_get(*column)?;
+                    let id = Uuid::try_parse(&text)
+                        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+                    Some(id.to_string().into())
+                }
                 Number => row.try_get::<Option<i64>, _>(*column)?.map(Value::from),
                 Bytes => row
                     .try_get::<Option<Vec<u8>>, _>(*column)?
@@ -296,16 +334,11 @@ impl Table {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut places = (1..).map(|n: usize| format!("${n}"));
+        let mut numbers = 1..;
         let mut one = || {
-            format!(
-                "({})",
-                places
-                    .by_ref()
-                    .take(self.columns.len())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            )
+            let places = self.columns.iter().zip(numbers.by_ref());
+            let places: Vec<String> = places.map(|((_, holds), n)| holds.given(n)).collect();
+            format!("({})", places.join(", "))
         };
         let values: Vec<String> = rows.iter().map(|_| one()).collect();
         let sql = format!(
@@ -362,7 +395,7 @@ impl Chunk {
 /// allowed.
 fn bind<'q>(query: Asked<'q>, row: &Row, column: &str, holds: Holds) -> Asked<'q> {
     match holds {
-        Text => query.bind(row.get(column).and_then(Value::as_str).map(str::to_owned)),
+        Text | Id => query.bind(row.get(column).and_then(Value::as_str).map(str::to_owned)),
         Number => query.bind(row.get(column).and_then(Value::as_i64)),
         Bytes => query.bind(bytes(row, column)),
     }
