@@ -31,7 +31,7 @@ use genie_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{LogError, StoredRow};
+use crate::{DigestCheck, LogError, StoredRow};
 
 mod folder;
 mod read;
@@ -159,6 +159,7 @@ impl LogLine {
             digest: vec![],
             metadata: self.metadata,
             payload: BASE64.decode(self.payload).ok()?,
+            digest_check: DigestCheck::good(),
         };
         row.digest = row.computed_digest().to_vec();
         (hex::encode(&row.digest) == self.digest).then_some(row)

@@ -123,4 +123,4 @@ pub use log::{Append, Keys, Log, Opened, Settings};
 pub use merkle_proof::Proofs;
 pub use read::{LogReader, Lookups};
 pub use secrets::VaultDoor;
-pub use stored_row::{Fact, FactBody, StoredRow};
+pub use stored_row::{DigestCheck, Fact, FactBody, StoredRow};

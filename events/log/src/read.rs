@@ -65,7 +65,7 @@ impl JobStep {
             user,
             sequence: row.sequence,
             event_type: row.event_type.clone().into_owned(),
-            clear: row.metadata()?.clear,
+            clear: row.clear()?,
         }))
     }
 }

@@ -1,10 +1,12 @@
 //! A row of the log as stored, the digest over it, and the fact inside.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
 
 use genie_events::{
     Event, EventId, Metadata, StreamId, StreamKind, Timestamp, UserId, account::FORGOTTEN,
 };
+use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
@@ -40,7 +42,36 @@ pub struct StoredRow {
     pub metadata: String,
     /// The event's JSON, sealed.
     pub payload: Vec<u8>,
+    /// Whether the digest is that of the other columns, once somebody looked.
+    pub digest_check: DigestCheck,
 }
+
+/// The outcome of the check of a row's digest. Many follow the log and share its rows in memory, and the first
+/// checks for all. A copy of a row, which may be changed, is checked anew.
+#[derive(Debug, Default)]
+pub struct DigestCheck(OnceLock<bool>);
+
+impl DigestCheck {
+    /// For a row whose digest was computed from it.
+    pub(crate) fn good() -> Self {
+        Self(OnceLock::from(true))
+    }
+}
+
+impl Clone for DigestCheck {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// What is known of a row is no part of it.
+impl PartialEq for DigestCheck {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for DigestCheck {}
 
 /// The size of a row's two long columns, in SQL that both stores understand.
 pub(crate) const BYTES: &str = "octet_length(payload) + octet_length(metadata)";
@@ -95,7 +126,14 @@ impl StoredRow {
             digest: row.try_get("digest")?,
             metadata: row.try_get("metadata")?,
             payload: row.try_get("payload")?,
+            digest_check: DigestCheck::default(),
         })
+    }
+
+    /// True when the digest is that of the other columns.
+    pub(crate) fn has_its_digest(&self) -> bool {
+        let check = || self.computed_digest()[..] == self.digest[..];
+        *self.digest_check.0.get_or_init(check)
     }
 
     /// SHA-256 over the canonical form of the row: every column except `position` and `digest`, in
@@ -126,7 +164,7 @@ impl StoredRow {
     /// The stream, if this release knows its kind and the row was not changed.
     pub fn verified_stream(&self) -> Result<StreamId, LogError> {
         let stream = self.stream_id()?;
-        if self.computed_digest()[..] != self.digest[..] {
+        if !self.has_its_digest() {
             return Err(self.damaged("its digest does not match"));
         }
         Ok(stream)
@@ -153,6 +191,18 @@ impl StoredRow {
     /// The metadata, which is stored unsealed beside the event.
     pub fn metadata(&self) -> Result<Metadata, LogError> {
         serde_json::from_str(&self.metadata)
+            .map_err(|_| self.damaged("its metadata cannot be read"))
+    }
+
+    /// The event's non-personal fields, which stand in the metadata.
+    pub fn clear(&self) -> Result<BTreeMap<String, Value>, LogError> {
+        #[derive(Deserialize)]
+        struct ClearPart {
+            #[serde(default)]
+            clear: BTreeMap<String, Value>,
+        }
+        let part: Result<ClearPart, _> = serde_json::from_str(&self.metadata);
+        part.map(|part| part.clear)
             .map_err(|_| self.damaged("its metadata cannot be read"))
     }
 
@@ -305,6 +355,7 @@ mod tests {
             digest: vec![],
             metadata: "{}".into(),
             payload: vec![1, 2],
+            digest_check: DigestCheck::default(),
         }
     }
 
@@ -333,6 +384,23 @@ mod tests {
             change(&mut changed);
             assert_ne!(changed.computed_digest(), digest, "{changed:?}");
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_checked_row_is_checked_anew() {
+        let mut row = row();
+        row.digest = row.computed_digest().to_vec();
+        assert!(row.has_its_digest());
+        let mut changed = row.clone();
+        changed.payload = vec![3];
+        assert!(!changed.has_its_digest());
+        assert_eq!(
+            changed,
+            StoredRow {
+                payload: vec![3],
+                ..row
+            }
+        );
     }
 
     #[test]

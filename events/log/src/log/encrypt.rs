@@ -11,7 +11,7 @@ use crate::{
     append::{Group, MAX_EVENT_BYTES, MAX_EVENTS, Request},
     idempotency,
     keys::KeyState,
-    stored_row::{slice_of, stored_stream},
+    stored_row::{DigestCheck, slice_of, stored_stream},
     unfinished,
 };
 
@@ -144,6 +144,7 @@ impl Log {
                 metadata: serde_json::to_string(&metadata)
                     .map_err(|error| AppendError::Broken(error.to_string()))?,
                 payload: Vec::new(),
+                digest_check: DigestCheck::good(),
             };
             row.payload = keys.payload().seal(&plaintext, &row.place());
             row.digest = row.computed_digest().to_vec();
