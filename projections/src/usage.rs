@@ -101,16 +101,27 @@ pub(crate) async fn add(tx: &mut Tx, changes: UsageChanges) -> Result<(), sqlx::
 
 /// The reads that may wait. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 4096;
-/// Batches read at the same time; while they are, the next gathers.
-const AT_ONCE: usize = 2;
+/// One batch is read at a time. While it is, the next gathers, and a larger one costs each reader less.
+const AT_ONCE: usize = 1;
 
-/// Users' counts of a month, the present counts, and the scheduled jobs that came due since they
-/// were counted (or that are due again, when the clock was set back). `$1` is the moment, `$2` and
-/// `$3` are the months, the rest are the users.
+/// The row that says that the moment asked for is not before that of the counts.
+const UNTIL: &str = "until";
+
+/// Users' counts of a month, the present counts, and a row [`UNTIL`]. `$1` is the moment that is asked for, `$2`
+/// and `$3` are the months, the rest are the users.
+fn kept_sql(users: usize) -> String {
+    format!(
+        "SELECT hex(user_id) AS user_hex, month, counter, counted FROM usage \
+             WHERE user_id IN ({}) AND month IN (0, $2, $3) \
+         UNION ALL SELECT NULL, 0, '{UNTIL}', until FROM jobs_due WHERE one = 1 AND until <= $1",
+        places(users)
+    )
+}
+
+/// The same counts, and the scheduled jobs that came due since they were counted (or that are due again, when the
+/// clock was set back).
 fn counts_sql(users: usize) -> String {
-    let place = |n| IdForm::Binary.given(&format!("${n}"));
-    let places: Vec<String> = (4..4 + users).map(place).collect();
-    let users = places.join(", ");
+    let users = places(users);
     format!(
         "SELECT hex(user_id) AS user_hex, month, counter, counted FROM usage WHERE user_id IN ({users}) AND month IN (0, $2, $3) \
          UNION ALL SELECT hex(user_id), 0, 'due', count(*) FROM jobs \
@@ -120,6 +131,12 @@ fn counts_sql(users: usize) -> String {
              WHERE user_id IN ({users}) AND status = 'queued' AND attempt = 0 \
              AND run_at > $1 AND run_at <= (SELECT until FROM jobs_due WHERE one = 1) GROUP BY user_id"
     )
+}
+
+fn places(users: usize) -> String {
+    let place = |n| IdForm::Binary.given(&format!("${n}"));
+    let places: Vec<String> = (4..4 + users).map(place).collect();
+    places.join(", ")
 }
 
 /// Whose counts are asked for, and of when.
@@ -132,17 +149,42 @@ struct CountsOf {
 
 type UsageCounts = HashMap<Counter, u64>;
 
-/// Reads the counts of all who ask at the same time with one statement, as they are at the latest of
-/// their moments.
+/// Rows of users: month, counter and count.
+type CountRows = HashMap<UserId, Vec<(i64, String, i64)>>;
+
+/// Reads the counts of all who ask at the same time, as they are at the latest of their moments. One statement
+/// reads the counts that are kept. Of users without a scheduled job they are whole: none can have come due.
 async fn read_counts(
     store: Store,
     asked: Vec<CountsOf>,
 ) -> Result<HashMap<CountsOf, UsageCounts>, LogError> {
+    let (kept, is_ahead) = rows_of(&store, &asked, kept_sql).await?;
+    let mut found = counts_of(&kept, &asked);
+    let may_be_due = |one: &CountsOf| {
+        let scheduled = found
+            .get(one)
+            .and_then(|counts| counts.get(&Counter::ScheduledQueueSize));
+        !is_ahead || scheduled.is_some_and(|count| *count > 0)
+    };
+    let due: Vec<CountsOf> = asked.into_iter().filter(may_be_due).collect();
+    if !due.is_empty() {
+        let (rows, _) = rows_of(&store, &due, counts_sql).await?;
+        found.extend(counts_of(&rows, &due));
+    }
+    Ok(found)
+}
+
+/// The rows of a statement, and whether it has the row [`UNTIL`].
+async fn rows_of(
+    store: &Store,
+    asked: &[CountsOf],
+    statement: fn(usize) -> String,
+) -> Result<(CountRows, bool), LogError> {
     let users: BTreeSet<UserId> = asked.iter().map(|one| one.user).collect();
     let months = asked.iter().map(|one| one.month.0);
     let (first, last) = (months.clone().min(), months.max());
     let size = padded_size(users.len());
-    let sql = counts_sql(size);
+    let sql = statement(size);
     let query = sqlx::query(&sql)
         .bind(asked.iter().map(|one| one.at.0).max())
         .bind(first.map(i64::from))
@@ -150,26 +192,32 @@ async fn read_counts(
     let places = users.iter().map(|user| Some(user.to_string()));
     let padded = places.chain(std::iter::repeat(None)).take(size);
     let query = padded.fold(query, |query, user| query.bind(user));
-    let mut counted: HashMap<UserId, Vec<(i64, String, i64)>> = HashMap::new();
+    let mut counted = CountRows::new();
+    let mut is_ahead = false;
     for row in query.fetch_all(store.reads()).await? {
+        let counter: String = row.try_get("counter")?;
+        if counter == UNTIL {
+            is_ahead = true;
+            continue;
+        }
         let user = UserId(id_column(&row, "user_hex")?);
-        let count = (
-            row.try_get("month")?,
-            row.try_get("counter")?,
-            row.try_get("counted")?,
-        );
+        let count = (row.try_get("month")?, counter, row.try_get("counted")?);
         counted.entry(user).or_default().push(count);
     }
-    let counts = |one: CountsOf| {
+    Ok((counted, is_ahead))
+}
+
+fn counts_of(counted: &CountRows, asked: &[CountsOf]) -> HashMap<CountsOf, UsageCounts> {
+    let counts = |one: &CountsOf| {
         let rows = counted.get(&one.user)?;
         let of_month = |month| month == 0 || month == i64::from(one.month.0);
         let rows = rows.iter().filter(|(month, ..)| of_month(*month));
         Some((
-            one,
+            *one,
             summed(rows.map(|(_, name, count)| (name.as_str(), *count))),
         ))
     };
-    Ok(asked.into_iter().filter_map(counts).collect())
+    asked.iter().filter_map(counts).collect()
 }
 
 fn summed<'a>(rows: impl Iterator<Item = (&'a str, i64)>) -> UsageCounts {
@@ -215,5 +263,5 @@ impl UsageReader {
 
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
-    vec![ADD.sql(4), counts_sql(8)]
+    vec![ADD.sql(4), kept_sql(8), counts_sql(8)]
 }

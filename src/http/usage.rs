@@ -1,7 +1,5 @@
 //! Usage (docs/api.md, Usage and tiers): counts, what is left of the limits, and the counts that clients report.
 
-use std::collections::BTreeMap;
-
 use actix_web::web::Data;
 use genie_actors::Caller;
 use genie_events::{
@@ -9,7 +7,7 @@ use genie_events::{
     tier::{Counter, Tier},
 };
 use genie_projections::accounts::AccountRow;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
@@ -49,23 +47,15 @@ pub async fn of(app: &App, account: &AccountRow) -> Result<UsageAnswer, ApiError
     let tier = Tier::parse(&account.tier).unwrap_or_default();
     let now = app.log.clock().now();
     let counts = app.reads.usage.of(account.user, now.month(), now).await?;
-    let mut limits = PerCounter::new();
-    let mut usage = PerCounter::new();
-    let mut remaining = PerCounter::new();
-    for counter in Counter::ALL {
-        let name = counter.as_str();
-        let used = counts.get(&counter).copied().unwrap_or(0);
-        let limit = app.limits.of(tier, counter);
-        let left = limit.map(|limit| limit.saturating_sub(used));
-        usage.insert(name, as_number(used));
-        limits.insert(name, limit.map_or(UNLIMITED, as_number));
-        remaining.insert(name, left.map_or(UNLIMITED, as_number));
-    }
+    let used = Counter::ALL.map(|counter| counts.get(&counter).copied().unwrap_or(0));
+    let limits = Counter::ALL.map(|counter| app.limits.of(tier, counter));
+    let left = |n: usize| limits[n].map(|limit| limit.saturating_sub(used[n]));
+    let bound = |bound: Option<u64>| bound.map_or(UNLIMITED, as_number);
     Ok(UsageAnswer {
         tier: tier.as_str(),
-        limits,
-        usage,
-        remaining,
+        limits: PerCounter(limits.map(bound)),
+        usage: PerCounter(used.map(as_number)),
+        remaining: PerCounter(std::array::from_fn(|n| bound(left(n)))),
     })
 }
 
@@ -109,7 +99,15 @@ pub struct UsageAnswer {
     remaining: PerCounter,
 }
 
-type PerCounter = BTreeMap<&'static str, i64>;
+/// A number for each counter, in the order of [`Counter::ALL`].
+struct PerCounter([i64; Counter::ALL.len()]);
+
+impl Serialize for PerCounter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let names = Counter::ALL.iter().map(|counter| counter.as_str());
+        serializer.collect_map(names.zip(&self.0))
+    }
+}
 
 /// `POST /api/usage/increment`. Counters that genie counts itself are answered unchanged, so that clients of the
 /// original do not count twice.
