@@ -46,6 +46,9 @@ const ERASED_AT_ONCE: i64 = 1000;
 /// Batches begin at least this long after one another, so that a transaction takes the facts of many
 /// commands. Nobody who waits for a fact waits for this.
 const PACE: Duration = Duration::from_millis(10);
+/// The same after a batch of at least `BUSY` facts: then a page of an index is written once for several.
+const BUSY_PACE: Duration = Duration::from_millis(25);
+const BUSY: usize = 16;
 /// How often the runner makes sure that its rows are still there, and passes the time.
 const RECHECK: Duration = Duration::from_secs(2);
 /// The pause after the store was away.
@@ -136,7 +139,7 @@ impl Runner {
             }
             let rows = first_rows(&mut waiting);
             if let Some(last) = rows.last() {
-                next_batch = Instant::now() + PACE;
+                next_batch = Instant::now() + pause_after(rows.len());
                 let to = last.position;
                 let batch = self.open(stored.checkpoint, to, &rows).await?;
                 match self.apply(epoch, &mut stored, batch).await? {
@@ -407,6 +410,15 @@ async fn erase(tx: &mut Tx, projection: &dyn Projection, user: UserId) -> Result
             .await?;
     }
     Ok(())
+}
+
+/// The time from the beginning of a batch of so many facts to that of the next.
+fn pause_after(facts: usize) -> Duration {
+    match facts {
+        BATCH.. => Duration::ZERO, // there are more
+        BUSY.. => BUSY_PACE,
+        _ => PACE,
+    }
 }
 
 /// Takes the first rows, as many as go in one transaction.

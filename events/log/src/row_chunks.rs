@@ -2,7 +2,7 @@
 //! a connection meets few texts, and keeps them prepared. On SQLite each statement also makes a trip to
 //! its thread and back, which costs more than a row.
 
-const SIZES: [usize; 5] = [256, 64, 16, 4, 1];
+const SIZES: [usize; 15] = [256, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
 
 /// The rows in order, the largest pieces first.
 pub(crate) fn row_chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
@@ -24,7 +24,7 @@ mod tests {
         let pieces: Vec<&[usize]> = row_chunks(&rows).collect();
         assert_eq!(pieces.concat(), rows);
         let sizes: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
-        assert_eq!(sizes, [256, 256, 64, 16, 4, 4, 4, 1, 1, 1]);
+        assert_eq!(sizes, [256, 256, 64, 24, 6, 1]);
         assert_eq!(row_chunks::<usize>(&[]).count(), 0);
     }
 }
