@@ -29,7 +29,7 @@ use crate::{
         input::Query,
         jobs::named_files,
         response::Written,
-        words::{False, Time, True},
+        words::Time,
     },
 };
 
@@ -60,45 +60,58 @@ pub struct MarkQuery {
     personal: Option<bool>,
 }
 
+/// A mark and what its number names, or `found: false` alone: there is no mark of this server, or one that the caller
+/// may not know of.
 #[derive(Serialize, ToSchema)]
-#[serde(untagged)]
 #[schema(as = Mark)]
-pub enum MarkAnswer {
-    Found(NamedMark),
-    None(NoMark),
-}
-
-#[derive(Serialize, ToSchema)]
-pub struct NamedMark {
-    found: True,
+pub struct MarkAnswer {
+    found: bool,
     /// The number in the mark: `result.mark` of the job that made it.
-    #[schema(value_type = u32)]
-    mark: MarkNumber,
-    /// What that job's `params.recipient` said.
-    #[schema(required)]
-    recipient: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = u32)]
+    mark: Option<MarkNumber>,
+    /// What that job's `params.recipient` said; null when it said nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    recipient: Option<Option<String>>,
     /// When that job was done.
-    marked_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    marked_at: Option<Time>,
     /// The id of the fact that the number names: the submission of that job.
-    #[schema(value_type = Uuid)]
-    fact: EventId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Uuid)]
+    fact: Option<EventId>,
     /// That job.
-    #[schema(value_type = Uuid)]
-    job_id: JobId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Uuid)]
+    job_id: Option<JobId>,
     /// That job's user. Another's only for administrators.
-    #[schema(value_type = Uuid)]
-    user_id: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Uuid)]
+    user_id: Option<UserId>,
     /// How clearly the file holds the number.
-    #[schema(minimum = 0, maximum = 1)]
-    confidence: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    confidence: Option<f64>,
     /// What a mark proves, for people.
-    note: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    note: Option<&'static str>,
 }
 
-/// No mark of this server, or one that the caller may not know of.
-#[derive(Serialize, ToSchema)]
-pub struct NoMark {
-    found: False,
+impl MarkAnswer {
+    const NONE: Self = Self {
+        found: false,
+        mark: None,
+        recipient: None,
+        marked_at: None,
+        fact: None,
+        job_id: None,
+        user_id: None,
+        confidence: None,
+        note: None,
+    };
 }
 
 /// `POST /api/media/verify-mark`
@@ -133,9 +146,8 @@ pub async fn verify(
     let found = found.map_err(|died| ApiError::Internal(died.to_string()))??;
     let answer = match found {
         Some(found) => named(&app, &user, found, query.personal.unwrap_or(false)).await?,
-        None => None,
+        None => MarkAnswer::NONE,
     };
-    let answer = answer.map_or(MarkAnswer::None(NoMark { found: False }), MarkAnswer::Found);
     Ok(Written(answer, submitted.position))
 }
 
@@ -255,29 +267,29 @@ async fn named(
     user: &ActingUser,
     found: FoundMark,
     personal: bool,
-) -> Result<Option<NamedMark>, ApiError> {
+) -> Result<MarkAnswer, ApiError> {
     let number = MarkNumber(found.number);
     let caller = user.account.user;
     let marks = app.reads.marks.named_by(number).await?;
     let own = marks.iter().find(|mark| mark.user == caller);
     let Some(mark) = own.or(marks.first()) else {
-        return Ok(None);
+        return Ok(MarkAnswer::NONE);
     };
     let recipient = match recipient(app, user, mark, personal).await {
-        Err(ApiError::NotFound(_)) => return Ok(None),
+        Err(ApiError::NotFound(_)) => return Ok(MarkAnswer::NONE),
         recipient => recipient?,
     };
-    Ok(Some(NamedMark {
-        found: True,
-        mark: number,
-        recipient,
-        marked_at: mark.marked_at.into(),
-        fact: mark.fact,
-        job_id: mark.job,
-        user_id: mark.user,
-        confidence: f64::from(found.confidence),
-        note: MARK_NOTE,
-    }))
+    Ok(MarkAnswer {
+        found: true,
+        mark: Some(number),
+        recipient: Some(recipient),
+        marked_at: Some(mark.marked_at.into()),
+        fact: Some(mark.fact),
+        job_id: Some(mark.job),
+        user_id: Some(mark.user),
+        confidence: Some(f64::from(found.confidence)),
+        note: Some(MARK_NOTE),
+    })
 }
 
 /// For whom the mark was made, if the caller may read it. `NotFound` when the mark does not exist for the caller.

@@ -180,15 +180,11 @@ impl JobBoard {
             .iter()
             .map(|offer| (offer.user, StreamId::new(StreamKind::Job, offer.job)))
             .collect();
-        let turn = match offers.len() > READ_WITHOUT_TURN {
-            true => Some(
-                self.0
-                    .claim_turns
-                    .acquire()
-                    .await
-                    .expect("nobody closes it"),
-            ),
-            false => None,
+        let turn = if offers.len() > READ_WITHOUT_TURN {
+            let turn = self.0.claim_turns.acquire().await;
+            Some(turn.expect("nobody closes it"))
+        } else {
+            None
         };
         let first = match self.0.log.reader().first_events(&streams).await {
             Ok(first) => first,
