@@ -39,6 +39,8 @@ pub struct Config {
     pub files_min_free: u64,
     /// `None`: for ever.
     pub files_keep: Option<Duration>,
+    /// `None`: jobs are kept for ever.
+    pub jobs_keep: Option<Duration>,
     pub master_keys: Option<SecretString>,
     pub master_keys_file: Option<PathBuf>,
     pub first_invite: Option<InviteCode>,
@@ -234,6 +236,7 @@ impl Config {
             files_max_bytes_per_user: read.number(settings::FILES_MAX_BYTES_PER_USER),
             files_min_free: read.number(settings::FILES_MIN_FREE),
             files_keep: read.days_or_off(settings::FILES_KEEP_DAYS),
+            jobs_keep: read.days_or_off(settings::JOBS_KEEP_DAYS),
             master_keys: read.secret(settings::GENIE_MASTER_KEYS, |_| true, ""),
             master_keys_file: read.path(settings::GENIE_MASTER_KEYS_FILE),
             first_invite: read.invite(settings::GENIE_FIRST_INVITE),

@@ -53,16 +53,14 @@ impl FileRetention {
         loop {
             let old = self.old_files(before, after).await?;
             for file in &old {
-                // A file that a job still needs stays until a later look.
-                if self.write.jobs.naming(file.user, file.id).await?.is_some() {
-                    continue;
-                }
                 let because = RemovedBecause::Old;
                 let system = Metadata::system();
                 let removed = self.write.files.remove(file.user, file.id, because, system);
                 match removed.await {
                     Ok(_) => self.blobs.delete_file(file.user, file.id).await?,
                     Err(WriteError::Forgotten) => continue, // forgetting deletes it
+                    // A job still needs it. It stays until a later look.
+                    Err(WriteError::Refused(refusal)) if refusal.code == "file_in_use" => continue,
                     Err(error) => return Err(error.into()),
                 }
                 count += 1;

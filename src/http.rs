@@ -50,6 +50,8 @@ mod route_rules;
 pub mod routes;
 /// Server-sent events.
 mod sse;
+/// Tickets that open streams for browsers.
+mod stream_ticket;
 
 /// `/api/me/export`.
 pub mod account_export;

@@ -7,6 +7,8 @@ pub mod app;
 mod audit;
 /// The blob store: uploaded files, encrypted.
 mod blobs;
+/// Tells the job board at a start how its users stand.
+mod board_owners;
 /// Bounds bytes in memory.
 mod byte_budget;
 pub mod cli;
@@ -37,6 +39,8 @@ pub mod http;
 mod identity;
 /// `genie invite`.
 mod invite;
+/// Removes old jobs.
+mod job_retention;
 /// `genie keys`, and the ring of master keys.
 mod keys;
 /// Counts wrong tries by key, and makes a guesser wait.

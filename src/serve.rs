@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use crate::{
     app::App,
     blobs::Blobs,
+    board_owners,
     byte_budget::{BodyBytes, ByteBudget},
     cli::output,
     config::Config,
@@ -47,6 +48,7 @@ use crate::{
         secret_limiter::{self, SecretLimiter},
         token::Tokens,
     },
+    job_retention::JobRetention,
     keys::{self, server::Ring},
     logging,
     media_worker::{Signals, WorkerBeside},
@@ -233,6 +235,11 @@ async fn build(
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
+    tokio::spawn(board_owners::tell(
+        write.jobs.clone(),
+        log.clone(),
+        reads.clone(),
+    ));
     let heads = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
     let first_invite = make_first_invite(&config, &write).await?;
@@ -240,6 +247,7 @@ async fn build(
     let blobs = start_blobs(&config, &log, &election)?;
     start_housekeeping(&config, &log, &election);
     start_file_retention(&config, &log, &write, &blobs, &election);
+    start_job_retention(&config, &log, &write, &reads, &election);
     start_password_mails(&config, &log, &reads, &write, &election)?;
     let ledger = ForgottenLedger::open(&config.forgotten_file, log.hashes())?;
     let eraser = eraser(&log, &write, &reads, &blobs, directus.as_ref(), ledger);
@@ -400,6 +408,25 @@ fn start_file_retention(
         log: log.clone(),
         write: write.clone(),
         blobs: blobs.clone(),
+        keep,
+    };
+    tokio::spawn(retention.run(election.clone()));
+}
+
+fn start_job_retention(
+    config: &Config,
+    log: &Log,
+    write: &WriteSide,
+    reads: &ReadSide,
+    election: &Election,
+) {
+    let Some(keep) = config.jobs_keep else {
+        return;
+    };
+    let retention = JobRetention {
+        log: log.clone(),
+        write: write.clone(),
+        reads: reads.clone(),
         keep,
     };
     tokio::spawn(retention.run(election.clone()));

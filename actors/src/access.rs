@@ -17,8 +17,8 @@ pub struct AccessLog {
     noted: Dedupe<Reading>,
 }
 
-/// The reader, and the user whose data are read; `None` stands for everybody's.
-type Reading = (String, Option<UserId>);
+/// The reader, the user whose data are read (`None` stands for everybody's), and the reader's reason.
+type Reading = (String, Option<UserId>, Option<String>);
 
 impl AccessLog {
     pub fn new(append: Append) -> Self {
@@ -28,23 +28,20 @@ impl AccessLog {
         }
     }
 
-    /// Call this before answering events with their personal fields, of one user or of everybody. After `Ok` the fact
-    /// of the read is durable.
+    /// Call this before answering personal data, of one user or of everybody. After `Ok` the fact of the read is
+    /// durable.
     pub async fn personal_read(
         &self,
         caller: &Caller,
         user: Option<UserId>,
+        reason: Option<String>,
     ) -> Result<(), WriteError> {
-        let reading = (caller.scope(), user);
+        let reading = (caller.scope(), user, reason.clone());
         if self.noted.stands(&reading) {
             return Ok(());
         }
-        note(
-            &self.append,
-            vec![AccessCommand::ReadPersonal { user }],
-            caller.metadata(),
-        )
-        .await?;
+        let read = AccessCommand::ReadPersonal { user, reason };
+        note(&self.append, vec![read], caller.metadata()).await?;
         self.noted.remember(reading);
         Ok(())
     }

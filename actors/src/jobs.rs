@@ -7,16 +7,18 @@ use std::{
 };
 
 use genie_events::{
-    BlobId, Event, JobId, JobName, StreamId, StreamKind, Timestamp, User, UserCommand, UserId,
+    Event, JobId, JobName, Metadata, Now, StreamId, StreamKind, Timestamp, User, UserCommand,
+    UserId,
     job::{JobCommand, JobEvent, JobSpec},
     job_operation::QUEUES,
     tier::Tier,
+    user::Recall,
 };
 use genie_log::leases::LeaseRow;
 use genie_log::{Log, LogError, StoredRow, Work, leases::LeaseKind, read::JobStep, unfinished};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{error, warn};
 
 use crate::{
@@ -49,7 +51,7 @@ pub use submissions::{
 
 use news::BoardNews;
 use operation_set::{ClaimScope, OperationSet};
-use queues::{JobNews, JobOffer, JobQueues, JobTimes, JobWait};
+use queues::{JobNews, JobOffer, JobQueues, JobTimes, JobWait, OwnerStanding};
 
 /// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
@@ -70,7 +72,7 @@ struct Inner {
     log: Log,
     users: Users,
     queues: Mutex<JobQueues>,
-    state: Mutex<BoardState>,
+    state: watch::Sender<BoardState>,
     news: BoardNews,
     /// Claims of many jobs read their work by turns.
     claim_turns: Semaphore,
@@ -130,7 +132,7 @@ impl JobBoard {
             queues: Mutex::new(JobQueues::new(log.clock().now())),
             log,
             users,
-            state: Mutex::new(BoardState::Starting),
+            state: watch::Sender::new(BoardState::Starting),
             news: BoardNews::new(),
             claim_turns: Semaphore::new(claims::READ_AT_ONCE),
             lease,
@@ -158,11 +160,32 @@ impl JobBoard {
     }
 
     fn is(&self, state: BoardState) {
-        *self.0.state.lock() = state;
+        self.0.state.send_replace(state);
     }
 
     pub fn state(&self) -> BoardState {
-        *self.0.state.lock()
+        *self.0.state.borrow()
+    }
+
+    /// Ends when the board has read the unfinished jobs.
+    pub async fn started(&self) {
+        let mut states = self.0.state.subscribe();
+        let is_ready = states.wait_for(|state| *state == BoardState::Ready);
+        let _ = is_ready.await; // the sender lives as long as this board
+    }
+
+    /// The users with jobs on the board.
+    pub fn owners(&self) -> Vec<UserId> {
+        self.lock().owners()
+    }
+
+    /// Takes over how users stood a moment ago. What the log has said of a user since the start is newer.
+    pub fn learn(&self, standings: &[OwnerStanding]) {
+        let now = self.0.log.clock().now();
+        let mut board = self.lock();
+        standings
+            .iter()
+            .for_each(|standing| board.learn(standing, now));
     }
 
     /// The number of jobs that wait for a worker now.
@@ -235,9 +258,16 @@ impl JobBoard {
         let user = UserId(row.owner);
         let now = self.0.log.clock().now();
         match row.event_type.as_ref() {
-            "account.suspended" | "account.forget_requested" => self.lock().suspend(user, now),
+            "account.suspended" | "account.forget_requested" => {
+                let mut board = self.lock();
+                board.knows(user);
+                board.suspend(user, now);
+            }
             "account.reactivated" | "account.forget_withdrawn" | "account.role_changed" => {
-                let back = self.lock().resume(user);
+                let mut board = self.lock();
+                board.knows(user);
+                let back = board.resume(user);
+                drop(board);
                 self.0.news.tell(back.iter());
             }
             "account.tier_changed" => {
@@ -370,19 +400,6 @@ impl JobBoard {
         }
     }
 
-    /// A job of this user that has not ended and names the file. It costs what the user's unfinished jobs do: their
-    /// first facts are read.
-    pub async fn naming(&self, owner: UserId, file: BlobId) -> Result<Option<JobId>, WriteError> {
-        for job in self.0.log.unfinished().of_user(owner).await? {
-            let spec = self.spec(owner, job).await?;
-            let named = spec.named_files();
-            if named.iter().any(|(_, id)| id.parse() == Ok(file)) {
-                return Ok(Some(job));
-            }
-        }
-        Ok(None)
-    }
-
     /// Changes the priority or the time of a job that waits. What is absent stays.
     pub async fn reschedule(
         &self,
@@ -460,6 +477,27 @@ impl JobBoard {
             .plan(owner, Some(job), context, Arc::new(planner))
             .await?;
         ChangedJob::of(&done)
+    }
+
+    /// Removes jobs of one owner that have ended, by one append. Answers the number of those that it removed.
+    pub async fn remove(&self, owner: UserId, jobs: Vec<JobId>) -> Result<usize, WriteError> {
+        let recalls = jobs.iter().copied().map(Recall::Job).collect();
+        let metadata = Metadata::system();
+        let by_system = metadata.clone();
+        let planner = move |state: &User, now: Now| {
+            let command = |job: &JobId| UserCommand::Job(*job, JobCommand::Remove);
+            let commands = jobs.iter().map(command).collect();
+            let decided = state.decide_in_turn(&now, &by_system, commands);
+            // One that was queued again meanwhile stays.
+            let changes = decided.into_iter().flatten().flatten().collect();
+            Ok(Plan {
+                changes,
+                ..Plan::default()
+            })
+        };
+        let users = &self.0.users;
+        let removed = users.plan_recalling(owner, recalls, metadata, Arc::new(planner));
+        Ok(removed.await?.changes.len())
     }
 
     /// A lease lasts for so long without a heartbeat.

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -13,8 +13,8 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture,
 };
 use genie_events::{
-    Change, Limits, Now, Refusal, User, UserId,
-    file::File,
+    BlobId, Change, Limits, Now, Refusal, StreamId, User, UserId,
+    file::{File, REMOVED_AT as FILE_REMOVED},
     tier::Tier,
     user::{
         Recall,
@@ -111,10 +111,46 @@ pub(crate) struct CommandMessage {
     pub reply: oneshot::Sender<Result<Receipt, WriteError>>,
     /// The request's span, in which the command runs.
     pub span: Span,
-    /// Set when the actor takes the command. Before that, an actor that died has done nothing of it.
-    pub begun: Arc<AtomicBool>,
+    /// How far the actor is with the command.
+    pub phase: Arc<CommandPhase>,
     /// The command's place among the user's waiting commands. It is given back when dropped.
     pub place: WaitingPlace,
+}
+
+/// How far an actor is with a command. Until it decides, nothing of the command can have happened, and the caller may
+/// call it off.
+#[derive(Debug, Default)]
+pub(crate) struct CommandPhase(AtomicU8);
+
+const WAITING: u8 = 0;
+const DECIDING: u8 = 1;
+const CALLED_OFF: u8 = 2;
+
+impl CommandPhase {
+    /// The actor is about to decide. False when the command was called off.
+    fn begin(&self) -> bool {
+        let begun = self
+            .0
+            .compare_exchange(WAITING, DECIDING, Ordering::SeqCst, Ordering::SeqCst);
+        begun != Err(CALLED_OFF)
+    }
+
+    fn is_called_off(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == CALLED_OFF
+    }
+
+    /// True if the command will never be carried out.
+    pub fn call_off(&self) -> bool {
+        let called =
+            self.0
+                .compare_exchange(WAITING, CALLED_OFF, Ordering::SeqCst, Ordering::SeqCst);
+        called.is_ok()
+    }
+
+    /// False while an actor that died has done nothing of the command.
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == DECIDING
+    }
 }
 
 /// A user's waiting commands.
@@ -212,7 +248,6 @@ impl Handler<CommandMessage> for UserActor {
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, message: CommandMessage, _: &mut Self::Context) -> Self::Result {
-        message.begun.store(true, Ordering::SeqCst);
         let mut run = CommandRun {
             log: self.log.clone(),
             append: self.append.clone(),
@@ -248,7 +283,7 @@ struct CommandRun {
 
 impl CommandRun {
     async fn run(&mut self, message: &CommandMessage) -> Result<Receipt, WriteError> {
-        while Instant::now() < message.deadline {
+        while Instant::now() < message.deadline && !message.phase.is_called_off() {
             if let Some(receipt) = self.try_once(message).await? {
                 return Ok(receipt);
             }
@@ -269,6 +304,10 @@ impl CommandRun {
         if let Some(remembered) = self.remembered(message).await? {
             self.put_back(state, message);
             return answer_again(remembered).map(Some);
+        }
+        if !message.phase.begin() {
+            self.put_back(state, message);
+            return Err(WriteError::Busy);
         }
         let now = Now {
             moment: self.log.clock().now(),
@@ -422,9 +461,35 @@ impl CommandRun {
         }
     }
 
+    /// Reads which of the files that new jobs name are gone: one question for all.
+    async fn recall_named_files(
+        &self,
+        state: &mut LoadedUser,
+        recalls: &[Recall],
+    ) -> Result<(), WriteError> {
+        let named = recalls.iter().filter_map(|recall| match recall {
+            Recall::NamedFile(id) => Some((recall.stream(), *id)),
+            _ => None,
+        });
+        let named: Vec<(StreamId, BlobId)> = named.collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        let streams: Vec<StreamId> = named.iter().map(|(stream, _)| *stream).collect();
+        let removed = self.log.reader().having(&streams, FILE_REMOVED).await?;
+        for (stream, id) in named {
+            if removed.contains(&stream) {
+                state.user.recall_removed_file(id);
+            }
+        }
+        Ok(())
+    }
+
     /// Reads from the log what the state leaves out, and adds it to the state.
     async fn recall(&self, state: &mut LoadedUser, recalls: &[Recall]) -> Result<(), WriteError> {
-        let is_left_out = |recall: &&Recall| !state.user.holds(recall);
+        self.recall_named_files(state, recalls).await?;
+        let is_left_out =
+            |recall: &&Recall| !matches!(recall, Recall::NamedFile(_)) && !state.user.holds(recall);
         let mut left_out: Vec<&Recall> = recalls.iter().filter(is_left_out).collect();
         let reader = self.log.reader();
         if left_out.len() > 1 {

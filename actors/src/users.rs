@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use tracing::{Instrument, Span};
 use crate::{
     WriteError,
     caller::CommandContext,
-    user::{CommandMessage, Passivate, UserActor, WaitingCommands, WaitingPlace},
+    user::{CommandMessage, CommandPhase, Passivate, UserActor, WaitingCommands, WaitingPlace},
 };
 
 pub use crate::user::Receipt;
@@ -38,9 +38,10 @@ const MAILBOX: WaitingCommands = WaitingCommands {
 };
 /// How often a command is sent again when its actor died before it took it.
 const SENDS: u32 = 3;
-/// The longest time of a command before its caller is told to come again.
+/// The longest time of a command, those before it included, until its user decides. Then its caller is told to come
+/// again.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The longest wait for a command, the commands before it included.
+/// The longest wait for the append of a command that its user has decided.
 const LONGEST: Duration = Duration::from_secs(40);
 /// An actor that is unused for this long is passivated.
 const IDLE: Duration = Duration::from_secs(300);
@@ -214,11 +215,24 @@ impl Users {
         context: impl Into<CommandContext>,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
+        self.plan_within(DEADLINE, user, recalls, context, planner)
+            .await
+    }
+
+    /// The same. A user that does not come to deciding in time is busy, and then nothing happens later either.
+    pub(crate) async fn plan_within(
+        &self,
+        patience: Duration,
+        user: UserId,
+        recalls: Vec<Recall>,
+        context: impl Into<CommandContext>,
+        planner: Planner,
+    ) -> Result<Receipt, WriteError> {
         let context = context.into();
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + patience;
         for _ in 0..SENDS {
-            let (reply, answer) = oneshot::channel();
-            let begun = Arc::new(AtomicBool::new(false));
+            let (reply, mut answer) = oneshot::channel();
+            let phase = Arc::new(CommandPhase::default());
             let written = self.send(user, context.bytes, |place| CommandMessage {
                 span: Span::current(),
                 planner: Arc::clone(&planner),
@@ -226,11 +240,16 @@ impl Users {
                 context: context.clone(),
                 deadline,
                 reply,
-                begun: Arc::clone(&begun),
+                phase: Arc::clone(&phase),
                 place,
             })?;
-            let Ok(answer) = tokio::time::timeout(LONGEST, answer).await else {
-                return Err(WriteError::Away("the user's actor does not answer".into()));
+            let answer = match tokio::time::timeout_at(deadline, &mut answer).await {
+                Ok(answer) => answer,
+                Err(_) if phase.call_off() => return Err(WriteError::Busy),
+                // It decides, or has: the append tells.
+                Err(_) => tokio::time::timeout(LONGEST, answer)
+                    .await
+                    .map_err(|_| WriteError::Away("the user's actor does not answer".into()))?,
             };
             match answer {
                 Ok(answer) => {
@@ -240,7 +259,7 @@ impl Users {
                     return Ok(done);
                 }
                 // The actor died in the middle. Nobody can say whether it appended anything.
-                Err(_) if begun.load(Ordering::SeqCst) => break,
+                Err(_) if phase.has_begun() => break,
                 Err(_) => {}
             }
         }

@@ -62,10 +62,12 @@ impl RefusedCounts {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessCommand {
-    /// Records that personal fields of events are about to be read.
+    /// Records that personal data are about to be read.
     ReadPersonal {
-        /// The user whose events are read; `None` for all users.
+        /// The user whose data are read; `None` for all users.
         user: Option<UserId>,
+        /// The reader's words.
+        reason: Option<String>,
     },
     /// Records that secrets, keys or tokens were refused.
     NoteRefused {
@@ -86,11 +88,14 @@ pub enum AccessCommand {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum AccessEvent {
-    /// Personal fields of events were read.
+    /// Personal data were read.
     PersonalRead {
-        /// The user whose events were read; `None` for all users.
+        /// The user whose data were read; `None` for all users.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<UserId>,
+        /// The reader's words; personal. Servers and keys state none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stated_reason: Option<String>,
     },
     /// Secrets, keys or tokens were refused since the last such fact about the same network.
     Refused {
@@ -124,7 +129,7 @@ impl AccessEvent {
     /// The fields that are not personal and are stored readable.
     pub(crate) fn clear(&self) -> Value {
         match self {
-            Self::PersonalRead { user } => json!({"user": user}),
+            Self::PersonalRead { user, .. } => json!({"user": user}),
             // The network is left out: anybody who has the key could look for its hash.
             Self::Refused { wrong, .. } => json!(wrong),
             Self::CredentialRefused {
@@ -142,8 +147,11 @@ impl Access {
     pub fn decide(&self, command: AccessCommand) -> Result<Vec<AccessEvent>, Refusal> {
         match (self, command) {
             (Self::Noted, _) => Ok(vec![]),
-            (Self::Absent, AccessCommand::ReadPersonal { user }) => {
-                Ok(vec![AccessEvent::PersonalRead { user }])
+            (Self::Absent, AccessCommand::ReadPersonal { user, reason }) => {
+                Ok(vec![AccessEvent::PersonalRead {
+                    user,
+                    stated_reason: reason,
+                }])
             }
             (Self::Absent, AccessCommand::NoteRefused { wrong, .. }) if wrong.total() == 0 => {
                 Ok(vec![])
@@ -189,8 +197,14 @@ mod tests {
         let user = None;
         for (ask, noted) in [
             (
-                AccessCommand::ReadPersonal { user: None },
-                AccessEvent::PersonalRead { user: None },
+                AccessCommand::ReadPersonal {
+                    user: None,
+                    reason: Some("a complaint".into()),
+                },
+                AccessEvent::PersonalRead {
+                    user: None,
+                    stated_reason: Some("a complaint".into()),
+                },
             ),
             (
                 AccessCommand::RefuseCredential {

@@ -73,6 +73,9 @@ domain_event!(FileEvent,
 );
 aggregate!(File, "file", FileCommand, FileEvent);
 
+/// The number of the fact that a file is gone: the first one stored it.
+pub const REMOVED_AT: u64 = 2;
+
 impl FileEvent {
     /// The fields that are not personal and are stored readable.
     pub(crate) fn clear(&self) -> Value {

@@ -6,8 +6,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    aggregate, domain_event, ids::JobName, job_operation, mark_number::MarkNumber,
-    refusal::Refusal, timestamp::Timestamp, usage::Unit,
+    aggregate, domain_event,
+    ids::{BlobId, JobName},
+    job_operation,
+    mark_number::MarkNumber,
+    refusal::Refusal,
+    timestamp::Timestamp,
+    usage::Unit,
 };
 
 /// The state after an event.
@@ -54,6 +59,8 @@ pub enum Job {
         /// The hash of the lease under which a worker ended the job, if one did.
         lease: Option<String>,
     },
+    /// The job had ended, and is no longer kept. Its name stays taken.
+    Removed { outline: JobOutline, ending: Ending },
 }
 
 /// An attempt that its worker ended. The worker may have missed the answer, and report the same again.
@@ -80,6 +87,16 @@ pub enum Ending {
     /// The job failed for good. It is kept for a retry.
     Failed,
     Cancelled,
+}
+
+impl Ending {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// The work to be done.
@@ -129,6 +146,9 @@ pub struct JobOutline {
     pub max_attempts: u32,
     /// The hash of the whole work as it was submitted: half of its SHA-256, in hexadecimal.
     pub hash: String,
+    /// The files that the job names, which stay until it ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<BlobId>,
 }
 
 impl JobOutline {
@@ -139,6 +159,7 @@ impl JobOutline {
             priority: spec.priority,
             max_attempts: spec.max_attempts,
             hash: spec.hash(),
+            files: spec.file_ids(),
         }
     }
 
@@ -162,6 +183,24 @@ impl JobSpec {
             }
         }
         files
+    }
+
+    /// The ids among [`Self::named_files`]. What is no id names no file.
+    pub fn file_ids(&self) -> Vec<BlobId> {
+        let named = self.named_files();
+        named.iter().filter_map(|(_, id)| id.parse().ok()).collect()
+    }
+
+    /// The refusal of a job that names a file in this field which is not its user's.
+    pub fn foreign_file(field: &str) -> Refusal {
+        // The other fields are in `params`.
+        let place = if field == "input_file_id" {
+            ""
+        } else {
+            "params."
+        };
+        let sentence = format!("`{place}{field}` names no file of yours; check the id");
+        Refusal::gone("not_found", sentence)
     }
 
     /// Tells a repeated submission from another one. The order of names in `params` does not matter, and a mark's
@@ -224,6 +263,8 @@ pub enum JobCommand {
         retry_at: Timestamp,
     },
     Cancel,
+    /// Removes a job that has ended.
+    Remove,
     /// Changes the priority or the time of a job that waits. What is absent stays.
     Reschedule {
         priority: Option<i64>,
@@ -305,11 +346,16 @@ pub enum JobEvent {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         operation: String,
         priority: i64,
+        /// The files that the job names, for a state that left the job out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<BlobId>,
         /// The quota unit that was counted once more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counted: Option<Unit>,
     },
     Cancelled,
+    /// The job had ended, and had been kept for as long as the operator said.
+    Removed,
 }
 
 domain_event!(JobEvent,
@@ -322,10 +368,22 @@ domain_event!(JobEvent,
     Self::Rescheduled { .. } => "job.rescheduled",
     Self::Retried { .. } => "job.retried",
     Self::Cancelled => "job.cancelled",
+    Self::Removed => "job.removed",
 );
 aggregate!(Job, "job", JobCommand, JobEvent);
 
 impl JobEvent {
+    /// True when no attempt follows.
+    pub fn ends_job(&self) -> bool {
+        matches!(
+            self,
+            Self::Completed { .. }
+                | Self::Cancelled
+                | Self::Failed { retry_at: None, .. }
+                | Self::Lapsed { retry_at: None, .. }
+        )
+    }
+
     /// The fields that are not personal and are stored readable.
     pub(crate) fn clear(&self) -> Value {
         match self {
@@ -357,15 +415,19 @@ impl JobEvent {
                 operation,
                 priority,
                 counted,
+                ..
             } => {
                 json!({
                     "operation": operation, "queue": queue, "priority": priority, "counted": counted,
                 })
             }
-            Self::Cancelled => json!({}),
+            Self::Cancelled | Self::Removed => json!({}),
         }
     }
 }
+
+/// The code of a failure that no worker told: its lease ran out.
+pub const LEASE_LAPSED: &str = "lease_lapsed";
 
 /// The priority of a job that its owner queued again (docs/api.md, Jobs).
 const RETRY_PRIORITY: i64 = 5;
@@ -388,7 +450,8 @@ impl Job {
             Self::Absent => None,
             Self::Waiting { outline, .. }
             | Self::Running { outline, .. }
-            | Self::Finished { outline, .. } => Some(outline),
+            | Self::Finished { outline, .. }
+            | Self::Removed { outline, .. } => Some(outline),
         }
     }
 
@@ -402,19 +465,17 @@ impl Job {
             } if *at > now => "delayed",
             Self::Absent | Self::Waiting { .. } => "queued",
             Self::Running { .. } => "processing",
-            Self::Finished {
-                ending: Ending::Completed,
-                ..
-            } => "completed",
-            Self::Finished {
-                ending: Ending::Failed,
-                ..
-            } => "failed",
-            Self::Finished {
-                ending: Ending::Cancelled,
-                ..
-            } => "cancelled",
+            Self::Finished { ending, .. } | Self::Removed { ending, .. } => ending.as_str(),
         }
+    }
+
+    /// True when the job was submitted and no attempt follows.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Finished { .. } | Self::Removed { .. })
+    }
+
+    fn is_removed(&self) -> bool {
+        matches!(self, Self::Removed { .. })
     }
 
     /// True while the job waits for the time that its owner chose.
@@ -427,7 +488,7 @@ impl Job {
         match self {
             Self::Waiting { attempts, .. } => *attempts,
             Self::Running { attempt, .. } => *attempt,
-            Self::Absent | Self::Finished { .. } => 0,
+            Self::Absent | Self::Finished { .. } | Self::Removed { .. } => 0,
         }
     }
 
@@ -472,6 +533,7 @@ impl Job {
                 Ok(vec![JobEvent::Lapsed { attempt, retry_at }])
             }
             JobCommand::Cancel => self.cancel(),
+            JobCommand::Remove => self.remove(),
             JobCommand::Reschedule {
                 priority,
                 run_at,
@@ -484,7 +546,7 @@ impl Job {
     fn submit(&self, spec: JobSpec, counted: Option<Unit>) -> Result<Vec<JobEvent>, Refusal> {
         match self.outline() {
             None => Ok(vec![JobEvent::Submitted { spec, counted }]),
-            Some(before) if before.hash == spec.hash() => Ok(vec![]),
+            Some(before) if before.hash == spec.hash() && !self.is_removed() => Ok(vec![]),
             Some(_) => Err(job_exists()),
         }
     }
@@ -540,7 +602,7 @@ impl Job {
                 Ending::Failed => Some(EndReport::Failed),
                 Ending::Cancelled => None,
             },
-            Self::Absent | Self::Finished { .. } => None,
+            Self::Absent | Self::Finished { .. } | Self::Removed { .. } => None,
         }
     }
 
@@ -557,7 +619,7 @@ impl Job {
         } = self
         else {
             return Err(match self {
-                Self::Absent => Refusal::not_found("job"),
+                Self::Absent | Self::Removed { .. } => Refusal::not_found("job"),
                 _ => not_waiting(),
             });
         };
@@ -586,7 +648,19 @@ impl Job {
                 "already_finished",
                 "This job has ended already",
             )),
+            Self::Absent | Self::Removed { .. } => Err(Refusal::not_found("job")),
+        }
+    }
+
+    fn remove(&self) -> Result<Vec<JobEvent>, Refusal> {
+        match self {
+            Self::Finished { .. } => Ok(vec![JobEvent::Removed]),
+            Self::Removed { .. } => Ok(vec![]),
             Self::Absent => Err(Refusal::not_found("job")),
+            Self::Waiting { .. } | Self::Running { .. } => Err(Refusal::conflict(
+                "not_finished",
+                "Only a job that has ended can be removed",
+            )),
         }
     }
 
@@ -600,9 +674,10 @@ impl Job {
                 queue: outline.queue.clone(),
                 operation: outline.operation.clone(),
                 priority: RETRY_PRIORITY,
+                files: outline.files.clone(),
                 counted,
             }]),
-            Self::Absent => Err(Refusal::not_found("job")),
+            Self::Absent | Self::Removed { .. } => Err(Refusal::not_found("job")),
             _ => Err(Refusal::conflict(
                 "not_failed",
                 "Only a failed or cancelled job can be retried",

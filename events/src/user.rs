@@ -4,7 +4,7 @@
 //! out, so that a user stays small. A command that needs one of them names it with `Recall`; then
 //! it is read from the log and handed in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::{
     chat::{Chat, ChatCommand},
     credential::{Credential, CredentialCommand, CredentialKind},
     event::{Change, Event},
-    file::{File, FileCommand},
+    file::File,
     ids::{
         BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId,
     },
@@ -79,9 +79,15 @@ pub struct User {
     sequences: HashMap<StreamId, u64>,
     today: FactsOfDay,
     files: FileTally,
+    /// The files that jobs name which were queued again and are left out.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    files_of_left_out: HashMap<JobId, Vec<BlobId>>,
     /// A file that a command needs. The state holds no files otherwise.
     #[serde(skip)]
     recalled_file: Option<(BlobId, File)>,
+    /// Those of the files that a new job names which are gone.
+    #[serde(skip)]
+    removed_files: HashSet<BlobId>,
 }
 
 impl User {
@@ -100,7 +106,9 @@ impl User {
             sequences: HashMap::new(),
             today: FactsOfDay::default(),
             files: FileTally::default(),
+            files_of_left_out: HashMap::new(),
             recalled_file: None,
+            removed_files: HashSet::new(),
         }
     }
 
@@ -226,9 +234,7 @@ impl User {
             }
             UserCommand::FinishCaption(caption, result) => self.finish_caption(caption, result),
             UserCommand::StoreFile(file, about) => self.store_file(&now, file, about),
-            UserCommand::RemoveFile(file, reason) => {
-                self.file_changes(file, FileCommand::Remove(reason))
-            }
+            UserCommand::RemoveFile(file, reason) => self.remove_file(file, reason),
             UserCommand::CountUsage { counter, .. } if counter.is_counted_by_genie() => Ok(vec![]),
             UserCommand::CountUsage { counter, amount } => self.can_perform(&now, counter, amount),
         }

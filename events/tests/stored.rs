@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
 /// look for it where it must not be.
-const PERSONAL: [&str; 18] = [
+const PERSONAL: [&str; 19] = [
     "email",
     "first_name",
     "own_name",
@@ -29,6 +29,7 @@ const PERSONAL: [&str; 18] = [
     "topic",
     "text",
     "file_name",
+    "stated_reason",
 ];
 const CANARY: &str = "canary";
 

@@ -296,7 +296,7 @@ BEGIN
                 INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at)
                 VALUES (w ->> 'kind', w ->> 'id', w ->> 'user_id', w ->> 'stream_id', w ->> 'holder', (w ->> 'expires_at')::bigint)
                 ON CONFLICT (kind, id) DO UPDATE SET
-                    holder = excluded.holder, expires_at = excluded.expires_at, cancelled = 0, progress = NULL;
+                    holder = excluded.holder, expires_at = excluded.expires_at, cancelled = 0, progress = NULL, message = NULL;
             WHEN 'drop_lease' THEN
                 DELETE FROM leases WHERE kind = w ->> 'kind' AND id = w ->> 'id';
             WHEN 'cancel_lease' THEN

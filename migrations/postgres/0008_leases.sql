@@ -9,6 +9,8 @@ CREATE TABLE leases (
     expires_at bigint NOT NULL,
     cancelled  bigint NOT NULL DEFAULT 0,
     progress   bigint,
+    -- What the worker says of its work; sealed.
+    message    bytea,
     PRIMARY KEY (kind, id)
 );
 CREATE INDEX leases_by_expiry ON leases (kind, expires_at);

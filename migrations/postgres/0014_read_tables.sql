@@ -64,6 +64,8 @@ CREATE TABLE jobs (
     started_at     bigint,
     finished_at    bigint,
     position       bigint NOT NULL,
+    -- The word for the last failure, until the job completes.
+    code           text COLLATE "C",
     name_sealed    bytea,
     error_sealed   bytea,
     result_sealed  bytea,
@@ -77,6 +79,14 @@ CREATE INDEX jobs_of_user_processing ON jobs (user_id, position) WHERE status = 
 CREATE INDEX jobs_of_user_completed ON jobs (user_id, position) WHERE status = 'completed';
 CREATE INDEX jobs_of_user_failed ON jobs (user_id, position) WHERE status = 'failed';
 CREATE INDEX jobs_of_user_cancelled ON jobs (user_id, position) WHERE status = 'cancelled';
+-- Filtered lists merge these by position: each operation that is asked for, with each status.
+CREATE INDEX jobs_of_user_by_operation ON jobs (user_id, operation, status, position);
+-- Only the jobs that have failed.
+CREATE INDEX jobs_of_user_by_code ON jobs (user_id, code, position) WHERE code IS NOT NULL;
+CREATE INDEX jobs_of_user_by_code_and_operation ON jobs (user_id, code, operation, status, position)
+    WHERE code IS NOT NULL;
+-- For the jobs that are no longer to be kept.
+CREATE INDEX jobs_by_end ON jobs (finished_at, job_id) WHERE finished_at IS NOT NULL;
 -- Only the jobs that wait for a time, or did and have not been claimed.
 CREATE INDEX jobs_by_time ON jobs (run_at) WHERE status = 'queued' AND run_at IS NOT NULL;
 CREATE INDEX jobs_of_user_by_time ON jobs (user_id, run_at) WHERE status = 'queued' AND run_at IS NOT NULL;

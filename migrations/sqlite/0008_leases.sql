@@ -8,6 +8,7 @@ CREATE TABLE leases (
     expires_at INTEGER NOT NULL,
     cancelled  INTEGER NOT NULL DEFAULT 0,
     progress   INTEGER,
+    message    BLOB,
     PRIMARY KEY (kind, id)
 ) STRICT;
 CREATE INDEX leases_by_expiry ON leases (kind, expires_at);

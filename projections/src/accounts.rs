@@ -292,6 +292,27 @@ const PASSWORD_REQUESTS: &str = "SELECT user_id, email_sealed, reset_requested_a
      WHERE reset_requested_at IS NOT NULL AND status = 'active' AND (reset_requested_at, user_id) > ($1, $2) \
      ORDER BY reset_requested_at, user_id LIMIT $3";
 
+/// What the job board must know of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountStanding {
+    pub user: UserId,
+    /// `active`, `suspended` or `leaving`.
+    pub status: String,
+    pub tier: String,
+}
+
+/// The most standings of one statement.
+const STANDINGS: usize = 256;
+
+fn standings_sql(count: usize) -> String {
+    let places = (1..=count).map(|n| format!("${n}"));
+    let places: Vec<String> = places.collect();
+    format!(
+        "SELECT user_id, status, tier FROM accounts WHERE user_id IN ({})",
+        places.join(", ")
+    )
+}
+
 #[derive(Debug, Clone)]
 pub struct AccountReader {
     log: Log,
@@ -300,6 +321,32 @@ pub struct AccountReader {
 impl AccountReader {
     pub(crate) fn new(log: Log) -> Self {
         Self { log }
+    }
+
+    /// The standings of these users, in any order. Unknown users are left out.
+    pub async fn standings(&self, users: Vec<UserId>) -> Result<Vec<AccountStanding>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            let mut rows = Vec::with_capacity(users.len());
+            for some in users.chunks(STANDINGS) {
+                // Padded with the last to a power of two, so that there are few different statements.
+                let padded = some.iter().chain(std::iter::repeat(&some[some.len() - 1]));
+                let count = some.len().next_power_of_two();
+                let sql = standings_sql(count);
+                let query = padded.take(count).fold(sqlx::query(&sql), |query, user| {
+                    query.bind(user.to_string())
+                });
+                rows.extend(query.fetch_all(store.reads()).await?);
+            }
+            Ok(rows)
+        });
+        let standing = |row: &AnyRow| {
+            Ok(AccountStanding {
+                user: user_id(&row.try_get::<String, _>("user_id")?)?,
+                status: row.try_get("status")?,
+                tier: row.try_get("tier")?,
+            })
+        };
+        rows.await?.iter().map(standing).collect()
     }
 
     /// `None` for an id that is unknown or forgotten.
@@ -403,5 +450,6 @@ pub(crate) fn statements() -> Vec<String> {
         UPSERT.sql(4),
         OTHER_ADMINISTRATORS.into(),
         PASSWORD_REQUESTS.into(),
+        standings_sql(4),
     ]
 }

@@ -7,20 +7,18 @@ use genie_events::{JobId, StreamKind, Timestamp, UserId, job_operation::QUEUES};
 use genie_log::{
     Log, LogError, UserKeys,
     forgetting::UserRows,
-    pages::{PageSql, Paged, paged},
+    pages::{Paged, paged},
     store::Store,
     stored_ids::IdForm,
 };
 use serde_json::Value;
-use sqlx::{
-    Any, Row,
-    any::{AnyArguments, AnyRow},
-    query::Query,
-};
+use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use crate::projection::{Projection, Seen, Tx, id_column, open_option, read};
 
 mod counts;
+mod filter;
 mod pages;
 mod write;
 
@@ -95,8 +93,10 @@ pub struct JobRow {
     /// The number of the running attempt, or of the last one.
     pub attempt: i64,
     pub max_attempts: i64,
-    /// The message of the last failure.
+    /// The message of the last failure, until the job completes.
     pub error: Option<String>,
+    /// The word for it.
+    pub code: Option<String>,
     /// The worker's result; null until the job is completed.
     pub result: Value,
     /// The worker's list of files; null until the job is completed.
@@ -147,92 +147,14 @@ impl QueueStats {
     }
 }
 
-/// An absent field matches every job.
+/// A filter of a user's jobs. An absent field matches every job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
     pub status: Option<String>,
     pub queue: Option<String>,
     pub operation: Option<String>,
-}
-
-/// A page looks at no more jobs than this. One whose filter passes over many jobs ends there.
-const LOOKED_AT: i64 = 2000;
-
-impl JobFilter {
-    /// True when an index alone does not find the jobs that match.
-    fn passes_over_rows(&self) -> bool {
-        let waits = matches!(self.status.as_deref(), Some("queued" | "delayed"));
-        waits || self.queue.is_some() || self.operation.is_some()
-    }
-
-    /// The statement of a page. `$1` is the user, `$2` the position before which to look, `$3` the
-    /// position down to which to look, `$4` the number of jobs. The rest is what [`Self::bind`] binds.
-    fn sql(&self, store: &Store) -> String {
-        let status = self.status_sql();
-        let mut condition =
-            format!("user_id = unhex($1, '-') AND position < $2 AND position >= $3{status}");
-        let more = [
-            self.waits("queued", " AND (run_at IS NULL OR run_at <= $)"),
-            self.waits("delayed", " AND run_at > $"),
-            self.queue.as_ref().map(|_| " AND queue = $"),
-            self.operation.as_ref().map(|_| " AND operation = $"),
-        ];
-        for (n, one) in (5..).zip(more.into_iter().flatten()) {
-            condition += &one.replace('$', &format!("${n}"));
-        }
-        PageSql {
-            table: "jobs",
-            columns: COLUMNS,
-            key: "job_id",
-            bytes: BYTES,
-            condition: &condition,
-            order: &["position"],
-            descending: true,
-            limit: "$4",
-        }
-        .text(store)
-    }
-
-    fn waits(&self, status: &str, condition: &'static str) -> Option<&'static str> {
-        (self.status.as_deref() == Some(status)).then_some(condition)
-    }
-
-    /// The position of the last job that a page looks at, when there are as many.
-    fn floor_sql(&self) -> String {
-        format!(
-            "SELECT position FROM jobs WHERE user_id = unhex($1, '-') AND position < $2{} \
-             ORDER BY position DESC LIMIT 1 OFFSET {}",
-            self.status_sql(),
-            LOOKED_AT - 1
-        )
-    }
-
-    /// The statuses that jobs are stored with are few words, so they need no placeholder.
-    fn status_sql(&self) -> &'static str {
-        match self.status.as_deref() {
-            None => "",
-            Some("queued" | "delayed") => " AND status = 'queued'",
-            Some("processing") => " AND status = 'processing'",
-            Some("completed") => " AND status = 'completed'",
-            Some("failed") => " AND status = 'failed'",
-            Some("cancelled") => " AND status = 'cancelled'",
-            Some(_) => " AND status = ''",
-        }
-    }
-
-    fn bind<'q>(
-        &self,
-        mut query: Query<'q, Any, AnyArguments<'q>>,
-        now: Timestamp,
-    ) -> Query<'q, Any, AnyArguments<'q>> {
-        if let Some("queued" | "delayed") = self.status.as_deref() {
-            query = query.bind(now.0);
-        }
-        for word in [&self.queue, &self.operation].into_iter().flatten() {
-            query = query.bind(word.clone());
-        }
-        query
-    }
+    /// The word for the last failure.
+    pub code: Option<String>,
 }
 
 /// A page of a user's jobs.
@@ -244,6 +166,20 @@ pub struct JobsPage {
     pub floor: Option<u64>,
 }
 
+/// A job that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedJob {
+    pub id: JobId,
+    pub user: UserId,
+    pub finished_at: Timestamp,
+}
+
+/// The most jobs of one page of [`JobReader::ended_before`].
+pub const ENDED_AT_ONCE: usize = 500;
+
+const ENDED_BEFORE: &str = "SELECT hex(job_id) AS job_hex, hex(user_id) AS user_hex, finished_at FROM jobs \
+     WHERE finished_at < $1 AND (finished_at, job_id) > ($2, unhex($3, '-')) ORDER BY finished_at, job_id LIMIT $4";
+
 #[derive(Debug, Clone)]
 pub struct JobReader {
     log: Log,
@@ -251,7 +187,7 @@ pub struct JobReader {
 }
 
 const COLUMNS: &str = "hex(job_id) AS job_hex, hex(user_id) AS user_hex, queue, operation, status, priority, attempt, max_attempts, error_sealed, result_sealed, \
-                       outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position";
+                       outputs_sealed, name_sealed, created_at, run_at, started_at, finished_at, position, code";
 
 /// The size of what a job's worker wrote.
 const BYTES: &str = "coalesce(octet_length(error_sealed), 0) + coalesce(octet_length(result_sealed), 0) \
@@ -302,6 +238,32 @@ impl JobReader {
         read_row(&row, &keys, now).map(Some)
     }
 
+    /// The jobs that ended before a time, in the order of their ends: a page after one of them.
+    pub async fn ended_before(
+        &self,
+        before: Timestamp,
+        after: Option<(Timestamp, JobId)>,
+    ) -> Result<Vec<EndedJob>, LogError> {
+        let first = (Timestamp(i64::MIN), JobId(Uuid::nil()));
+        let (since, job) = after.unwrap_or(first);
+        let rows = read(&self.log, async move |store: Store| {
+            let query = sqlx::query(ENDED_BEFORE)
+                .bind(before.0)
+                .bind(since.0)
+                .bind(job.to_string())
+                .bind(ENDED_AT_ONCE as i64);
+            Ok(query.fetch_all(store.reads()).await?)
+        });
+        let ended = |row: &AnyRow| {
+            Ok(EndedJob {
+                id: JobId(id_column(row, "job_hex")?),
+                user: UserId(id_column(row, "user_hex")?),
+                finished_at: Timestamp(row.try_get("finished_at")?),
+            })
+        };
+        rows.await?.iter().map(ended).collect()
+    }
+
     /// A user's jobs, newest first, at most `limit`, older than the position `before`.
     pub async fn list(
         &self,
@@ -350,21 +312,29 @@ impl JobReader {
         limit: i64,
         now: Timestamp,
     ) -> Result<(Paged<AnyRow>, Option<i64>), LogError> {
+        let parts = filter.parts();
+        if parts.is_empty() {
+            return Ok((Paged::empty(), None));
+        }
         read(&self.log, async move |store: Store| {
             let mut floor = None;
-            if filter.passes_over_rows() {
-                let sql = filter.floor_sql();
+            if filter.goes_by_time() {
+                let sql = filter.floor_sql(&parts);
                 let query = sqlx::query_scalar(&sql).bind(user.to_string()).bind(before);
+                let query = filter.words().fold(query, |query, word| query.bind(word));
                 floor = query.fetch_optional(store.reads()).await?;
             }
-            let sql = filter.sql(&store);
+            let sql = filter.sql(&store, &parts);
             let query = sqlx::query(&sql)
                 .bind(user.to_string())
                 .bind(before)
                 .bind(floor.unwrap_or(0))
                 .bind(limit);
-            let rows = filter.bind(query, now).fetch_all(store.reads()).await?;
-            Ok((paged(rows)?, floor))
+            let mut query = filter.words().fold(query, |query, word| query.bind(word));
+            if filter.goes_by_time() {
+                query = query.bind(now.0);
+            }
+            Ok((paged(query.fetch_all(store.reads()).await?)?, floor))
         })
         .await
     }
@@ -421,6 +391,7 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
         attempt: row.try_get("attempt")?,
         max_attempts: row.try_get("max_attempts")?,
         error: text("jobs.error", "error_sealed")?,
+        code: row.try_get("code")?,
         result: json(text("jobs.result", "result_sealed")?),
         outputs: json(text("jobs.outputs", "outputs_sealed")?),
         created_at: Timestamp(row.try_get("created_at")?),
@@ -434,18 +405,11 @@ fn read_row(row: &AnyRow, keys: &UserKeys, now: Timestamp) -> Result<JobRow, Log
 #[cfg(test)]
 pub(crate) fn statements(store: &Store) -> Vec<String> {
     let mut all = [counts::statements(), write::statements()].concat();
-    all.push(JobFilter::default().sql(store));
+    all.push(ENDED_BEFORE.into());
+    all.push(filter::all_sql(store));
     if store.is_postgres() {
         all.push(pages::together_sql(store, 8));
     }
-    let statuses = [None, Some("queued"), Some("delayed"), Some("failed")];
-    for status in statuses {
-        let filter = JobFilter {
-            status: status.map(str::to_owned),
-            queue: Some("q".into()),
-            operation: Some("o".into()),
-        };
-        all.extend([filter.sql(store), filter.floor_sql()]);
-    }
+    all.extend(filter::statements(store));
     all
 }

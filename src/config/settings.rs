@@ -100,6 +100,7 @@ settings! {
     FILES_MAX_BYTES_PER_USER = number("21474836480", (0, 1 << 50), "bytes", "the files of one user together; one that does not fit is 403");
     FILES_MIN_FREE = number("2147483648", (0, 1 << 50), "bytes", "the free room on the disk of uploaded files below which an upload is 503; a bucket has no such bound");
     FILES_KEEP_DAYS = text("off", "number of days, or `off`", "how long files that jobs made are kept; then they are deleted, as facts");
+    JOBS_KEEP_DAYS = text("off", "number of days, or `off`", "how long jobs are kept after their end; then they are removed, as facts");
     GENIE_MASTER_KEYS = secret("`ID:BASE64`, separated by commas", "the ring of master keys; `genie keys rotate` makes the first one current");
     GENIE_MASTER_KEYS_FILE = text("", "file of mode 0600", "the file of the ring; without either, GENIE_DATA_DIR/master.key");
     GENIE_FIRST_INVITE = secret("4 to 200 characters", "the code of the first invite of a new store");

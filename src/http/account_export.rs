@@ -309,7 +309,7 @@ impl AccountExport {
         );
         Box::pin(rows.and_then(move |row| async move {
             Ok(value(ExportedJob {
-                job: jobs::JobAnswer::new(&row, None),
+                job: jobs::JobAnswer::new(&row),
                 asked: self.what_was_asked(row.id).await?,
             }))
         }))

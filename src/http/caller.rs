@@ -15,10 +15,11 @@ use crate::http::error::{ApiError, DirectusError};
 mod authenticate;
 use authenticate::TokenHolder;
 pub use authenticate::{
-    ACCOUNT_WAIT, SECRET_HEADER, account_of, not_issued, still_administers, token,
+    ACCOUNT_WAIT, SECRET_HEADER, account_of, app, not_issued, still_administers, token,
+    user_of_account,
 };
 mod look;
-pub use look::{administers_another_s, look_at_another_s};
+pub use look::{administers_another_s, look_at_another_s, stated_reason};
 
 /// A user in person: for everything that an administrator may not do in a user's name.
 pub struct UserCaller {

@@ -279,7 +279,7 @@ pub async fn resume(
     let id = user.account.user;
     let after = match request
         .headers()
-        .get("Last-Event-ID")
+        .get(sse::LAST_EVENT_ID)
         .and_then(|value| value.to_str().ok())
         .filter(|last| !last.is_empty())
     {

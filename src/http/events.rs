@@ -27,7 +27,7 @@ use utoipa::IntoParams;
 use crate::{
     app::App,
     http::{
-        caller::{ActingUser, Operator, ReadsEvents},
+        caller::{ActingUser, Operator, ReadsEvents, stated_reason},
         error::ApiError,
         input::Query,
         long_pages,
@@ -80,6 +80,9 @@ pub struct FeedQuery {
     /// a fact (`access.personal_read`), durable before the answer. It covers the same caller's next reads of the same
     /// `user` for a minute on that server.
     personal: Option<bool>,
+    /// With `personal=true`, of an administrator: why. It is kept on record.
+    #[param(min_length = 1, max_length = 500)]
+    reason: Option<String>,
 }
 
 /// Facts as they happen.
@@ -142,7 +145,7 @@ impl FeedQuery {
     fn after(&self, request: &HttpRequest) -> Result<u64, ApiError> {
         let resumed = request
             .headers()
-            .get("Last-Event-ID")
+            .get(sse::LAST_EVENT_ID)
             .and_then(|id| id.to_str().ok())
             .filter(|cursor| !cursor.is_empty());
         resumed
@@ -156,18 +159,22 @@ impl FeedQuery {
 async fn shows(
     app: &App,
     caller: &Caller,
-    asked: Option<bool>,
+    query: &FeedQuery,
     filter: &Filter,
 ) -> Result<Shown, ApiError> {
     let may = caller.is_admin() || caller.has_scope(Scope::EventsReadPersonal);
-    let wants_all = asked.unwrap_or(may && caller.is_service_key());
+    let wants_all = query.personal.unwrap_or(may && caller.is_service_key());
     if !wants_all {
         return Ok(Shown::Clear);
     }
     if !may {
         return Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal));
     }
-    app.write.access.personal_read(caller, filter.user).await?;
+    let reason = stated_reason(caller, query.reason.as_deref())?;
+    app.write
+        .access
+        .personal_read(caller, filter.user, reason)
+        .await?;
     Ok(Shown::Whole)
 }
 
@@ -197,7 +204,7 @@ pub async fn all(
     Query(query): Query<FeedQuery>,
 ) -> Result<Feed, ApiError> {
     let filter = query.filter()?;
-    let shown = shows(&app, &operator.caller, query.personal, &filter).await?;
+    let shown = shows(&app, &operator.caller, &query, &filter).await?;
     let reader = FeedReader {
         user: operator.caller.user_id(),
         shown,

@@ -2,7 +2,7 @@
 //! workers for the jobs that they hold.
 
 use actix_web::web::{Data, Path};
-use genie_events::{BlobId, JobId, Refusal, UserId, file::RemovedBecause};
+use genie_events::{BlobId, JobId, UserId, file::RemovedBecause};
 use genie_log::{
     LogError, UserKeys,
     blobs::{Blob, FileDetails, ROWS_AT_ONCE},
@@ -136,12 +136,6 @@ pub async fn remove(
         return Err(ApiError::NotFound("file"));
     }
     // A job that is queued in this very moment fails when it asks for the file.
-    if let Some(job) = app.write.jobs.naming(owner, id).await? {
-        let sentence = format!(
-            "The job {job} has not ended and names this file; wait for its end, or cancel it"
-        );
-        return Err(Refusal::conflict("file_in_use", sentence).into());
-    }
     let asked = RemovedBecause::Asked;
     let done = app.write.files.remove(owner, id, asked, asking).await?;
     let blobs = app.blobs.clone();

@@ -16,7 +16,10 @@ use genie_actors::{
 use genie_events::{
     JobId, JobName, Refusal, RefusalKind, Timestamp, UserId, job::JobSpec, job_operation,
 };
-use genie_log::leases::LeaseKind;
+use genie_log::{
+    LogError,
+    leases::{LeaseKind, MESSAGE},
+};
 use genie_media::{
     fetch::{self, PrivateNetworks},
     operations::{Input, MediaOperation},
@@ -35,6 +38,7 @@ use crate::{
         body::{Body, PatchBody},
         caller::{
             ActingUser, NoScope, Operator, Somebody, administers_another_s, look_at_another_s,
+            stated_reason,
         },
         error::ApiError,
         idempotency::IdempotencyKey,
@@ -156,15 +160,21 @@ pub struct JobAnswer {
     /// In percent, as the worker reported it. 100 when completed.
     #[schema(required, minimum = 0, maximum = 100)]
     progress: Option<i64>,
+    /// What the worker says of its work. Null unless the job runs, and in lists.
+    #[schema(required)]
+    message: Option<String>,
     /// The attempt that runs or was the last. 0 before the first.
     #[schema(minimum = 0)]
     attempt: i64,
     #[serde(rename = "max_attempts")]
     #[schema(minimum = 1)]
     max_attempts: i64,
-    /// The last failure, in the worker's words.
+    /// The last failure, in the worker's words. Null once the job completed.
     #[schema(required)]
     error: Option<String>,
+    /// The word for it, for programs. `lease_lapsed`: the worker was gone.
+    #[schema(required, pattern = "^[a-z0-9_.-]{1,64}$")]
+    code: Option<String>,
     /// Any JSON. Null until the job completed.
     result: Value,
     /// Files that the worker made. Null until the job completed.
@@ -189,8 +199,7 @@ pub struct JobAnswer {
 }
 
 impl JobAnswer {
-    /// `progress` is the running worker's.
-    pub fn new(row: &JobRow, progress: Option<i64>) -> Self {
+    pub fn new(row: &JobRow) -> Self {
         let is_completed = row.status == "completed";
         Self {
             job_id: row.name.clone().unwrap_or_else(|| row.id.to_string()),
@@ -199,10 +208,12 @@ impl JobAnswer {
             operation: row.operation.clone(),
             status: row.status.clone(),
             priority: row.priority,
-            progress: if is_completed { Some(100) } else { progress },
+            progress: is_completed.then_some(100),
+            message: None,
             attempt: row.attempt,
             max_attempts: row.max_attempts,
             error: row.error.clone(),
+            code: row.code.clone(),
             result: row.result.clone(),
             outputs: row.outputs.clone(),
             created_at: row.created_at.into(),
@@ -213,11 +224,25 @@ impl JobAnswer {
         }
     }
 
-    fn waiting(self, waits_because: Option<WaitsBecause>) -> Self {
-        Self {
-            waits_because,
-            ..self
+    /// The answer about one job: with what its worker tells, and why it waits.
+    async fn of_one(app: &App, row: &JobRow, sight: JobSight) -> Result<Self, ApiError> {
+        let mut answer = Self::new(row);
+        if row.status == "processing" {
+            let leases = app.log.leases();
+            let lease = leases.get(LeaseKind::Job, &row.id.to_string()).await?;
+            answer.progress = lease.as_ref().and_then(|lease| lease.progress);
+            answer.message = match lease.and_then(|lease| lease.message) {
+                Some(sealed) if sight.shows_personal() => {
+                    let keys = app.log.keys().live(row.user).await?;
+                    Some(keys.open_text(MESSAGE, &sealed).map_err(|reason| {
+                        LogError::Statement(format!("{MESSAGE} cannot be opened: {reason}"))
+                    })?)
+                }
+                _ => None,
+            };
         }
+        answer.waits_because = waits_because(app, row);
+        Ok(answer)
     }
 }
 
@@ -667,6 +692,8 @@ pub struct JobQuery {
     /// Only jobs with this operation. An unknown operation is 400.
     #[param(value_type = Option<words::JobOperation>)]
     operation: Option<String>,
+    /// Only jobs whose last failure has this code. Read as a worker's code is: capitals are small letters, and so on.
+    code: Option<String>,
 }
 
 impl JobQuery {
@@ -675,6 +702,7 @@ impl JobQuery {
             status,
             queue,
             operation,
+            code,
         } = self;
         let is_status = |status: &String| JOB_STATUSES.contains(&status.as_str());
         if !status.as_ref().is_none_or(is_status) {
@@ -690,10 +718,15 @@ impl JobQuery {
         if !operation.as_ref().is_none_or(is_operation) {
             return Err(unknown_operation());
         }
+        let code = code.map(|code| {
+            let sentence = "`code` must have a letter or a digit";
+            workers::code_of(&code).ok_or_else(|| ApiError::field(sentence))
+        });
         Ok(JobFilter {
             status,
             queue,
             operation,
+            code: code.transpose()?,
         })
     }
 }
@@ -715,11 +748,7 @@ pub async fn list(
     let jobs = app.reads.jobs.clone();
     let listed = async move {
         let jobs = jobs.list(id, filter, before, limit, now).await?;
-        let page = ListPage::of(
-            &jobs.page,
-            |row| row.position.to_string(),
-            |row| JobAnswer::new(row, None),
-        )?;
+        let page = ListPage::of(&jobs.page, |row| row.position.to_string(), JobAnswer::new)?;
         Ok(page.going_on_from(jobs.floor.map(|position| position.to_string())))
     };
     if limit > long_pages::SHORT {
@@ -739,28 +768,20 @@ pub async fn show(
 ) -> Result<Answer<JobAnswer>, ApiError> {
     let caller = user.account.user;
     min_position.wait(&app, "jobs", Some(caller)).await?;
-    let (row, _) = find(&app, &user, &id, &insight).await?;
-    let progress = progress_of(&app, &row).await?;
-    let because = waits_because(&app, &row);
-    Ok(Answer(JobAnswer::new(&row, progress).waiting(because)))
+    let (row, sight) = find(&app, &user, &id, &insight).await?;
+    Ok(Answer(JobAnswer::of_one(&app, &row, sight).await?))
 }
 
-/// The running worker's.
-async fn progress_of(app: &App, row: &JobRow) -> Result<Option<i64>, ApiError> {
-    if row.status != "processing" {
-        return Ok(None);
-    }
-    let leases = app.log.leases();
-    let lease = leases.get(LeaseKind::Job, &row.id.to_string()).await?;
-    Ok(lease.and_then(|lease| lease.progress))
-}
-
-#[derive(Deserialize, IntoParams)]
+#[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Insight {
-    /// `true` shows an administrator `error`, `result` and `outputs` of another user's job, which are null without it.
+    /// `true` shows an administrator `error`, `message`, `result` and `outputs` of another user's job, which are null
+    /// without it.
     /// That the caller read them is a fact (`access.personal_read`).
     personal: Option<bool>,
+    /// With `personal=true`, of an administrator: why. It is kept on record.
+    #[param(min_length = 1, max_length = 500)]
+    reason: Option<String>,
 }
 
 /// How much of a job its reader sees.
@@ -774,6 +795,10 @@ enum JobSight {
 }
 
 impl JobSight {
+    fn shows_personal(self) -> bool {
+        matches!(self, Self::Own | Self::Personal)
+    }
+
     fn of(self, row: JobRow) -> JobRow {
         match self {
             Self::Own => row,
@@ -807,7 +832,8 @@ async fn find(
         }
         let is_personal = insight.personal.unwrap_or(false);
         let (sight, looked) = if is_personal {
-            let look = look_at_another_s(app, &user.caller, caller, row.user, "job");
+            let reason = stated_reason(&user.caller, insight.reason.as_deref())?;
+            let look = look_at_another_s(app, &user.caller, caller, row.user, "job", reason);
             (JobSight::Personal, look.await)
         } else {
             let look = administers_another_s(app, &user.caller, caller, row.user, "job");

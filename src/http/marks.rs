@@ -23,7 +23,7 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{ActingUser, administers_another_s, look_at_another_s},
+        caller::{ActingUser, administers_another_s, look_at_another_s, stated_reason},
         error::ApiError,
         idempotency::IdempotencyKey,
         input::Query,
@@ -58,6 +58,9 @@ pub struct MarkQuery {
     /// `true` shows an administrator the `recipient` of another user's mark, which is null without it. That the caller
     /// read it is a fact (`access.personal_read`).
     personal: Option<bool>,
+    /// With `personal=true`, of an administrator: why. It is kept on record.
+    #[param(min_length = 1, max_length = 500)]
+    reason: Option<String>,
 }
 
 /// A mark and what its number names, or `found: false` alone: there is no mark of this server, or one that the caller
@@ -145,7 +148,7 @@ pub async fn verify(
     let found = rt::spawn(reading.run().instrument(Span::current())).await;
     let found = found.map_err(|died| ApiError::Internal(died.to_string()))??;
     let answer = match found {
-        Some(found) => named(&app, &user, found, query.personal.unwrap_or(false)).await?,
+        Some(found) => named(&app, &user, found, &query).await?,
         None => MarkAnswer::NONE,
     };
     Ok(Written(answer, submitted.position))
@@ -266,7 +269,7 @@ async fn named(
     app: &App,
     user: &ActingUser,
     found: FoundMark,
-    personal: bool,
+    query: &MarkQuery,
 ) -> Result<MarkAnswer, ApiError> {
     let number = MarkNumber(found.number);
     let caller = user.account.user;
@@ -275,7 +278,7 @@ async fn named(
     let Some(mark) = own.or(marks.first()) else {
         return Ok(MarkAnswer::NONE);
     };
-    let recipient = match recipient(app, user, mark, personal).await {
+    let recipient = match recipient(app, user, mark, query).await {
         Err(ApiError::NotFound(_)) => return Ok(MarkAnswer::NONE),
         recipient => recipient?,
     };
@@ -297,11 +300,12 @@ async fn recipient(
     app: &App,
     user: &ActingUser,
     mark: &MarkRow,
-    personal: bool,
+    query: &MarkQuery,
 ) -> Result<Option<String>, ApiError> {
     let caller = user.account.user;
-    if mark.user != caller && personal {
-        look_at_another_s(app, &user.caller, caller, mark.user, "mark").await?;
+    if mark.user != caller && query.personal == Some(true) {
+        let reason = stated_reason(&user.caller, query.reason.as_deref())?;
+        look_at_another_s(app, &user.caller, caller, mark.user, "mark", reason).await?;
     } else if mark.user != caller {
         administers_another_s(app, &user.caller, caller, mark.user, "mark").await?;
         return Ok(None);

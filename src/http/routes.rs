@@ -247,6 +247,7 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/jobs/{id}"                        ActingUser, jobs::show;
     PATCH  "/api/jobs/{id}"                        ActingUser, jobs::reschedule;
     GET    "/api/jobs/{id}/stream"                 ActingUser, jobs::stream::stream;
+    POST   "/api/jobs/{id}/ticket"                 User, jobs::stream::ticket;
     POST   "/api/media/verify-mark"                ActingUser, marks::verify;
     POST   "/api/worker/claim"                     Server(WorksOnJobs), workers::claim;
     POST   "/api/worker/report"                    Server(WorksOnJobs), workers::bulk_report::report  .bulk();

@@ -5,6 +5,9 @@ use std::time::Duration;
 use actix_web::{HttpResponse, HttpResponseBuilder, web::Bytes};
 use serde::Serialize;
 
+/// The header in which a client that comes back sends the id of the last event that it got.
+pub const LAST_EVENT_ID: &str = "Last-Event-ID";
+
 /// A comment goes out this often when nothing else does.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 

@@ -35,7 +35,8 @@ use crate::{
     },
 };
 
-use reports::{ReportedCode, ReportedError, ReportedProgress};
+pub use reports::code_of;
+use reports::{ReportedCode, ReportedError, ReportedMessage, ReportedProgress};
 
 /// The most jobs of one claim.
 const MAX_CLAIM: usize = 100;
@@ -248,6 +249,10 @@ pub struct Heartbeat {
     #[serde(default)]
     #[schema(value_type = Option<f64>)]
     progress: ReportedProgress,
+    /// What the worker does now, shown to the owner while the job runs. Of more than 1000 bytes the middle is left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    message: ReportedMessage,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -268,7 +273,7 @@ pub async fn heartbeat(
     match app
         .write
         .jobs
-        .heartbeat(&job, &body.lease, body.progress.0)
+        .heartbeat(&job, &body.lease, body.progress.0, body.message.0)
         .await?
     {
         Some(lease) => Ok(Answer(RenewedLease {

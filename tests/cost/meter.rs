@@ -102,18 +102,18 @@ impl Meter {
         }
     }
 
-    /// One of several repetitions of an operation. What it does by a statement that begins with
-    /// `apart` is counted under the other name.
+    /// One of several repetitions of an operation. What it does by the statements that begin as those of
+    /// `apart` is counted under their names.
     pub async fn add(
         &mut self,
         name: &'static str,
-        apart: Option<(&'static str, &str)>,
+        apart: &[(&'static str, &str)],
         operation: impl AsyncFnOnce(),
     ) {
         self.all_done().await;
         operation().await;
         let mut done = self.all_done().await;
-        if let Some((other, start)) = apart {
+        for (other, start) in apart {
             let taken_out = done.take_out(start);
             self.note(other, &taken_out);
         }

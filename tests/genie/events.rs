@@ -149,7 +149,10 @@ both_stores!(
         // The clear fields are shown without a look at the payload, which an operator may ask for.
         let feed = bob.get(&genie, "/api/me/events?types=job.*").await.ok();
         assert_eq!(feed["data"][0]["data"]["operation"], "resize_image");
-        let whole = format!("/api/events?types=job.*&user={}&personal=true", bob.id);
+        let whole = format!(
+            "/api/events?types=job.*&user={}&personal=true&reason=a%20test",
+            bob.id
+        );
         let feed = ada.get(&genie, &whole).await.ok();
         assert_eq!(
             (&feed["data"][0]["damaged"], &feed["data"][0]["data"]),

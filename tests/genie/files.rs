@@ -395,7 +395,7 @@ both_stores!(
         let path = format!("/api/files/{}", text(&made["id"]));
         assert!(read(&genie, &ada, &path, &[]).await.bytes().await.unwrap() == output);
         bob.get(&genie, &path).await.refused(404, "not_found");
-        let personal = format!("{path}?personal=true");
+        let personal = format!("{path}?personal=true&reason=a%20complaint");
         bob.get(&genie, &personal).await.refused(404, "not_found");
         admin.get(&genie, &path).await.refused(404, "not_found");
         assert_eq!(read(&genie, &admin, &personal, &[]).await.status(), 200);
@@ -468,6 +468,59 @@ both_stores!(
         assert!(get(&long, "").await.bytes().await.unwrap() == film);
         ada.delete(&genie, &path).await.ok();
         assert_eq!(get(&long, "").await.status(), 404);
+    }
+);
+
+both_stores!(
+    a_file_never_goes_from_under_a_job,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let (_, ada) = (genie.user("root").await, genie.user("ada").await);
+        let mut queued = 0;
+        for n in 0..12 {
+            let file = upload(&genie, &ada, "in.png", &png(8)).await.ok();
+            let path = format!("/api/files/{}", text(&file["id"]));
+            let job = json!({"operation": "strip_metadata", "input_file_id": file["id"]});
+            let submit = ada.post(&genie, "/api/queue/media", job);
+            // Each goes first in turn; the other one is on its way.
+            let delete = ada.delete(&genie, &path);
+            let (submitted, deleted) = if n % 2 == 0 {
+                tokio::join!(submit, delete)
+            } else {
+                let (deleted, submitted) = tokio::join!(delete, submit);
+                (submitted, deleted)
+            };
+            match submitted.status.as_u16() {
+                200 => {
+                    queued += 1;
+                    deleted.refused(409, "file_in_use");
+                    let job = submitted.ok()["id"].take();
+                    let cancel = format!("/api/queue/cancel/{}", text(&job));
+                    ada.post(&genie, &cancel, json!({})).await.ok();
+                    ada.delete(&genie, &path).await.ok();
+                }
+                _ => {
+                    submitted.refused(404, "not_found");
+                    deleted.ok();
+                }
+            }
+        }
+        assert!(queued > 0, "a job was first at least once");
+        // A job that was queued again names its file, also to a server that reads it from the log.
+        let file = upload(&genie, &ada, "in.png", &png(8)).await.ok();
+        let path = format!("/api/files/{}", text(&file["id"]));
+        let job = json!({"operation": "strip_metadata", "input_file_id": file["id"]});
+        let job = ada.post(&genie, "/api/queue/media", job).await.ok();
+        let post = async |genie: &TestGenie, verb: &str| {
+            let path = format!("/api/queue/{verb}/{}", text(&job["id"]));
+            ada.post(genie, &path, json!({})).await.ok();
+        };
+        post(&genie, "cancel").await;
+        post(&genie, "retry").await;
+        genie.restart().await;
+        ada.delete(&genie, &path).await.refused(409, "file_in_use");
+        post(&genie, "cancel").await;
+        ada.delete(&genie, &path).await.ok();
     }
 );
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fake_ollama::Step,
-    test_genie::{Events, TestGenie, TestUser},
+    test_genie::{Events, SECRET, TestGenie, TestUser},
     until::until,
 };
 
@@ -436,6 +436,108 @@ both_stores!(a_job_can_be_watched_to_its_end, async |store: TestStore| {
 });
 
 both_stores!(
+    a_server_that_starts_knows_who_may_not_act,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        let eve = genie.user("eve").await;
+        let bobs = bob.submit_job(&genie).await;
+        let eves = eve.submit_job(&genie).await;
+        sync(&genie, &bob, "suspended").await;
+        genie.restart().await;
+        // Nobody claims, and an administrator looks.
+        let admin = genie.user_again("ada", &ada.id).await;
+        until_because(&genie, &admin, &bobs, "user_suspended").await;
+        until_because(&genie, &admin, &eves, "turn").await;
+        sync(&genie, &bob, "active").await;
+        until_because(&genie, &admin, &bobs, "turn").await;
+    }
+);
+
+both_stores!(
+    a_ticket_opens_one_stream_for_a_browser,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        let eve = genie.user("eve").await;
+        let job = bob.submit_job(&genie).await;
+        let other = bob.submit_job(&genie).await;
+        let ticket_of = async |job: &str| {
+            let path = format!("/api/jobs/{job}/ticket");
+            let made = bob.post(&genie, &path, Value::Null).await.ok();
+            made["ticket"].as_str().unwrap().to_owned()
+        };
+        let ticket = ticket_of(&job).await;
+        // As `EventSource`: no token, and the last id when it comes back.
+        let watch = |job: &str, ticket: &str, last: &str| {
+            let address = format!("{}/api/jobs/{job}/stream?ticket={ticket}", genie.base);
+            let request = genie.http.get(address);
+            match last {
+                "" => request,
+                last => request.header("Last-Event-ID", last),
+            }
+        };
+        let status = async |job: &str, ticket: &str, last: &str| {
+            let answer = watch(job, ticket, last).send().await.unwrap();
+            answer.status().as_u16()
+        };
+        let mut events = Events::open(watch(&job, &ticket, "")).await;
+        let first = events.next().await.unwrap();
+        assert_eq!(first.data["status"], "queued");
+        drop(events);
+
+        let forged = ticket.replace(&ticket[100..108], "00000000");
+        assert_eq!(status(&job, &forged, "").await, 403);
+        assert_eq!(status(&other, &ticket, "").await, 403, "for another stream");
+        assert_eq!(status(&job, "x", "").await, 403);
+        let of_other = ticket_of(&other).await;
+        let path = format!("/api/jobs/{job}?ticket={ticket}");
+        let shown = genie.send(Method::GET, &path, &[], None).await;
+        shown.refused(401, "invalid_token");
+
+        // A minute later only the reader who was there goes on.
+        genie.clock.advance_millis(60_000);
+        assert_eq!(status(&job, &ticket, "").await, 403);
+        assert_eq!(status(&job, &ticket, "1").await, 403);
+        assert_eq!(
+            status(&other, &of_other, &first.id).await,
+            403,
+            "another's proof"
+        );
+        let mut events = Events::open(watch(&job, &ticket, &first.id)).await;
+        assert_eq!(events.next().await.unwrap().data["id"], json!(job));
+        let path = format!("/api/queue/cancel/{job}");
+        bob.post(&genie, &path, Value::Null).await.ok();
+        let mut last = first;
+        while let Some(event) = events.next().await {
+            last = event;
+        }
+        assert_eq!(last.data["status"], "cancelled");
+        assert_eq!(
+            status(&job, &ticket, &last.id).await,
+            204,
+            "it has seen the end"
+        );
+        genie.clock.advance_millis(61_000);
+        assert_eq!(status(&job, &ticket, &last.id).await, 403, "over");
+
+        // The ticket dies with the login, and is for those who may see the job.
+        let third = bob.submit_job(&genie).await;
+        let ticket = ticket_of(&third).await;
+        let path = format!("/api/jobs/{third}/ticket");
+        ada.post(&genie, &path, Value::Null).await.ok(); // she administers
+        eve.post(&genie, &path, Value::Null)
+            .await
+            .refused(404, "not_found");
+        bob.delete(&genie, "/api/me/sessions").await;
+        genie.settle().await;
+        assert_eq!(status(&third, &ticket, "").await, 401);
+    }
+);
+
+both_stores!(
     an_administrator_sees_what_is_personal_of_anothers_job_only_on_record,
     async |store: TestStore| {
         let mut genie = TestGenie::start(store).await;
@@ -468,25 +570,37 @@ both_stores!(
         for (job, status) in [(&failed, "failed"), (&completed, "completed")] {
             let shown = admin.get(&genie, &path(job, "")).await.ok();
             assert_eq!(shown["status"], status);
-            for field in ["error", "result", "outputs"] {
+            for field in ["error", "message", "result", "outputs"] {
                 assert_eq!(shown[field], Value::Null, "{field}");
             }
         }
         assert_eq!(looks().await, 0);
-        let shown = admin
-            .get(&genie, &path(&failed, "?personal=true"))
-            .await
-            .ok();
+        for reason in ["", "&reason=%20", &format!("&reason={}", "x".repeat(501))] {
+            let query = format!("?personal=true{reason}");
+            let unsaid = admin.get(&genie, &path(&failed, &query)).await;
+            unsaid.refused(400, "invalid_field");
+        }
+        let why = "?personal=true&reason=a%20complaint%20of%20bob";
+        let shown = admin.get(&genie, &path(&failed, why)).await.ok();
         assert_eq!(shown["error"], "bob's words");
-        let shown = admin
-            .get(&genie, &path(&completed, "?personal=true"))
-            .await
-            .ok();
+        let shown = admin.get(&genie, &path(&completed, why)).await.ok();
         assert_eq!(
             (&shown["result"], &shown["outputs"]),
             (&own["result"], &own["outputs"])
         );
         assert_eq!(looks().await, 1, "one a minute");
+        let another = "?personal=true&reason=another";
+        admin.get(&genie, &path(&completed, another)).await.ok();
+        assert_eq!(looks().await, 2, "for each reason");
+        // The reason is personal.
+        assert!(!genie.store.holds("a complaint of bob").await);
+        let secret = [("X-RBAC-SYNC-SECRET", SECRET.to_owned())];
+        let feed = "/api/events?types=access.personal_read&personal=true";
+        let whole = genie.send(Method::GET, feed, &secret, None).await.ok();
+        assert_eq!(
+            whole["data"][0]["data"]["stated_reason"],
+            "a complaint of bob"
+        );
         let other = eve.get(&genie, &path(&failed, "?personal=true")).await;
         other.refused(404, "not_found");
     }

@@ -534,10 +534,60 @@ both_stores!(
             assert_eq!(ada.get(&genie, &path).await.ok()["id"], json!(job));
         }
         assert_eq!(looks().await, Vec::<Value>::new(), "nothing personal");
-        let personal = format!("{path}?personal=true");
+        let personal = format!("{path}?personal=true&reason=a%20complaint");
         for _ in 0..2 {
             assert_eq!(ada.get(&genie, &personal).await.ok()["id"], json!(job));
         }
         assert_eq!(looks().await, [json!(bob.id)], "one a minute");
+    }
+);
+
+both_stores!(
+    old_jobs_go_and_those_that_have_not_ended_stay,
+    async |store: TestStore| {
+        let settings = [("JOBS_KEEP_DAYS", "2".to_owned())];
+        let mut genie = TestGenie::start_with(store, &settings).await;
+        let ada = genie.user("ada").await;
+        let named = json!({"jobId": "first", "operation": "thumbnail", "input_url": "http://a/b"});
+        let old = ada.post(&genie, "/api/queue/media", named.clone()).await;
+        let old = old.ok()["id"].as_str().unwrap().to_owned();
+        let waits = ada.submit_job(&genie).await;
+        let cancel = async |genie: &TestGenie, ada: &TestUser, job: &str| {
+            let path = format!("/api/queue/cancel/{job}");
+            ada.post(genie, &path, Value::Null).await.ok();
+        };
+        cancel(&genie, &ada, &old).await;
+        genie.clock.advance_millis(36 * 3600 * 1000);
+        let ada = genie.user_again("ada", &ada.id).await;
+        let young = ada.submit_job(&genie).await;
+        cancel(&genie, &ada, &young).await;
+        genie.settle().await;
+        genie.clock.advance_millis(24 * 3600 * 1000);
+        let ada = genie.user_again("ada", &ada.id).await;
+        let path = format!("/api/jobs/{old}");
+        until("the old job to go", async || {
+            (ada.get(&genie, &path).await.status == 404).then_some(())
+        })
+        .await;
+        let listed = async |genie: &TestGenie| {
+            let list = ada.get(genie, "/api/jobs").await.ok();
+            let ids = list["data"].as_array().unwrap().iter();
+            ids.map(|job| job["id"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&genie).await, [json!(young), json!(waits)]);
+        for verb in ["retry", "cancel"] {
+            let path = format!("/api/queue/{verb}/{old}");
+            let gone = ada.post(&genie, &path, Value::Null).await;
+            gone.refused(404, "not_found");
+        }
+        let again = ada.post(&genie, "/api/queue/media", named).await;
+        again.refused(409, "job_exists");
+        let feed = "/api/me/events?types=job.removed";
+        let removed = ada.get(&genie, feed).await.ok();
+        assert_eq!(removed["data"].as_array().unwrap().len(), 1, "{removed}");
+        assert_eq!(removed["data"][0]["subject"], format!("job/{old}"));
+        genie.restart().await;
+        genie.settle().await;
+        assert_eq!(listed(&genie).await, [json!(young), json!(waits)]);
     }
 );

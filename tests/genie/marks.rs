@@ -164,7 +164,7 @@ both_stores!(
         let seen = admin.get(&genie, looks).await.ok();
         assert_eq!(seen["data"], json!([]));
         let body = json!({"file_id": with_admin});
-        let personal = format!("{VERIFY}?personal=true");
+        let personal = format!("{VERIFY}?personal=true&reason=a%20test");
         let found = admin.post(&genie, &personal, body).await.ok();
         assert_eq!(found["recipient"], "Bea, 12 May");
         let seen = admin.get(&genie, looks).await.ok();
@@ -298,7 +298,7 @@ both_stores!(
         assert_eq!(queued["jobs"][2]["ok"], true, "{queued}");
         // The same again is the same job, with its first number.
         ada.post(&genie, "/api/queue/media", job).await.ok();
-        let whole = "/api/events?types=job.submitted&personal=true";
+        let whole = "/api/events?types=job.submitted&personal=true&reason=a%20test";
         let numbers: Vec<Value> = facts(&genie, &admin, whole)
             .await
             .iter_mut()

@@ -289,12 +289,15 @@ both_stores!(
         assert!(open.iter().all(|one| one["email"].is_null()), "{open:?}");
         let path = "/api/admin/password-requests";
         let whole = admin
-            .get(&genie, &format!("{path}?personal=true&limit=1"))
+            .get(
+                &genie,
+                &format!("{path}?personal=true&reason=a%20lost%20mail&limit=1"),
+            )
             .await
             .ok();
         assert_eq!(whole["data"][0]["email"], "bob@example.com");
         let next = format!(
-            "{path}?personal=true&cursor={}",
+            "{path}?personal=true&reason=a%20lost%20mail&cursor={}",
             whole["next_cursor"].as_str().unwrap()
         );
         let rest = admin.get(&genie, &next).await.ok();

@@ -938,7 +938,7 @@ async fn look_around(story: &Story, admin: &Person, ada: &Person, credential: &s
     }
     let personal = story
         .get(
-            "/api/events?limit=500&personal=true",
+            "/api/events?limit=500&personal=true&reason=a%20search",
             &admin.token,
             &PERSONAL,
         )

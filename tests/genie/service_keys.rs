@@ -489,7 +489,7 @@ both_stores!(
         assert_eq!(
             params(
                 &admin
-                    .get(&genie, &format!("{jobs}&personal=true"))
+                    .get(&genie, &format!("{jobs}&personal=true&reason=a%20test"))
                     .await
                     .ok()
             ),

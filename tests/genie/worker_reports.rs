@@ -100,7 +100,90 @@ both_stores!(
         let failed = facts(&genie, &ada, "job.failed").await;
         assert_eq!(failed.len(), 1, "{failed:?}");
         assert_eq!(failed[0]["code"], "no_space_");
-        assert_eq!(shown(&genie, &ada, &claimed["jobId"]).await["attempt"], 1);
+        let job = shown(&genie, &ada, &claimed["jobId"]).await;
+        assert_eq!(
+            (&job["attempt"], &job["code"]),
+            (&json!(1), &json!("no_space_"))
+        );
+        let list = async |filter: &str| {
+            let path = format!("/api/jobs?{filter}");
+            let page = ada.get(&genie, &path).await.ok();
+            let rows = page["data"].as_array().unwrap().iter();
+            rows.map(|job| job["code"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(list("code=No%20Space%21").await, [json!("no_space_")]);
+        assert!(list("code=other").await.is_empty());
+        assert!(list("code=no_space_&status=failed").await.is_empty());
+        let odd = ada.get(&genie, "/api/jobs?code=%3F").await;
+        odd.refused(400, "invalid_field");
+        // A code goes with the error: it stays over the next attempt, and a job that completes has none.
+        genie.clock.advance_millis(2000);
+        let second = genie.claim().await;
+        let running = shown(&genie, &ada, &second["jobId"]).await;
+        assert_eq!(
+            (&running["status"], &running["code"]),
+            (&json!("processing"), &json!("no_space_"))
+        );
+        let path = format!(
+            "/api/worker/jobs/{}/complete",
+            second["jobId"].as_str().unwrap()
+        );
+        let done = json!({"lease": second["lease"]});
+        genie.server(&path, done).await.ok();
+        let done = shown(&genie, &ada, &second["jobId"]).await;
+        assert_eq!(
+            (&done["code"], &done["error"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+);
+
+both_stores!(
+    a_worker_says_what_it_does_while_it_does_it,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start(store).await;
+        let ada = genie.user("ada").await;
+        let bob = genie.user("bob").await;
+        bob.submit_job(&genie).await;
+        let claimed = genie.claim().await;
+        let job = &claimed["jobId"];
+        let message = async || shown(&genie, &bob, job).await["message"].clone();
+        assert_eq!(message().await, Value::Null);
+        let path = format!("/api/worker/jobs/{}/heartbeat", job.as_str().unwrap());
+        let beat = json!({"lease": claimed["lease"], "progress": 5, "message": "pass 1 of 2"});
+        genie.server(&path, beat).await.ok();
+        assert_eq!(message().await, "pass 1 of 2");
+        // What is left out stays, and a stale lease says nothing.
+        let quiet = json!({"lease": claimed["lease"], "progress": 6, "message": null});
+        genie.server(&path, quiet).await.ok();
+        let stale = json!({"lease": "x", "message": "not mine"});
+        genie.server(&path, stale).await.refused(409, "stale_lease");
+        assert_eq!(message().await, "pass 1 of 2");
+        let beat = json!({"message": "pass 2 of 2"});
+        let report = json!({"jobId": job, "lease": claimed["lease"], "heartbeat": beat});
+        let report = json!({"reports": [report]});
+        genie.server("/api/worker/report", report).await.ok();
+        assert_eq!(message().await, "pass 2 of 2");
+        // It is personal.
+        let job_path = format!("/api/jobs/{}", job.as_str().unwrap());
+        assert_eq!(
+            ada.get(&genie, &job_path).await.ok()["message"],
+            Value::Null
+        );
+        let stored = genie.store.bytes().await;
+        let clear = b"pass 2 of 2";
+        let is_there = |some: &[u8]| some.windows(clear.len()).any(|found| found == clear);
+        assert!(!is_there(&stored), "kept in clear");
+        let path = format!("/api/worker/jobs/{}/release", job.as_str().unwrap());
+        let release = json!({"lease": claimed["lease"]});
+        genie.server(&path, release).await.ok();
+        assert_eq!(message().await, Value::Null);
+        genie.claim().await;
+        assert_eq!(
+            message().await,
+            Value::Null,
+            "a new attempt begins without one"
+        );
     }
 );
 

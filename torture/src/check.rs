@@ -357,7 +357,9 @@ impl<'a> Checker<'a> {
                 }
                 JobHolder::Nobody
             }
-            JobEvent::Lapsed { .. } | JobEvent::Retried { .. } => JobHolder::Nobody,
+            JobEvent::Lapsed { .. } | JobEvent::Retried { .. } | JobEvent::Removed => {
+                JobHolder::Nobody
+            }
             JobEvent::Cancelled => {
                 self.note_so(stream, "job.cancelled", fact);
                 JobHolder::Nobody

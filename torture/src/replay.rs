@@ -114,6 +114,10 @@ impl Replay {
     }
 
     fn job(&mut self, id: String, event: JobEvent) {
+        if event == JobEvent::Removed {
+            self.jobs.remove(&id);
+            return;
+        }
         let before = self.jobs.get(&id).map_or(0, |(_, attempt)| *attempt);
         let now = match event {
             JobEvent::Submitted { .. } | JobEvent::Retried { .. } => ("queued", 0),
@@ -126,7 +130,7 @@ impl Replay {
             JobEvent::Released { attempt } => ("queued", u64::from(attempt).saturating_sub(1)),
             JobEvent::Rescheduled { .. } => ("queued", before),
             JobEvent::Completed { .. } => ("completed", before),
-            JobEvent::Cancelled => ("cancelled", before),
+            JobEvent::Cancelled | JobEvent::Removed => ("cancelled", before),
         };
         self.jobs.insert(id, now);
     }
@@ -255,6 +259,7 @@ mod tests {
                     JobEvent::Retried {
                         queue: "q".into(),
                         operation: "thumbnail".into(),
+                        files: vec![],
                         priority: 5,
                         counted: None,
                     },

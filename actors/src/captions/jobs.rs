@@ -118,7 +118,7 @@ fn end_of(brief: &Brief, written: Result<WrittenCaption, Failure>) -> AttemptEnd
 async fn lease_is_lost(board: &JobBoard, job: &JobClaim) {
     loop {
         tokio::time::sleep(board.lease_time() / RENEWALS).await;
-        match board.heartbeat(&job.job, &job.lease, None).await {
+        match board.heartbeat(&job.job, &job.lease, None, None).await {
             Ok(Some(lease)) if !lease.cancelled => {}
             Ok(_) => return,
             Err(error) => {

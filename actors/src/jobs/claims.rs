@@ -29,6 +29,9 @@ use crate::{
 const CLAIM_BYTES: usize = 1 << 20;
 /// A claim that could not ask so many owners ends.
 const UNANSWERED: usize = 3;
+/// An owner that does not decide in this time is busy, such as one with many jobs that is being read. Jobs of others go
+/// on.
+const OWNER_PATIENCE: Duration = Duration::from_secs(2);
 /// The jobs that are read and claimed together.
 const CLAIMED_TOGETHER: usize = 32;
 /// A claim that reads more jobs than this at once waits for its turn.
@@ -341,7 +344,8 @@ impl JobBoard {
         // One that had ended and was queued again may be left out of the state.
         let recalls = jobs.iter().map(|job| Recall::Job(job.offer.job)).collect();
         let users = &self.0.users;
-        let done = users.plan_recalling(user, recalls, metadata.clone(), Arc::new(planner));
+        let planner = Arc::new(planner);
+        let done = users.plan_within(OWNER_PATIENCE, user, recalls, metadata.clone(), planner);
         let done = done.await?;
         let PlanNote::Claims { answers, tier } = done.note else {
             return Err(WriteError::Internal("claimed jobs left no note".into()));

@@ -88,8 +88,19 @@ struct JobOwner {
     /// The jobs of one turn.
     weight: u32,
     hold: Option<OwnerHold>,
+    /// True once the log or the owner's actor has told whether the owner may act.
+    is_known: bool,
     /// How often in a row the owner could not be asked.
     failures: u32,
+}
+
+/// How a user stood when it was looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerStanding {
+    pub user: UserId,
+    /// False while the user is suspended, or about to be forgotten.
+    pub may_act: bool,
+    pub tier: Tier,
 }
 
 /// No job of an owner is handed out for a while.
@@ -256,6 +267,7 @@ impl JobQueues {
             jobs: HashSet::new(),
             weight: Tier::default().jobs_in_a_turn(),
             hold: None,
+            is_known: false,
             failures: 0,
         });
         owner.jobs.insert(job);
@@ -370,12 +382,38 @@ impl JobQueues {
         }
     }
 
+    /// The users with jobs here.
+    pub fn owners(&self) -> Vec<UserId> {
+        self.owners.keys().copied().collect()
+    }
+
+    /// Takes over how a user stands, unless more became known meanwhile. A tier that changed meanwhile is set right by
+    /// the user's next claim.
+    pub fn learn(&mut self, standing: &OwnerStanding, now: Timestamp) {
+        let owner = self.owners.get(&standing.user);
+        if owner.is_none_or(|owner| owner.is_known) {
+            return;
+        }
+        self.set_tier(standing.user, standing.tier);
+        if !standing.may_act {
+            self.suspend(standing.user, now);
+        }
+    }
+
+    /// Notes that it is known from here on whether the owner may act.
+    pub fn knows(&mut self, user: UserId) {
+        if let Some(owner) = self.owners.get_mut(&user) {
+            owner.is_known = true;
+        }
+    }
+
     /// Notes that the owner was asked and answered, and with which tier.
     pub fn owner_answered(&mut self, user: UserId, tier: Tier) {
         if let Some(owner) = self.owners.get_mut(&user) {
             owner.failures = 0;
         }
         self.set_tier(user, tier);
+        self.knows(user);
     }
 
     /// The tier decides the jobs of a turn, from the user's next turn on.

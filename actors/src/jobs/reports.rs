@@ -11,9 +11,9 @@ use genie_events::{
     user::Recall,
 };
 use genie_log::{
-    Work, clock,
+    LogError, Work, clock,
     keys::sha256_hex,
-    leases::{Lease, LeaseKind, LeaseRow, Renewal},
+    leases::{Lease, LeaseKind, LeaseRow, MESSAGE, Renewal},
 };
 use serde_json::Value;
 
@@ -60,6 +60,8 @@ pub struct ReportedBeat {
     pub lease: String,
     /// In percent.
     pub progress: Option<i64>,
+    /// What the worker says of its work.
+    pub message: Option<String>,
 }
 
 /// A job that a worker holds.
@@ -79,11 +81,13 @@ impl JobBoard {
         job: &JobId,
         lease: &str,
         progress: Option<i64>,
+        message: Option<String>,
     ) -> Result<Option<Lease>, WriteError> {
         let beat = ReportedBeat {
             job: *job,
             lease: lease.to_owned(),
             progress,
+            message,
         };
         Ok(self.heartbeats(&[beat]).await?.pop().flatten())
     }
@@ -94,12 +98,14 @@ impl JobBoard {
         &self,
         beats: &[ReportedBeat],
     ) -> Result<Vec<Option<Lease>>, WriteError> {
-        let renewal = |beat: &ReportedBeat| Renewal {
+        let messages = self.sealed_messages(beats).await?;
+        let renewal = |(beat, message): (&ReportedBeat, Option<Vec<u8>>)| Renewal {
             id: beat.job.to_string(),
             holder: sha256_hex(beat.lease.as_bytes()),
             progress: beat.progress,
+            message,
         };
-        let renewals: Vec<Renewal> = beats.iter().map(renewal).collect();
+        let renewals: Vec<Renewal> = beats.iter().zip(messages).map(renewal).collect();
         let asked: Vec<(String, String)> = renewals
             .iter()
             .map(|renewal| (renewal.id.clone(), renewal.holder.clone()))
@@ -115,6 +121,31 @@ impl JobBoard {
             .map(|lease| ((lease.id.clone(), lease.holder.clone()), lease))
             .collect();
         Ok(asked.iter().map(|key| renewed.get(key).cloned()).collect())
+    }
+
+    /// The message of each heartbeat, sealed under the key of its job's owner. A job that does not run has no owner
+    /// here, and a forgotten owner no key: their messages are left out.
+    async fn sealed_messages(
+        &self,
+        beats: &[ReportedBeat],
+    ) -> Result<Vec<Option<Vec<u8>>>, WriteError> {
+        let speaking = beats.iter().filter(|beat| beat.message.is_some());
+        let jobs: Vec<JobId> = speaking.map(|beat| beat.job).collect();
+        let mut keys = HashMap::with_capacity(jobs.len());
+        if !jobs.is_empty() {
+            for (job, owner) in self.owners_of_running(&jobs).await? {
+                match self.0.log.keys().live(owner).await {
+                    Ok(of_owner) => _ = keys.insert(job, of_owner),
+                    Err(LogError::Forgotten { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let sealed = |beat: &ReportedBeat| {
+            let text = beat.message.as_deref()?;
+            Some(keys.get(&beat.job)?.seal_text(MESSAGE, text))
+        };
+        Ok(beats.iter().map(sealed).collect())
     }
 
     /// The work of a running job, for the worker that holds it by this lease.

@@ -105,6 +105,7 @@ mod tests {
         let retried = || JobEvent::Retried {
             queue: "media-jobs".into(),
             operation: "resize_image".into(),
+            files: vec![],
             priority: 5,
             counted: None,
         };

@@ -110,9 +110,13 @@ impl NewSubmission {
         UserCommand::SubmitJob(self.job, self.spec.clone())
     }
 
-    /// Only a named job may have been there before and have ended, which the log alone knows.
-    fn recall(&self) -> Option<Recall> {
-        self.spec.name.is_some().then_some(Recall::Job(self.job))
+    /// Only a named job may have been there before and have ended, which the log alone knows. The files that a job
+    /// names may have gone since they were looked up.
+    fn recalls(&self) -> impl Iterator<Item = Recall> {
+        let is_named = self.spec.name.is_some();
+        let job = is_named.then_some(Recall::Job(self.job));
+        let files = self.spec.file_ids().into_iter();
+        job.into_iter().chain(files.map(Recall::NamedFile))
     }
 }
 
@@ -124,7 +128,7 @@ impl JobBoard {
         job: NewSubmission,
         context: impl Into<CommandContext>,
     ) -> Result<SubmittedJob, WriteError> {
-        let recalls = job.recall().into_iter().collect();
+        let recalls = job.recalls().collect();
         let planner = move |state: &User, now: Now| {
             let moment = now.moment;
             let changes = state.decide(now, job.command())?;
@@ -157,7 +161,7 @@ impl JobBoard {
         atomic: bool,
         context: CommandContext,
     ) -> Result<SubmittedBatch, WriteError> {
-        let recalls = jobs.iter().filter_map(NewSubmission::recall).collect();
+        let recalls = jobs.iter().flat_map(NewSubmission::recalls).collect();
         let caused_by = context.metadata.clone();
         let planner = move |state: &User, now: Now| {
             let checks: Vec<_> = jobs.iter().map(|job| job.check_files(state)).collect();

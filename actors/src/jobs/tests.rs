@@ -1,9 +1,10 @@
 use futures_util::FutureExt;
+use genie_events::Metadata;
 use genie_log::testing::{TestStore, both_stores};
 use uuid::Uuid;
 
 use super::{operation_set::OperationNumber, *};
-use crate::users::tests::node;
+use crate::users::tests::{node, node_of_two_threads};
 
 fn step(job: u128, sequence: u64, event_type: &str, operation: &str) -> JobStep {
     JobStep {
@@ -64,5 +65,78 @@ both_stores!(
         board.take_note(&[step(5, 1, "job.submitted", "publish_post")]);
         any_scrape.clear();
         assert_eq!(woken(&mut gone), 1);
+    }
+);
+
+async fn submit(board: &JobBoard, owner: UserId) -> JobId {
+    let job = JobId(board.0.log.clock().new_uuid());
+    let spec = serde_json::from_value(json!({
+        "operation": "thumbnail", "queue": "media-jobs", "priority": 10, "max_attempts": 3,
+        "input_url": "http://a/b",
+    }));
+    let submission = NewSubmission {
+        job,
+        spec: spec.unwrap(),
+        foreign: None,
+    };
+    let submitted = board.submit(owner, submission, Metadata::system()).await;
+    submitted.unwrap().job
+}
+
+/// Claims what there is, without waiting.
+async fn claim(board: &JobBoard) -> Vec<JobId> {
+    let scope = ClaimScope::of_worker(&["media-jobs"], None);
+    let claim = board.claim(scope, "w".into(), 10, Duration::ZERO, Metadata::system());
+    let claimed = claim.await.unwrap().take();
+    claimed.iter().map(|claimed| claimed.job).collect()
+}
+
+async fn until_waiting(board: &JobBoard, count: usize) {
+    while board.all_waiting() != count {
+        tokio::task::yield_now().await;
+    }
+}
+
+both_stores!(
+    an_owner_that_is_busy_is_passed_over_and_the_others_go_on,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let ada = store.register(&log, "ada").await;
+        let bob = store.register(&log, "bob").await;
+        let users = node_of_two_threads(&log);
+        let board = JobBoard::new(log.clone(), users.clone(), Duration::from_secs(30));
+        let following = tokio::spawn(board.clone().follow());
+        let adas = submit(&board, ada).await;
+        let bobs = submit(&board, bob).await;
+        until_waiting(&board, 2).await;
+
+        // Ada's actor decides on something for ever, until it is told.
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (told, begun) = (Mutex::new(told), Mutex::new(Some(begun)));
+        let long = move |_: &User, _| {
+            if let Some(begun) = begun.lock().take() {
+                begun.send(()).unwrap();
+                let _ = told.lock().recv();
+            }
+            Ok(Plan::default())
+        };
+        let asking = users.clone();
+        let long = tokio::spawn(async move {
+            let asked = asking.plan(ada, None, Metadata::system(), Arc::new(long));
+            asked.await.map(drop)
+        });
+        has_begun.await.unwrap();
+        assert_eq!(claim(&board).await, [bobs]);
+        // What was called off never happens.
+        tell.send(()).unwrap();
+        long.await.unwrap().unwrap();
+        let state = users.look(ada, move |ada| {
+            json!(ada.job(&adas).map(|job| job.attempts()))
+        });
+        assert_eq!(state.await.unwrap(), json!(0));
+        store.clock.advance_millis(1000);
+        assert_eq!(claim(&board).await, [adas]);
+        following.abort();
     }
 );

@@ -27,6 +27,12 @@ fn arbiter() -> ArbiterHandle {
     told.recv().unwrap()
 }
 
+/// A node whose users' actors take turns on two threads.
+pub fn node_of_two_threads(log: &Log) -> Users {
+    let threads = vec![arbiter(), arbiter()];
+    Users::new(appender(log), Limits::built_in(), threads)
+}
+
 pub fn node(log: &Log) -> Users {
     Users::new(appender(log), Limits::built_in(), vec![arbiter()])
 }

@@ -115,6 +115,7 @@ pub struct SystemHashes {
     request_id: Zeroizing<[u8; 32]>,
     file_link: Zeroizing<[u8; 32]>,
     mark: Zeroizing<[u8; 32]>,
+    ticket: Zeroizing<[u8; 32]>,
     log_name: String,
 }
 
@@ -139,6 +140,7 @@ impl SystemHashes {
             request_id: part("request id"),
             file_link: part("file link"),
             mark: part("invisible marks"),
+            ticket: part("ticket"),
             log_name: log_name(system),
         }
     }
@@ -178,6 +180,16 @@ impl SystemHashes {
     /// The signature of a link to a file, which is good until that moment, in seconds since 1970.
     pub fn file_link(&self, file: BlobId, until: i64) -> String {
         keyed_hash(&self.file_link, &[&file.to_string(), &until.to_string()])
+    }
+
+    /// The signature of a ticket for a stream of this kind.
+    pub fn ticket(&self, kind: &str, unsigned: &str) -> String {
+        keyed_hash(&self.ticket, &["ticket", kind, unsigned])
+    }
+
+    /// Proves that its holder has read events by this ticket.
+    pub fn ticket_proof(&self, ticket: &str) -> String {
+        keyed_hash(&self.ticket, &["used", ticket])
     }
 
     /// The log's own id of a request, from the id that its client chose.

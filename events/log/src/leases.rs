@@ -41,13 +41,18 @@ pub struct Lease {
     pub cancelled: bool,
     /// In percent.
     pub progress: Option<i64>,
+    /// What the worker says of its work; sealed for [`MESSAGE`].
+    pub message: Option<Vec<u8>>,
 }
+
+/// The column that a worker's message is sealed for, under the key of the lease's user.
+pub const MESSAGE: &str = "leases.message";
 
 /// The leases that one statement reads.
 const READ_AT_ONCE: usize = 64;
 /// The leases that one statement renews.
 const RENEWED_AT_ONCE: usize = 64;
-const COLUMNS: &str = "id, user_id, stream_id, holder, expires_at, cancelled, progress";
+const COLUMNS: &str = "id, user_id, stream_id, holder, expires_at, cancelled, progress, message";
 
 fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
     let user: String = row.try_get("user_id")?;
@@ -61,6 +66,7 @@ fn read(row: &AnyRow) -> Result<Lease, sqlx::Error> {
         expires_at: Timestamp(row.try_get("expires_at")?),
         cancelled: row.try_get::<i64, _>("cancelled")? != 0,
         progress: row.try_get("progress")?,
+        message: row.try_get("message")?,
     })
 }
 
@@ -72,24 +78,28 @@ pub struct Renewal {
     pub holder: String,
     /// In percent; what was reported before stays without.
     pub progress: Option<i64>,
+    /// Sealed for [`MESSAGE`]; what was reported before stays without.
+    pub message: Option<Vec<u8>>,
 }
 
 /// Renews so many leases. The rows of the list are padded with the last to a power of two, so that there are few
 /// different statements.
-fn renew_sql(count: usize) -> String {
+fn renew_sql(count: usize, store: &Store) -> String {
+    let bytes = if store.is_postgres() { "bytea" } else { "blob" };
     let row = |n: usize| {
-        let first = 3 + 3 * n.min(count.saturating_sub(1));
+        let first = 3 + 4 * n.min(count.saturating_sub(1));
         format!(
-            "(CAST(${} AS text), CAST(${} AS text), CAST(${} AS bigint))",
+            "(CAST(${} AS text), CAST(${} AS text), CAST(${} AS bigint), CAST(${} AS {bytes}))",
             first,
             first + 1,
-            first + 2
+            first + 2,
+            first + 3
         )
     };
     let rows: Vec<String> = (0..count.next_power_of_two()).map(row).collect();
     format!(
         "UPDATE leases SET expires_at = CASE WHEN cancelled = 0 THEN $2 ELSE expires_at END, \
-             progress = coalesce(beat.column3, progress) \
+             progress = coalesce(beat.column3, progress), message = coalesce(beat.column4, message) \
          FROM (VALUES {}) AS beat WHERE kind = $1 AND id = beat.column1 AND holder = beat.column2 RETURNING {COLUMNS}",
         rows.join(", ")
     )
@@ -179,13 +189,14 @@ impl Leases {
                 let mut tx = store.relaxed().await?;
                 let mut leases = Vec::with_capacity(renewals.len());
                 for some in renewals.chunks(RENEWED_AT_ONCE) {
-                    let sql = renew_sql(some.len());
+                    let sql = renew_sql(some.len(), &store);
                     let mut query = sqlx::query(&sql).bind(kind.as_str()).bind(until.0);
                     for renewal in some {
                         query = query
                             .bind(&renewal.id)
                             .bind(&renewal.holder)
-                            .bind(renewal.progress);
+                            .bind(renewal.progress)
+                            .bind(renewal.message.as_deref());
                     }
                     let rows = query.fetch_all(&mut *tx).await?;
                     leases.extend(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?);
@@ -412,7 +423,7 @@ impl LeaseRow {
             } => sqlx::query(
                 "INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
                  ON CONFLICT (kind, id) DO UPDATE SET holder = excluded.holder, \
-                     expires_at = excluded.expires_at, cancelled = 0, progress = NULL",
+                     expires_at = excluded.expires_at, cancelled = 0, progress = NULL, message = NULL",
             )
             .bind(kind.as_str())
             .bind(id)

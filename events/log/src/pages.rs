@@ -53,8 +53,20 @@ impl PageSql<'_> {
         self.text_within(store, PAGE_BYTES)
     }
 
+    /// The statement of pages of several parts of the table, merged. A row is in one part; `parts` are their
+    /// conditions, each with the common one. The order must have one column, and each part an index that ends with it.
+    /// So the parts are read side by side, and no row is read but those of the page and one of each part; at worst, on
+    /// Postgres, a page of each part.
+    pub fn merged(&self, store: &Store, parts: &[String]) -> String {
+        self.text_of(store, PAGE_BYTES, parts)
+    }
+
     /// The statement of pages that end at a number of bytes.
     pub fn text_within(&self, store: &Store, most_bytes: i64) -> String {
+        self.text_of(store, most_bytes, &[])
+    }
+
+    fn text_of(&self, store: &Store, most_bytes: i64, parts: &[String]) -> String {
         let Self {
             table,
             columns,
@@ -76,6 +88,26 @@ impl PageSql<'_> {
             kept.push(key);
         }
         let kept = kept.join(", ");
+        let part = |more: &str| {
+            format!("SELECT {kept}, {bytes} AS page_bytes FROM {table} WHERE {condition}{more}")
+        };
+        let ordered_part = |more: &String| {
+            let part = part(&format!(" AND {more}"));
+            if store.is_postgres() {
+                // Else it may read the parts whole and sort them.
+                format!("({part} ORDER BY {order} LIMIT {limit} + 1)")
+            } else {
+                part
+            }
+        };
+        let parts = match parts {
+            [] => part(""),
+            [only] => part(&format!(" AND {only}")),
+            parts => {
+                let parts: Vec<String> = parts.iter().map(ordered_part).collect();
+                parts.join(" UNION ALL ")
+            }
+        };
         let (open, close) = if store.is_postgres() {
             ("= ANY (ARRAY(", "))")
         } else {
@@ -83,7 +115,7 @@ impl PageSql<'_> {
         };
         format!(
             "WITH page_sizes AS ( \
-                 SELECT {kept}, {bytes} AS page_bytes FROM {table} WHERE {condition} ORDER BY {order} LIMIT {limit} + 1 \
+                 {parts} ORDER BY {order} LIMIT {limit} + 1 \
              ), page_sums AS ( \
                  SELECT {key}, row_number() OVER (ORDER BY {order}) AS page_nth, \
                      sum(page_bytes) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS page_upto FROM page_sizes \

@@ -113,6 +113,7 @@ impl UnfinishedRow {
             | JobEvent::Failed { retry_at: None, .. }
             | JobEvent::Completed { .. }
             | JobEvent::Cancelled => Self::End { job, user },
+            JobEvent::Removed => return None, // it had ended
         })
     }
 
@@ -271,17 +272,6 @@ impl Log {
 }
 
 impl Unfinished {
-    /// All of a user's jobs that have not ended.
-    pub async fn of_user(&self, user: UserId) -> Result<Vec<JobId>, LogError> {
-        let list = async move |store: Store| {
-            let sql = "SELECT hex(job_id) FROM unfinished WHERE user_id = unhex($1, '-')";
-            let query = sqlx::query_scalar(sql).bind(user.to_string());
-            let jobs: Vec<String> = query.fetch_all(store.reads()).await?;
-            Ok(jobs.iter().filter_map(|job| job.parse().ok()).collect())
-        };
-        self.0.store().run(list).await
-    }
-
     /// The jobs after one of them, at most [`PAGE`], in no order that means anything.
     pub async fn page(
         &self,

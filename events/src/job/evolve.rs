@@ -34,6 +34,10 @@ impl Job {
                 ..JobBefore::of(outline)
             }
             .then(event),
+            Self::Finished {
+                outline, ending, ..
+            } if matches!(event, JobEvent::Removed) => Self::Removed { outline, ending },
+            removed @ Self::Removed { .. } => removed,
             Self::Finished { outline, lease, .. } => JobBefore {
                 lease,
                 ..JobBefore::of(outline)
@@ -122,6 +126,8 @@ impl JobBefore {
                 ..Self::of(self.outline.with_priority(priority))
             }
             .waiting(None),
+            // Only a job that has ended is removed.
+            JobEvent::Removed => self.finished(Ending::Cancelled),
             JobEvent::Cancelled => Self {
                 lease: None,
                 ..self

@@ -186,6 +186,7 @@ fn a_failure_is_tried_again_until_the_attempts_are_used_up() {
         .then_expect_events(vec![JobEvent::Retried {
             queue: "media-jobs".into(),
             operation: "resize_image".into(),
+            files: vec![],
             priority: 5,
             counted: None,
         }]);
@@ -211,6 +212,7 @@ fn a_counted_unit_goes_back_once_when_the_work_comes_to_nothing() {
     let again = JobEvent::Retried {
         queue: "q".into(),
         operation: "resize_image".into(),
+        files: vec![],
         priority: 5,
         counted: Some(unit),
     };
@@ -380,4 +382,34 @@ fn only_a_job_that_waits_is_rescheduled_and_asking_twice_is_no_error() {
             .inspect_result();
         assert_eq!(refused.unwrap_err().code, code);
     }
+}
+
+#[test]
+fn only_a_job_that_has_ended_is_removed_and_its_name_stays_taken() {
+    let of = |events: Vec<JobEvent>| {
+        events.into_iter().fold(Job::Absent, |mut job, event| {
+            job.evolve(event);
+            job
+        })
+    };
+    let waiting = of(vec![submitted()]);
+    let refused = waiting.decide(JobCommand::Remove).unwrap_err();
+    assert_eq!(refused.code, "not_finished");
+    let ended = of(vec![submitted(), JobEvent::Cancelled]);
+    assert_eq!(
+        ended.decide(JobCommand::Remove),
+        Ok(vec![JobEvent::Removed])
+    );
+    let removed = of(vec![submitted(), JobEvent::Cancelled, JobEvent::Removed]);
+    assert!(removed.has_ended() && removed.status(SOON) == "cancelled");
+    assert_eq!(removed.decide(JobCommand::Remove), Ok(vec![]));
+    for command in [JobCommand::Cancel, JobCommand::Retry { counted: None }] {
+        assert_eq!(removed.decide(command).unwrap_err().code, "not_found");
+    }
+    let again = removed.decide(submit(spec())).unwrap_err();
+    assert_eq!(again.code, "job_exists");
+    assert_eq!(
+        removed.decide(complete("l")).unwrap_err().code,
+        "stale_lease"
+    );
 }

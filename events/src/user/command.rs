@@ -136,6 +136,7 @@ impl UserCommand {
                         | JobCommand::Complete { .. }
                         | JobCommand::Fail { .. }
                         | JobCommand::Release { .. }
+                        | JobCommand::Remove
                 )
         )
     }

@@ -1,6 +1,6 @@
 //! Commands that come together: each is decided on what the commands before it leave behind, and may be refused alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{User, UserCommand};
 use crate::{
@@ -63,7 +63,9 @@ impl User {
             sessions: self.sessions,
             captions: HashMap::new(),
             files: self.files,
+            files_of_left_out: HashMap::new(),
             recalled_file: None,
+            removed_files: HashSet::new(),
             sequences: own
                 .into_iter()
                 .chain(theirs)
@@ -82,5 +84,6 @@ fn is_of_a_worker(command: &JobCommand) -> bool {
             | JobCommand::Complete { .. }
             | JobCommand::Fail { .. }
             | JobCommand::Release { .. }
+            | JobCommand::Remove
     )
 }

@@ -6,8 +6,9 @@ use super::{User, changes};
 use crate::{
     Now,
     event::Change,
-    file::{File, FileCommand, FileEvent, NewFile},
-    ids::BlobId,
+    file::{File, FileCommand, FileEvent, NewFile, RemovedBecause},
+    ids::{BlobId, JobId},
+    job::{Job, JobSpec},
     refusal::Refusal,
 };
 
@@ -62,6 +63,50 @@ impl User {
             self.check_room_for_bytes(now, bytes)?;
         }
         Ok(stored)
+    }
+
+    /// A file stays while a job that has not ended names it.
+    pub(super) fn remove_file(
+        &self,
+        id: BlobId,
+        reason: RemovedBecause,
+    ) -> Result<Vec<Change>, Refusal> {
+        let removed = self.file_changes(id, FileCommand::Remove(reason))?;
+        match self.job_naming(id).filter(|_| !removed.is_empty()) {
+            None => Ok(removed),
+            Some(job) => {
+                let sentence = format!(
+                    "The job {job} has not ended and names this file; wait for its end, or cancel it"
+                );
+                Err(Refusal::conflict("file_in_use", sentence))
+            }
+        }
+    }
+
+    /// A job that has not ended and names the file. All of the user's such jobs are looked through, in memory.
+    fn job_naming(&self, file: BlobId) -> Option<JobId> {
+        let is_named = |(id, job): (&JobId, &Job)| {
+            let outline = job.outline().filter(|_| !job.has_ended())?;
+            outline.files.contains(&file).then_some(*id)
+        };
+        let left_out = |(id, files): (&JobId, &Vec<BlobId>)| files.contains(&file).then_some(*id);
+        self.jobs
+            .iter()
+            .find_map(is_named)
+            .or_else(|| self.files_of_left_out.iter().find_map(left_out))
+    }
+
+    /// Refuses a job that names a file which is gone by now.
+    pub(super) fn check_named_files(&self, spec: &JobSpec) -> Result<(), Refusal> {
+        let is_gone = |id: &str| {
+            let id = id.parse::<BlobId>();
+            id.is_ok_and(|id| self.removed_files.contains(&id))
+        };
+        let named = spec.named_files();
+        match named.into_iter().find(|(_, id)| is_gone(id)) {
+            None => Ok(()),
+            Some((field, _)) => Err(JobSpec::foreign_file(field)),
+        }
     }
 
     pub(super) fn file_changes(

@@ -33,6 +33,7 @@ impl User {
         // What a job named when it was first submitted may be gone by now.
         if !changes.is_empty() {
             self.check_profile(spec.creator_profile_id.as_deref())?;
+            self.check_named_files(spec)?;
         }
         Ok(changes)
     }
@@ -151,11 +152,7 @@ impl User {
         if self.jobs.len() < MAX_UNFINISHED_JOBS {
             return Ok(()); // counting them takes longer than the rest of an enqueue
         }
-        let unfinished = self
-            .jobs
-            .values()
-            .filter(|job| !matches!(job, Job::Finished { .. }))
-            .count();
+        let unfinished = self.jobs.values().filter(|job| !job.has_ended()).count();
         if unfinished < MAX_UNFINISHED_JOBS {
             return Ok(());
         }

@@ -19,7 +19,7 @@ const PRIORITY: i64 = 10;
 const MAX_ATTEMPTS: u32 = 3;
 
 fn is_under_way(job: &Job) -> bool {
-    !matches!(job, Job::Finished { .. }) && is_import(job)
+    !job.has_ended() && is_import(job)
 }
 
 fn is_import(job: &Job) -> bool {
@@ -102,7 +102,8 @@ impl User {
             | JobEvent::Failed { .. }
             | JobEvent::Released { .. }
             | JobEvent::Rescheduled { .. }
-            | JobEvent::Lapsed { .. } => {
+            | JobEvent::Lapsed { .. }
+            | JobEvent::Removed => {
                 return Ok(vec![]);
             }
         };

@@ -22,6 +22,8 @@ pub enum Recall {
     Credential(CredentialId),
     /// A file. The state holds none.
     File(BlobId),
+    /// A file that a new job names. Whether it is gone is all that matters.
+    NamedFile(BlobId),
 }
 
 impl Recall {
@@ -30,7 +32,7 @@ impl Recall {
             Self::Job(job) => StreamId::new(StreamKind::Job, job),
             Self::Session(session) => StreamId::new(StreamKind::Chat, session),
             Self::Credential(credential) => StreamId::new(StreamKind::Credential, credential),
-            Self::File(file) => StreamId::new(StreamKind::File, file),
+            Self::File(file) | Self::NamedFile(file) => StreamId::new(StreamKind::File, file),
         }
     }
 }
@@ -55,6 +57,11 @@ impl User {
         self.recalled_file = Some((id, file));
     }
 
+    /// Hands in a file that a new job names and that is gone.
+    pub fn recall_removed_file(&mut self, id: BlobId) {
+        self.removed_files.insert(id);
+    }
+
     /// Hands in the number of events of a stream that is left out.
     pub fn recall_stream(&mut self, recall: &Recall, sequence: u64) {
         if let Recall::Credential(id) = recall {
@@ -68,6 +75,7 @@ impl User {
         let stream = recall.stream();
         self.leave_out_the_finished(&stream);
         self.recalled_file = None;
+        self.removed_files.clear();
         if let Recall::Session(session) = recall
             && !self.chats.contains_key(session)
         {
@@ -79,12 +87,22 @@ impl User {
     /// recalled. Only its stream knows its spec. A state that took the job for absent would refuse
     /// its worker and its lease.
     pub(super) fn evolve_job(&mut self, stream: &StreamId, id: JobId, event: JobEvent) {
+        if event.ends_job() {
+            self.files_of_left_out.remove(&id);
+        }
         match self.jobs.get_mut(&id) {
             Some(job) => job.evolve(event),
             None if matches!(event, JobEvent::Submitted { .. }) => {
                 self.jobs.entry(id).or_default().evolve(event)
             }
-            None => drop(self.sequences.remove(stream)),
+            None => {
+                self.sequences.remove(stream);
+                if let JobEvent::Retried { files, .. } = event
+                    && !files.is_empty()
+                {
+                    self.files_of_left_out.insert(id, files);
+                }
+            }
         }
     }
 
@@ -106,9 +124,7 @@ impl User {
     /// Removes from the state what has ended. Its stream stays.
     pub(super) fn leave_out_the_finished(&mut self, stream: &StreamId) {
         let finished = match stream.kind {
-            StreamKind::Job => remove_if(&mut self.jobs, &JobId(stream.id), |job| {
-                matches!(job, Job::Finished { .. })
-            }),
+            StreamKind::Job => remove_if(&mut self.jobs, &JobId(stream.id), |job| job.has_ended()),
             StreamKind::Caption => {
                 remove_if(&mut self.captions, &CaptionId(stream.id), |caption| {
                     *caption == Caption::Ended

@@ -664,8 +664,55 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!(
         (snapshot::VERSION, json),
-        (8, serde_json::from_str(kept).unwrap())
+        (9, serde_json::from_str(kept).unwrap())
     );
+}
+
+#[test]
+fn a_file_stays_while_a_job_that_has_not_ended_names_it() {
+    let (mut ada, file, job) = (ada(), BlobId(id(6)), JobId(id(9)));
+    ask(&mut ada, store_file(6, 7)).unwrap();
+    let naming = || JobSpec {
+        input_file_id: Some(file.to_string()),
+        ..spec("resize_image")
+    };
+    let remove = |user: &mut User| {
+        user.recall_file(file, File::Kept { bytes: 7 }, 1);
+        user.decide(
+            Now {
+                moment: NOW,
+                limits: Limits::built_in(),
+            },
+            UserCommand::RemoveFile(file, RemovedBecause::Asked),
+        )
+        .map(|changes| changes.len())
+    };
+    assert_eq!(remove(&mut ada), Ok(1));
+    ask(&mut ada, UserCommand::SubmitJob(job, naming())).unwrap();
+    assert_eq!(remove(&mut ada).unwrap_err().code, "file_in_use");
+    ask(&mut ada, UserCommand::Job(job, JobCommand::Cancel)).unwrap();
+    assert_eq!(remove(&mut ada), Ok(1));
+
+    // Queued again, and folded anew: the state leaves the job out, and still knows the file.
+    let retried = JobEvent::Retried {
+        queue: "media-jobs".into(),
+        operation: "resize_image".into(),
+        priority: 5,
+        files: naming().file_ids(),
+        counted: None,
+    };
+    apply(&mut ada, vec![Change::new(job, retried)]);
+    assert_eq!(ada.job(&job), None);
+    assert_eq!(remove(&mut ada).unwrap_err().code, "file_in_use");
+    let kept = User::from_snapshot(&ada.to_snapshot()).unwrap();
+    assert_eq!(remove(&mut kept.clone()).unwrap_err().code, "file_in_use");
+    apply(&mut ada, vec![Change::new(job, JobEvent::Cancelled)]);
+    assert_eq!(remove(&mut ada), Ok(1));
+
+    // A job that was on its way when the file went.
+    ada.recall_removed_file(file);
+    let late = ask(&mut ada, UserCommand::SubmitJob(JobId(id(10)), naming()));
+    assert_eq!(late.unwrap_err().code, "not_found");
 }
 
 #[test]
@@ -696,6 +743,7 @@ fn a_job_queued_again_is_not_absent_to_a_state_that_left_it_out() {
     let retried = JobEvent::Retried {
         queue: "media-jobs".into(),
         operation: "thumbnail".into(),
+        files: vec![],
         priority: 5,
         counted: None,
     };

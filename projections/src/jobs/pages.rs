@@ -12,7 +12,7 @@ use genie_log::{
 };
 use sqlx::{Row, any::AnyRow};
 
-use super::{BYTES, COLUMNS, JobFilter};
+use super::{BYTES, COLUMNS, filter};
 
 /// The pages that may wait. Beyond that a caller is told that the store is busy.
 const QUEUE: usize = 4096;
@@ -48,7 +48,7 @@ async fn read_pages(store: Store, asked: Vec<PageOfJobs>) -> Result<FoundPages, 
     if store.is_postgres() {
         return read_together(store, asked).await;
     }
-    let sql = JobFilter::default().sql(&store);
+    let sql = filter::all_sql(&store);
     let mut found = FoundPages::with_capacity(asked.len());
     for page in asked {
         let query = sqlx::query(&sql)

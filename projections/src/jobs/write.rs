@@ -1,8 +1,11 @@
 //! Folds facts into the rows of `jobs`, and into the counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use genie_events::{Event, job::JobEvent, job::JobSpec};
+use genie_events::{
+    Event, Timestamp,
+    job::{JobEvent, JobSpec, LEASE_LAPSED},
+};
 use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
 
@@ -22,10 +25,19 @@ pub(super) async fn apply(facts: &[Seen<'_>], tx: &mut Tx) -> Result<(), sqlx::E
     for job in jobs.values() {
         changes.add(job.counted(), -1);
     }
+    let mut removed = BTreeSet::new();
     for seen in facts {
-        if let Event::Job(event) = seen.event {
-            fold(&mut jobs, seen, event);
+        match seen.event {
+            Event::Job(JobEvent::Removed) => {
+                jobs.remove(&seen.fact.stream.id);
+                removed.insert(seen.fact.stream.id);
+            }
+            Event::Job(event) => fold(&mut jobs, seen, event),
+            _ => {}
         }
+    }
+    if !removed.is_empty() {
+        DELETE.run(tx, &removed).await?;
     }
     for job in jobs.values() {
         changes.add(job.counted(), 1);
@@ -50,6 +62,7 @@ struct JobColumns {
     started_at: Option<i64>,
     finished_at: Option<i64>,
     position: i64,
+    code: Option<String>,
     name_sealed: Option<Vec<u8>>,
     error_sealed: Option<Vec<u8>>,
     result_sealed: Option<Vec<u8>>,
@@ -58,8 +71,10 @@ struct JobColumns {
 
 const BY_ID: ByKey = ByKey::binary(
     "SELECT hex(job_id) AS job_hex, hex(user_id) AS user_hex, queue, operation, status, priority, attempt, max_attempts, created_at, run_at, \
-            started_at, finished_at, position FROM jobs WHERE job_id IN ({})",
+            started_at, finished_at, position, code FROM jobs WHERE job_id IN ({})",
 );
+
+const DELETE: ByKey = ByKey::binary("DELETE FROM jobs WHERE job_id IN ({})");
 
 const UPSERT: Upsert = Upsert {
     table: "jobs",
@@ -77,6 +92,7 @@ const UPSERT: Upsert = Upsert {
         "started_at",
         "finished_at",
         "position",
+        "code",
         "name_sealed",
         "error_sealed",
         "result_sealed",
@@ -85,7 +101,7 @@ const UPSERT: Upsert = Upsert {
     // A completed job shows no error of an earlier attempt.
     on_conflict: "(job_id) DO UPDATE SET status = excluded.status, priority = excluded.priority, \
                   attempt = excluded.attempt, run_at = excluded.run_at, started_at = excluded.started_at, \
-                  finished_at = excluded.finished_at, \
+                  finished_at = excluded.finished_at, code = excluded.code, \
                   error_sealed = CASE WHEN excluded.status <> 'completed' \
                                       THEN coalesce(excluded.error_sealed, jobs.error_sealed) END, \
                   result_sealed = coalesce(excluded.result_sealed, jobs.result_sealed), \
@@ -107,6 +123,7 @@ impl JobColumns {
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,
             position: row.try_get("position")?,
+            code: row.try_get("code")?,
             name_sealed: None,
             error_sealed: None,
             result_sealed: None,
@@ -128,6 +145,7 @@ impl JobColumns {
             started_at: None,
             finished_at: None,
             position: seen.fact.position as i64,
+            code: None,
             name_sealed: spec
                 .name
                 .as_ref()
@@ -163,6 +181,7 @@ impl JobColumns {
             self.started_at.into(),
             self.finished_at.into(),
             self.position.into(),
+            self.code.into(),
             self.name_sealed.into(),
             self.error_sealed.into(),
             self.result_sealed.into(),
@@ -173,25 +192,25 @@ impl JobColumns {
     fn change(&mut self, seen: &Seen<'_>, event: &JobEvent) {
         let at = seen.at().0;
         match event {
-            JobEvent::Submitted { .. } => {}
+            JobEvent::Submitted { .. } | JobEvent::Removed => {}
             JobEvent::Claimed { attempt, .. } => {
                 self.status = "processing".into();
                 self.attempt = i64::from(*attempt);
                 self.started_at = self.started_at.or(Some(at));
             }
-            JobEvent::Lapsed { retry_at, .. } => match retry_at {
-                Some(retry_at) => self.wait(retry_at.0),
-                None => self.fail(seen, "The worker's lease ran out on the last attempt"),
-            },
+            JobEvent::Lapsed { retry_at, .. } => {
+                let error = match retry_at {
+                    Some(_) => "The worker's lease ran out",
+                    None => "The worker's lease ran out on the last attempt",
+                };
+                self.fail(seen, *retry_at, error, Some(LEASE_LAPSED));
+            }
             JobEvent::Failed {
-                error, retry_at, ..
-            } => match retry_at {
-                Some(retry_at) => {
-                    self.wait(retry_at.0);
-                    self.error_sealed = Some(seen.seal("jobs.error", error));
-                }
-                None => self.fail(seen, error),
-            },
+                error,
+                code,
+                retry_at,
+                ..
+            } => self.fail(seen, *retry_at, error, code.as_deref()),
             JobEvent::Released { attempt } => {
                 self.status = "queued".into();
                 self.attempt = i64::from(attempt.saturating_sub(1));
@@ -205,6 +224,7 @@ impl JobColumns {
             } => {
                 self.end("completed", at);
                 self.error_sealed = None;
+                self.code = None;
                 self.result_sealed = Some(seen.seal("jobs.result", &result.to_string()));
                 self.outputs_sealed = Some(seen.seal("jobs.outputs", &outputs.to_string()));
             }
@@ -219,14 +239,23 @@ impl JobColumns {
         }
     }
 
-    fn wait(&mut self, until: i64) {
-        self.status = "queued".into();
-        self.run_at = Some(until);
-    }
-
-    fn fail(&mut self, seen: &Seen<'_>, error: &str) {
-        self.end("failed", seen.at().0);
+    /// An attempt failed. Without a time for the next one the job has failed for good.
+    fn fail(
+        &mut self,
+        seen: &Seen<'_>,
+        retry_at: Option<Timestamp>,
+        error: &str,
+        code: Option<&str>,
+    ) {
+        match retry_at {
+            Some(retry_at) => {
+                self.status = "queued".into();
+                self.run_at = Some(retry_at.0);
+            }
+            None => self.end("failed", seen.at().0),
+        }
         self.error_sealed = Some(seen.seal("jobs.error", error));
+        self.code = code.map(str::to_owned);
     }
 
     fn end(&mut self, status: &str, at: i64) {
@@ -245,5 +274,5 @@ fn fold(jobs: &mut BTreeMap<Uuid, JobColumns>, seen: &Seen<'_>, event: &JobEvent
 
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
-    vec![BY_ID.sql(4), UPSERT.sql(4)]
+    vec![BY_ID.sql(4), UPSERT.sql(4), DELETE.sql(4)]
 }

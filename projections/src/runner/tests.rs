@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use genie_events::{
-    Event, Metadata, StreamId, Timestamp, UserId,
+    Event, JobId, Metadata, StreamId, Timestamp, UserId,
     caption::{Brief, CaptionEvent, Length, Platform},
     job::{JobEvent, JobSpec},
     tier::Counter,
@@ -250,6 +250,7 @@ both_stores!(
                 Event::Job(JobEvent::Retried {
                     queue: "scrape-jobs".into(),
                     operation: "scrape_post".into(),
+                    files: vec![],
                     priority: 1,
                     counted: None,
                 }),
@@ -260,6 +261,16 @@ both_stores!(
             .wait_for_all(log.reader().head(), LIMIT)
             .await
             .unwrap();
+        agree().await;
+        ada.write(vec![
+            (id(2), Event::Job(JobEvent::Removed)),
+            (id(5), Event::Job(JobEvent::Removed)),
+        ])
+        .await;
+        let head = log.reader().head();
+        reads.wait_for_all(head, LIMIT).await.unwrap();
+        let gone = reads.jobs.get(&JobId(id(2)), moments[1]).await.unwrap();
+        assert!(gone.is_none(), "{gone:?}");
         agree().await;
         let mut tx = log.store().relaxed().await.unwrap();
         let erased = jobs.erase(ada.user, 3, &mut tx).await.unwrap();
@@ -500,11 +511,14 @@ both_stores!(
 );
 
 both_stores!(
-    a_rare_filter_ends_its_page_and_goes_on_with_the_next,
+    a_page_of_delayed_jobs_among_many_that_wait_ends_and_goes_on,
     async |store: TestStore| {
         let log = store.open().await.log;
         let mut ada = Writer::new(&store, &log, "ada").await;
-        ada.write(vec![(id(1), submitted("thumbnail", None))]).await;
+        let now = log.clock().now();
+        let later = Some(now.plus_seconds(60));
+        ada.write(vec![(id(1), submitted("thumbnail", later))])
+            .await;
         for batch in 0..5 {
             let jobs = (0..500).map(|n| {
                 let id = id(10 + 500 * batch + n);
@@ -517,27 +531,139 @@ both_stores!(
             .wait_for_all(log.reader().head(), LIMIT)
             .await
             .unwrap();
-        let now = log.clock().now();
+        let list = async |filter: JobFilter, before| {
+            let page = reads.jobs.list(ada.user, filter, before, 10, now);
+            let page = page.await.unwrap();
+            (page.page.rows.len(), page.floor)
+        };
+        let delayed = JobFilter {
+            status: Some("delayed".into()),
+            ..JobFilter::default()
+        };
+        let (found, next) = list(delayed.clone(), None).await;
+        assert_eq!(found, 0);
+        assert!(next.is_some());
+        assert_eq!(list(delayed, next).await, (1, None));
         let rare = JobFilter {
             operation: Some("thumbnail".into()),
             ..JobFilter::default()
         };
-        let list = async |before| {
-            let page = reads.jobs.list(ada.user, rare.clone(), before, 10, now);
-            let page = page.await.unwrap();
-            (page.page.rows.len(), page.floor)
+        assert_eq!(
+            list(rare, None).await,
+            (1, None),
+            "no other job is looked at"
+        );
+    }
+);
+
+/// Jobs in each state, of several operations, some with codes.
+async fn write_jobs_of_all_kinds(ada: &mut Writer, now: Timestamp) {
+    let operations = ["thumbnail", "resize_image", "publish_post"];
+    let codes = [None, Some("no_space"), Some("damaged")];
+    for n in 0..90_usize {
+        let job = id(1000 + n as u128);
+        let run_at = (n % 7 == 1).then(|| now.plus_seconds(60));
+        let mut life = vec![submitted(operations[n % 3], run_at)];
+        let claimed = || JobEvent::Claimed {
+            attempt: 1,
+            worker: "w".into(),
+            lease: "l".into(),
         };
-        let (found, next) = list(None).await;
-        assert_eq!(found, 0);
-        assert!(next.is_some());
-        assert_eq!(list(next).await, (1, None));
-        let status = |status: &str| JobFilter {
-            status: Some(status.into()),
-            ..JobFilter::default()
+        let failed = |retry_at| JobEvent::Failed {
+            attempt: 1,
+            error: "e".into(),
+            code: codes[n / 3 % 3].map(str::to_owned),
+            retry_at,
         };
-        for (filter, count) in [("queued", 10), ("delayed", 0), ("failed", 0)] {
-            let page = reads.jobs.list(ada.user, status(filter), None, 10, now);
-            assert_eq!(page.await.unwrap().page.rows.len(), count, "{filter}");
+        let events = match n % 7 {
+            2 => vec![claimed()],
+            3 => vec![claimed(), failed(None)],
+            4 => vec![claimed(), failed(Some(now.plus_seconds(9)))],
+            5 => vec![claimed(), failed(Some(now)), claimed(), completed_later()],
+            6 => vec![JobEvent::Cancelled],
+            _ => vec![],
+        };
+        life.extend(events.into_iter().map(Event::Job));
+        ada.write(life.into_iter().map(|event| (job, event)).collect())
+            .await;
+    }
+}
+
+fn completed_later() -> JobEvent {
+    JobEvent::Completed {
+        attempt: 2,
+        result: json!({}),
+        outputs: json!([]),
+    }
+}
+
+both_stores!(
+    a_filtered_list_is_what_the_whole_list_has_of_it,
+    async |store: TestStore| {
+        let log = store.open().await.log;
+        let mut ada = Writer::new(&store, &log, "ada").await;
+        let now = log.clock().now();
+        write_jobs_of_all_kinds(&mut ada, now).await;
+        let reads = start(&log).await;
+        let head = log.reader().head();
+        reads.wait_for_all(head, LIMIT).await.unwrap();
+        let list = async |filter, before, limit| {
+            let page = reads.jobs.list(ada.user, filter, before, limit, now);
+            page.await.unwrap().page
+        };
+        let all = list(JobFilter::default(), None, 500).await.rows;
+        assert_eq!(all.len(), 90);
+        let word = |word: &str| (!word.is_empty()).then(|| word.to_owned());
+        let mut matched = 0;
+        for status in [
+            "",
+            "queued",
+            "delayed",
+            "processing",
+            "completed",
+            "failed",
+            "cancelled",
+        ] {
+            for (queue, operation) in [
+                ("", ""),
+                ("media-jobs", ""),
+                ("", "thumbnail"),
+                ("scrape-jobs", "publish_post"),
+                ("scrape-jobs", "thumbnail"),
+            ] {
+                for code in ["", "no_space", "unknown"] {
+                    let filter = JobFilter {
+                        status: word(status),
+                        queue: word(queue),
+                        operation: word(operation),
+                        code: word(code),
+                    };
+                    let fits = |wanted: &Option<String>, found: &str| {
+                        wanted.as_ref().is_none_or(|wanted| wanted == found)
+                    };
+                    let wanted: Vec<_> = all
+                        .iter()
+                        .filter(|row| fits(&filter.status, &row.status))
+                        .filter(|row| fits(&filter.queue, &row.queue))
+                        .filter(|row| fits(&filter.operation, &row.operation))
+                        .filter(|row| fits(&filter.code, row.code.as_deref().unwrap_or_default()))
+                        .map(|row| row.position)
+                        .collect();
+                    matched += wanted.len();
+                    // In pages of two, to their end.
+                    let mut found = Vec::new();
+                    loop {
+                        let before = found.last().copied();
+                        let page = list(filter.clone(), before, 2).await;
+                        found.extend(page.rows.iter().map(|row| row.position));
+                        if !page.has_more {
+                            break;
+                        }
+                    }
+                    assert_eq!(found, wanted, "{filter:?}");
+                }
+            }
         }
+        assert!(matched > 400, "{matched}");
     }
 );

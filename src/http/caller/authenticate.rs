@@ -96,11 +96,11 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
             }
         },
     };
-    user(&app, request, account, login).map(TokenHolder::User)
+    user_of_account(&app, request, account, login).map(TokenHolder::User)
 }
 
-/// The user of an access token.
-fn user(
+/// The user of an access token, or of a ticket.
+pub fn user_of_account(
     app: &App,
     request: &HttpRequest,
     account: Arc<AccountRow>,

@@ -15,9 +15,27 @@ pub async fn look_at_another_s(
     reader: UserId,
     owner: UserId,
     what: &'static str,
+    reason: Option<String>,
 ) -> Result<(), ApiError> {
     administers_another_s(app, caller, reader, owner, what).await?;
-    Ok(app.write.access.personal_read(caller, Some(owner)).await?)
+    let read = app.write.access.personal_read(caller, Some(owner), reason);
+    Ok(read.await?)
+}
+
+/// In characters.
+const MAX_REASON: usize = 500;
+
+/// The words for which a caller reads what is personal. An administrator must say some; servers and keys need not.
+pub fn stated_reason(caller: &Caller, reason: Option<&str>) -> Result<Option<String>, ApiError> {
+    let reason = reason.map(str::trim).filter(|reason| !reason.is_empty());
+    let sentence = format!(
+        "`reason` must say in 1 to {MAX_REASON} characters why you read what is personal; it is kept on record"
+    );
+    match reason {
+        Some(reason) if reason.chars().count() <= MAX_REASON => Ok(Some(reason.to_owned())),
+        None if !caller.is_admin() => Ok(None),
+        _ => Err(ApiError::field(sentence)),
+    }
 }
 
 /// The same for what is not personal, which leaves no fact.

@@ -39,7 +39,15 @@ pub async fn of_one(
         .await?
         .ok_or(ApiError::NotFound("credential"))?;
     if owner != user.account.user {
-        look_at_another_s(&app, &user.caller, user.account.user, owner, "credential").await?;
+        look_at_another_s(
+            &app,
+            &user.caller,
+            user.account.user,
+            owner,
+            "credential",
+            None,
+        )
+        .await?;
     }
     let rows = app
         .log

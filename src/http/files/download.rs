@@ -28,7 +28,7 @@ use crate::{
     blobs::BlobError,
     file_kind::is_shown_in_browsers,
     http::{
-        caller::{AnyCaller, WorksOnJobs, look_at_another_s},
+        caller::{AnyCaller, WorksOnJobs, look_at_another_s, stated_reason},
         error::ApiError,
         held_job::LeaseHeaders,
         input::Query,
@@ -51,6 +51,9 @@ pub struct DownloadQuery {
     download: Option<String>,
     /// `true`: an administrator reads another user's file. That is a fact (`access.personal_read`).
     personal: Option<bool>,
+    /// With `personal=true`, of an administrator: why. It is kept on record.
+    #[param(min_length = 1, max_length = 500)]
+    reason: Option<String>,
 }
 
 /// `GET /api/files/{id}`
@@ -75,7 +78,8 @@ pub async fn download(
     match readable {
         Some(reader) if reader != blob.user => {
             let admin = admin.ok_or_else(nothing)?;
-            look_at_another_s(&app, admin, reader, blob.user, "file").await?;
+            let reason = stated_reason(admin, query.reason.as_deref())?;
+            look_at_another_s(&app, admin, reader, blob.user, "file", reason).await?;
         }
         _ => {}
     }

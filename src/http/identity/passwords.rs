@@ -15,7 +15,7 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::AdminCaller,
+        caller::{AdminCaller, stated_reason},
         error::{ApiError, DirectusError},
         input::{self, Query},
         read_your_writes::MinPosition,
@@ -134,6 +134,9 @@ fn bad_link(error: WriteError) -> DirectusError {
 pub struct PersonalQuery {
     /// `true` shows the e-mail addresses. That the caller read them is a fact (`access.personal_read`).
     personal: Option<bool>,
+    /// With `personal=true`, of an administrator: why. It is kept on record.
+    #[param(min_length = 1, max_length = 500)]
+    reason: Option<String>,
 }
 
 /// A request that nobody answered yet.
@@ -161,7 +164,11 @@ pub async fn list_requests(
     min_position.wait_for_all(&app, "accounts").await?;
     let is_personal = shown.personal.unwrap_or(false);
     if is_personal {
-        app.write.access.personal_read(&caller, None).await?;
+        let reason = stated_reason(&caller, shown.reason.as_deref())?;
+        app.write
+            .access
+            .personal_read(&caller, None, reason)
+            .await?;
     }
     let rows = app
         .reads

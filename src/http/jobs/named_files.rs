@@ -68,7 +68,7 @@ pub async fn foreign(
             place == Some(&FilePlace::Own)
         };
         let foreign = files.into_iter().find(|(_, text)| !is_own(text));
-        foreign.map(|(field, _)| not_yours(field))
+        foreign.map(|(field, _)| JobSpec::foreign_file(field))
     };
     Ok(specs.iter().map(refusal).collect())
 }
@@ -127,15 +127,4 @@ async fn readable(
 ) -> Result<BTreeSet<BlobId>, ApiError> {
     let files = directus.readable_files(token, Some(address), wanted);
     files.await.map_err(ApiError::Directus)
-}
-
-fn not_yours(field: &str) -> Refusal {
-    // The other fields are in `params`.
-    let place = if field == "input_file_id" {
-        ""
-    } else {
-        "params."
-    };
-    let sentence = format!("`{place}{field}` names no file of yours; check the id");
-    Refusal::gone("not_found", sentence)
 }

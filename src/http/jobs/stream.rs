@@ -3,26 +3,30 @@
 use std::time::Duration;
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse,
     web::{Bytes, Data, Path},
 };
 use futures_util::Stream;
 use genie_events::JobId;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Insight, JobAnswer, JobSight, find, progress_of, waiting::waits_because};
+use super::{Insight, JobAnswer, JobSight, find};
 use crate::{
     app::App,
     http::{
-        caller::ActingUser,
+        caller::{ActingUser, UserCaller},
         error::ApiError,
         input::Query,
         read_your_writes::MinPosition,
         request::in_span,
-        response::{self, RawAnswer},
+        response::{self, Answer, RawAnswer},
         sse,
+        stream_ticket::{JobStreams, StreamReader, Ticket},
+        words::Time,
     },
     streams::OpenStream,
 };
@@ -44,6 +48,7 @@ pub enum JobEvents {}
 struct JobStream {
     app: Data<App>,
     request: HttpRequest,
+    reader: StreamReader<JobStreams>,
     job: JobId,
     sight: JobSight,
     /// The last data sent.
@@ -62,20 +67,66 @@ struct JobLook {
     next: Option<Duration>,
 }
 
+/// The parameter by which a page without headers opens a stream.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TicketQuery {
+    /// From `POST /api/jobs/{id}/ticket`, instead of a token.
+    #[expect(dead_code, reason = "the caller is made from it")]
+    ticket: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = StreamTicket)]
+pub struct StreamTicketAnswer {
+    /// For `?ticket=` of the stream. Whoever has it reads the stream.
+    ticket: String,
+    /// The stream must be opened before then.
+    expires_at: Time,
+}
+
+/// `POST /api/jobs/{id}/ticket`
+pub async fn ticket(
+    app: Data<App>,
+    min_position: MinPosition,
+    user: UserCaller,
+    id: Path<String>,
+) -> Result<Answer<StreamTicketAnswer>, ApiError> {
+    let login = user.login;
+    let user = ActingUser {
+        caller: user.caller,
+        account: user.account,
+    };
+    min_position
+        .wait(&app, "jobs", Some(user.account.user))
+        .await?;
+    let (row, _) = find(&app, &user, &id, &Insight::default()).await?;
+    let now = app.log.clock().now();
+    let ticket = Ticket::new(row.id.0, user.account.user, login, now);
+    Ok(Answer(StreamTicketAnswer {
+        ticket: ticket.signed::<JobStreams>(app.log.hashes()),
+        expires_at: ticket.expires_at().into(),
+    }))
+}
+
 /// `GET /api/jobs/{id}/stream`
 pub async fn stream(
     app: Data<App>,
     request: HttpRequest,
     min_position: MinPosition,
-    user: ActingUser,
+    reader: StreamReader<JobStreams>,
     id: Path<String>,
     Query(insight): Query<Insight>,
+    Query(_): Query<TicketQuery>,
 ) -> Result<RawAnswer<JobEvents>, ApiError> {
+    let user = &reader.user;
     let caller = user.account.user;
     min_position.wait(&app, "jobs", Some(caller)).await?;
-    let (row, sight) = find(&app, &user, &id, &insight).await?;
-    let last = request.headers().get("Last-Event-ID");
-    if row.finished_at.is_some() && last.is_some_and(|last| last == END) {
+    let (row, sight) = find(&app, user, &id, &insight).await?;
+    reader.may_read(row.id.0, row.finished_at, app.log.clock().now())?;
+    let last = request.headers().get(sse::LAST_EVENT_ID);
+    let end = reader.event_id(END);
+    if row.finished_at.is_some() && last.is_some_and(|last| *last == *end) {
         return Ok(RawAnswer::new(HttpResponse::NoContent().finish()));
     }
     let open = app.streams.open(user.caller.user_id())?;
@@ -83,6 +134,7 @@ pub async fn stream(
     let stream = JobStream {
         app,
         request,
+        reader,
         job: row.id,
         sight,
         told: None,
@@ -131,7 +183,7 @@ impl JobStream {
             return true;
         }
         self.checked = Instant::now();
-        ActingUser::extract(&self.request).await.is_ok()
+        self.reader.check_again(&self.request).await.is_ok()
     }
 
     async fn look(&self) -> Result<Option<JobLook>, ApiError> {
@@ -140,14 +192,12 @@ impl JobStream {
             return Ok(None);
         };
         let row = self.sight.of(row);
-        let progress = progress_of(&self.app, &row).await?;
-        let because = waits_because(&self.app, &row);
         let next = match row.status.as_str() {
             "processing" => Some(RUNNING_LOOK),
             "queued" | "delayed" => Some(WAITING_LOOK),
             _ => None,
         };
-        let answer = JobAnswer::new(&row, progress).waiting(because);
+        let answer = JobAnswer::of_one(&self.app, &row, self.sight).await?;
         let data = response::flagged_json(&answer)?;
         Ok(Some(JobLook { data, next }))
     }
@@ -168,6 +218,6 @@ impl JobStream {
             Some(_) => self.number.to_string(),
             None => END.to_owned(),
         };
-        Some(sse::event(&id, &look.data))
+        Some(sse::event(&self.reader.event_id(&id), &look.data))
     }
 }

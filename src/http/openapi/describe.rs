@@ -29,6 +29,7 @@ use crate::{
         read_your_writes::MinPosition,
         recent::Recent,
         response::{Answer, DirectusData, ListPage, NoContent, Written},
+        stream_ticket::{StreamReader, TicketedStream},
     },
 };
 
@@ -159,6 +160,7 @@ callers! {
     [] DirectusUser => RouteAccess::User;
     [] DirectusAdmin => RouteAccess::Admin;
     [] DirectusActingUser => RouteAccess::ActingUser;
+    [K: TicketedStream] StreamReader<K> => RouteAccess::ActingUser;
 }
 
 impl Describe for IdempotencyKey {

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     Claim, ClaimedJob, owners,
-    reports::{ReportedCode, ReportedError, ReportedProgress},
+    reports::{ReportedCode, ReportedError, ReportedMessage, ReportedProgress},
     stale_lease,
 };
 use crate::{
@@ -85,6 +85,9 @@ struct HeartbeatReport {
     #[serde(default)]
     #[schema(value_type = Option<f64>)]
     progress: ReportedProgress,
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    message: ReportedMessage,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -200,6 +203,7 @@ impl JobReport {
                 job,
                 lease,
                 progress: beat.progress.0,
+                message: beat.message.0,
             })),
             (None, None, None, Some(_)) => end(AttemptEnd::Released),
             _ => Err(ApiError::field(

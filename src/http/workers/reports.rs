@@ -5,6 +5,8 @@ use serde_json::Value;
 
 /// The most bytes of an error's text that are kept.
 const MAX_ERROR: usize = 10_000;
+/// The most bytes of a message that are kept.
+const MAX_MESSAGE: usize = 1000;
 /// Stands for what was left out.
 const CUT: &str = "\n[...]\n";
 /// For a worker that gives none.
@@ -49,7 +51,7 @@ impl<'de> Deserialize<'de> for ReportedError {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        Ok(Self(without_middle(text)))
+        Ok(Self(without_middle(text, MAX_ERROR)))
     }
 }
 
@@ -68,24 +70,48 @@ impl<'de> Deserialize<'de> for ReportedCode {
             Value::Number(number) => number.to_string(),
             _ => return Ok(Self(None)),
         };
-        let kept = |character: char| match character {
-            'A'..='Z' => character.to_ascii_lowercase(),
-            'a'..='z' | '0'..='9' | '.' | '-' => character,
-            _ => '_',
-        };
-        let code: String = text.trim().chars().map(kept).take(MAX_CODE).collect();
-        let says_something = code
-            .chars()
-            .any(|character| character.is_ascii_alphanumeric());
-        Ok(Self(says_something.then_some(code)))
+        Ok(Self(code_of(&text)))
     }
 }
 
-fn without_middle(text: String) -> String {
-    if text.len() <= MAX_ERROR {
+/// Brings a code into form. Without a letter or digit there is none.
+pub fn code_of(text: &str) -> Option<String> {
+    let kept = |character: char| match character {
+        'A'..='Z' => character.to_ascii_lowercase(),
+        'a'..='z' | '0'..='9' | '.' | '-' => character,
+        _ => '_',
+    };
+    let code: String = text.trim().chars().map(kept).take(MAX_CODE).collect();
+    let says_something = code
+        .chars()
+        .any(|character| character.is_ascii_alphanumeric());
+    says_something.then_some(code)
+}
+
+/// What a worker says of its work while it goes on. A long text loses its middle. Blank text is none, and anything but
+/// text is kept as its JSON.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReportedMessage(pub Option<String>);
+
+impl<'de> Deserialize<'de> for ReportedMessage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::String(text) => text,
+            Value::Null => return Ok(Self(None)),
+            other => other.to_string(),
+        };
+        let says_something = !text.trim().is_empty();
+        Ok(Self(
+            says_something.then(|| without_middle(text, MAX_MESSAGE)),
+        ))
+    }
+}
+
+fn without_middle(text: String, most: usize) -> String {
+    if text.len() <= most {
         return text;
     }
-    let half = (MAX_ERROR - CUT.len()) / 2;
+    let half = (most - CUT.len()) / 2;
     let is_between = |at: &usize| text.is_char_boundary(*at);
     let head = (0..=half).rev().find(is_between).unwrap_or(0);
     let tail = (text.len() - half..text.len()).find(is_between);
@@ -140,6 +166,23 @@ mod tests {
         }
         let long: ReportedCode = serde_json::from_value(json!("x".repeat(100))).unwrap();
         assert_eq!(long.0.map(|code| code.len()), Some(MAX_CODE));
+    }
+
+    #[test]
+    fn messages_are_brought_into_form() {
+        for (sent, kept) in [
+            (json!("pass 2 of 3"), Some("pass 2 of 3")),
+            (json!(" "), None),
+            (json!(null), None),
+            (json!({"pass": 2}), Some(r#"{"pass":2}"#)),
+        ] {
+            let read: ReportedMessage = serde_json::from_value(sent.clone()).unwrap();
+            assert_eq!(read.0.as_deref(), kept, "{sent}");
+        }
+        let long: ReportedMessage = serde_json::from_value(json!("ü".repeat(5000))).unwrap();
+        let kept = long.0.unwrap();
+        assert!(kept.len() <= MAX_MESSAGE && kept.len() > MAX_MESSAGE - 8);
+        assert!(kept.contains(CUT) && kept.ends_with('ü'));
     }
 
     #[test]

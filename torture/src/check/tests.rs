@@ -471,6 +471,7 @@ fn a_job_ended_under_a_lapsed_lease_is_found() {
         JobEvent::Retried {
             queue: "q".into(),
             operation: "thumbnail".into(),
+            files: vec![],
             priority: 5,
             counted: None,
         },
@@ -548,6 +549,7 @@ fn a_job_ends_once_unless_it_is_queued_again() {
     let retried = || JobEvent::Retried {
         queue: "q".into(),
         operation: "thumbnail".into(),
+        files: vec![],
         priority: 5,
         counted: None,
     };

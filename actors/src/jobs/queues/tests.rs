@@ -376,3 +376,29 @@ fn the_times_of_waiting_and_running_are_told() {
     );
     assert!(media.run.p99.abs_diff(10_000) < 100, "{media:?}");
 }
+
+#[test]
+fn how_a_user_stood_is_learned_unless_more_is_known() {
+    let mut board = Board::new();
+    for n in [1, 2] {
+        board.submit(n, n as u64, 10);
+    }
+    board.0.knows(user_id(2));
+    for user in 1..=3 {
+        let standing = OwnerStanding {
+            user: user_id(user),
+            may_act: false,
+            tier: Tier::Studio,
+        };
+        board.0.learn(&standing, NOW);
+    }
+    assert_eq!(board.wait(1), Some(JobWait::UserSuspended));
+    assert_ne!(board.wait(2), Some(JobWait::UserSuspended));
+    assert_eq!(board.take(), Some(job_id(2)));
+    assert_eq!(board.take(), None);
+    assert_eq!(
+        board.0.owners().len(),
+        2,
+        "a user without jobs has no entry"
+    );
+}

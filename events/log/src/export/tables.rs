@@ -115,6 +115,7 @@ pub(crate) const CARRIED: &[Table] = &[
             ("expires_at", Number),
             ("cancelled", Number),
             ("progress", Number),
+            ("message", Bytes),
         ],
         key: 2,
         only: "",

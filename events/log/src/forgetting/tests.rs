@@ -338,7 +338,10 @@ both_stores!(
                 &StreamId::new(StreamKind::Access, store.clock.new_uuid()),
                 0,
                 vec![Event::Access(
-                    genie_events::access::AccessEvent::PersonalRead { user: None },
+                    genie_events::access::AccessEvent::PersonalRead {
+                        user: None,
+                        stated_reason: None,
+                    },
                 )],
             )],
             work: vec![Work::Forgetting(ForgettingRow::Stay { user: ada })],

@@ -26,7 +26,7 @@ impl LogReader {
     ) -> Result<Vec<Result<Option<Event>, LogError>>, LogError> {
         let mut rows = HashMap::with_capacity(streams.len());
         let ids: Vec<StreamId> = streams.iter().map(|(_, stream)| *stream).collect();
-        for row in self.of_first_rows(&ids, Store::columns).await? {
+        for row in self.rows_of(&ids, 1, Store::columns).await? {
             let row = StoredRow::read(&row)?;
             rows.insert(row.stream, row);
         }
@@ -50,6 +50,15 @@ impl LogReader {
 
     /// The streams among these that have begun, whoever has them.
     pub async fn begun(&self, streams: &[StreamId]) -> Result<HashSet<StreamId>, LogError> {
+        self.having(streams, 1).await
+    }
+
+    /// The streams among these that have an event with this number, whoever has them.
+    pub async fn having(
+        &self,
+        streams: &[StreamId],
+        sequence: u64,
+    ) -> Result<HashSet<StreamId>, LogError> {
         let column = |store: &Store| {
             if store.is_postgres() {
                 "uuid_send(stream) AS stream"
@@ -57,19 +66,20 @@ impl LogReader {
                 "stream"
             }
         };
-        let rows = self.of_first_rows(streams, column).await?;
-        let begun: HashSet<Uuid> = rows
+        let rows = self.rows_of(streams, sequence, column).await?;
+        let found: HashSet<Uuid> = rows
             .iter()
             .map(|row| uuid_column(row, "stream"))
             .collect::<Result<_, _>>()?;
-        let has_begun = |stream: &&StreamId| begun.contains(&stored_stream(stream));
-        Ok(streams.iter().filter(has_begun).copied().collect())
+        let is_found = |stream: &&StreamId| found.contains(&stored_stream(stream));
+        Ok(streams.iter().filter(is_found).copied().collect())
     }
 
-    /// These columns of the streams' first rows, in any order.
-    async fn of_first_rows(
+    /// These columns of the streams' rows with this number, in any order.
+    async fn rows_of(
         &self,
         streams: &[StreamId],
+        sequence: u64,
         columns: impl Fn(&Store) -> &'static str + Send + 'static,
     ) -> Result<Vec<AnyRow>, LogError> {
         let mut ids: Vec<String> = streams
@@ -86,7 +96,7 @@ impl LogReader {
                     .map(|n| format!("unhex(${}, '-')", n.min(some.len())))
                     .collect();
                 let sql = format!(
-                    "SELECT {} FROM events WHERE stream IN ({}) AND sequence = 1",
+                    "SELECT {} FROM events WHERE stream IN ({}) AND sequence = {sequence}",
                     columns(&store),
                     places.join(", ")
                 );

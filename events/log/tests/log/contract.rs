@@ -703,10 +703,11 @@ both_stores!(
             genie_log::testing::append(log, lapse(now)).await,
             Err(AppendError::LeaseHeld)
         ));
-        let beat = |holder: &str, progress| Renewal {
+        let beat = |holder: &str, progress: Option<i64>| Renewal {
             id: job.to_string(),
             holder: holder.into(),
             progress,
+            message: progress.map(|percent| percent.to_string().into_bytes()),
         };
         let renew = async |beats: Vec<Renewal>, until| {
             let leases = log.leases();
@@ -728,6 +729,7 @@ both_stores!(
         );
         let again = renew(vec![beat("worker", None)], soon.plus_seconds(9)).await;
         assert_eq!(again[0].progress, Some(40), "it stays without a new one");
+        assert_eq!(again[0].message, Some(b"40".to_vec()), "likewise");
         let of_these = vec![job.to_string(), "another".into()];
         assert_eq!(
             log.leases().of(LeaseKind::Job, of_these).await.unwrap(),
