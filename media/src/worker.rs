@@ -32,6 +32,10 @@ mod downloads;
 mod folders;
 /// Counts what an uploaded archive holds.
 mod import;
+/// Renews the leases of all jobs together.
+mod leases;
+/// Programs that a killed worker left behind.
+mod leftovers;
 /// Invisible marks.
 mod marks;
 /// The programs of this machine.
@@ -41,9 +45,10 @@ mod server;
 
 use attempt::Attempt;
 use folders::JobFolders;
+use leases::LeaseKeeper;
 use marks::WorkerMarks;
 use programs::MediaPrograms;
-use server::{JobServer, ServerError, WorkerJob};
+use server::{JobServer, ServerError, WantedJobs, WorkerJob};
 
 /// The wait when the disk is full, and when the server is away.
 const REST: Duration = Duration::from_secs(2);
@@ -118,6 +123,9 @@ impl WorkerWatch {
 /// What all attempts of a worker share.
 struct WorkerParts {
     server: JobServer,
+    leases: LeaseKeeper,
+    name: String,
+    operations: Vec<&'static str>,
     guard: Guard,
     folders: JobFolders,
     watched: Arc<WatchedWorker>,
@@ -126,10 +134,30 @@ struct WorkerParts {
     max_input: u64,
 }
 
+impl WorkerParts {
+    fn wants(&self) -> WantedJobs<'_> {
+        WantedJobs {
+            queues: &QUEUES,
+            operations: &self.operations,
+            name: &self.name,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let free = self.folders.free();
+        free.is_none_or(|free| free >= self.min_free)
+    }
+
+    /// What is claimed when a job has ended: nothing once the worker stops, or its disk is nearly full.
+    fn wanted(&self, stop: &CancellationToken) -> Option<WantedJobs<'_>> {
+        let goes_on = !stop.is_cancelled() && self.has_room();
+        goes_on.then(|| self.wants())
+    }
+}
+
 /// A worker that is ready to claim.
 pub struct Worker {
     shared: Arc<WorkerParts>,
-    name: String,
     jobs: usize,
 }
 
@@ -172,8 +200,11 @@ impl Worker {
         });
         let shared = WorkerParts {
             server: JobServer::new(&settings.server, settings.key)?,
+            leases: LeaseKeeper::default(),
+            name: settings.name,
+            operations: watched.programs.operations().into_iter().collect(),
             guard: Guard::new(settings.networks)?,
-            folders: JobFolders::open(&settings.folder)?,
+            folders: JobFolders::open(&settings.folder).await?,
             watched: Arc::clone(&watched),
             marks,
             min_free: settings.min_free,
@@ -182,31 +213,23 @@ impl Worker {
         *watch.0.lock() = Some(watched);
         Ok(Self {
             shared: Arc::new(shared),
-            name: settings.name,
             jobs: settings.jobs.max(1),
         })
     }
 
     /// Claims and works until `stop` is cancelled. Then it gives back what is unfinished.
     pub async fn run(self, stop: CancellationToken) {
-        let operations: Vec<_> = self
-            .shared
-            .watched
-            .programs
-            .operations()
-            .into_iter()
-            .collect();
         info!(
             jobs = self.jobs,
-            operations = operations.join(" "),
+            operations = self.shared.operations.join(" "),
             "media worker: claiming"
         );
+        let mut renewing = JoinSet::new(); // ends its task when it is dropped
+        let shared = Arc::clone(&self.shared);
+        renewing.spawn(async move { shared.leases.renew(&shared.server).await });
         let places = Arc::new(Semaphore::new(self.jobs));
         let mut attempts = JoinSet::new();
-        while let Some(claimed) = stop
-            .run_until_cancelled(self.claim(&places, &operations))
-            .await
-        {
+        while let Some(claimed) = stop.run_until_cancelled(self.claim(&places)).await {
             while attempts.try_join_next().is_some() {}
             for job in claimed {
                 let place = Arc::clone(&places).try_acquire_owned();
@@ -214,9 +237,12 @@ impl Worker {
                 let stop = stop.clone();
                 attempts.spawn(async move {
                     let _place = place;
-                    shared.watched.running.fetch_add(1, Ordering::Relaxed);
-                    Attempt::new(&shared, job).run(stop).await;
-                    shared.watched.running.fetch_sub(1, Ordering::Relaxed);
+                    let mut next = Some(job);
+                    while let Some(job) = next {
+                        shared.watched.running.fetch_add(1, Ordering::Relaxed);
+                        next = Attempt::new(&shared, job).run(&stop).await;
+                        shared.watched.running.fetch_sub(1, Ordering::Relaxed);
+                    }
                 });
             }
         }
@@ -227,18 +253,13 @@ impl Worker {
     }
 
     /// Waits for a free place, and claims for all that are free.
-    async fn claim(&self, places: &Arc<Semaphore>, operations: &[&'static str]) -> Vec<WorkerJob> {
+    async fn claim(&self, places: &Arc<Semaphore>) -> Vec<WorkerJob> {
         let mut was_full = false;
         loop {
             if places.acquire().await.is_err() {
                 return Vec::new(); // it is never closed
             }
-            if self
-                .shared
-                .folders
-                .free()
-                .is_some_and(|free| free < self.shared.min_free)
-            {
+            if !self.shared.has_room() {
                 if !was_full {
                     error!("media worker: disk is nearly full; no job is claimed");
                 }
@@ -246,20 +267,12 @@ impl Worker {
                 sleep(REST).await;
                 continue;
             }
-            let free = places.available_permits();
             let is_connected = &self.shared.watched.is_connected;
-            let claimed = self
-                .shared
-                .server
-                .claim(
-                    &QUEUES,
-                    operations,
-                    &self.name,
-                    free,
-                    // The first answer comes at once, and tells that the server is there.
-                    is_connected.load(Ordering::Relaxed),
-                )
-                .await;
+            // The first answer comes at once, and tells that the server is there.
+            let waits = is_connected.load(Ordering::Relaxed);
+            let free = places.available_permits();
+            let wanted = self.shared.wants();
+            let claimed = self.shared.server.claim(&wanted, free, waits).await;
             match claimed {
                 Ok(jobs) => {
                     is_connected.store(true, Ordering::Relaxed);

@@ -1,7 +1,11 @@
 //! The media worker as a process of the real binary: it imports, it reads pages with yt-dlp, it is cancelled, stopped and
 //! killed.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use genie_log::testing::{TestStore, both_stores};
 use serde_json::{Value, json};
@@ -13,6 +17,7 @@ use tokio::{
 
 use crate::{
     onboarding::{two, upload, zip},
+    secret_search::{Hunt, Secrets},
     test_genie::{TestGenie, TestUser, answer},
     until::{until, until_within},
 };
@@ -45,11 +50,24 @@ impl Page {
 
     /// Answers all requests from now on.
     fn answer(self) {
+        self.answer_with(b"\0\0\0\x08ftyp".to_vec());
+    }
+
+    /// Answers all requests from now on by this film.
+    fn answer_with(self, film: Vec<u8>) {
+        let length = film.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: video/mp4\r\nContent-Length: {length}\r\n\r\n"
+        );
+        self.answer_as_it_is([head.as_bytes(), &film].concat());
+    }
+
+    /// Answers all requests from now on by these bytes.
+    fn answer_as_it_is(self, whole: Vec<u8>) {
         tokio::spawn(async move {
             loop {
                 let mut client = self.asked().await;
-                let film = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: video/mp4\r\nContent-Length: 8\r\n\r\n\0\0\0\x08ftyp";
-                let _ = client.write_all(film.as_bytes()).await; // yt-dlp may have seen enough
+                let _ = client.write_all(&whole).await; // yt-dlp may have seen enough
             }
         });
     }
@@ -324,6 +342,102 @@ both_stores!(
     }
 );
 
+/// One second of pictures with this title, made by ffmpeg's own source.
+async fn film(genie: &TestGenie, title: &str) -> Vec<u8> {
+    let path = genie.store.folder().join("made.mp4");
+    let made = tokio::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i"])
+        .arg("testsrc=size=64x48:rate=25:duration=1")
+        .args(["-c:v", "libx264", "-pix_fmt", "yuv420p"])
+        .args(["-movflags", "+faststart", "-metadata"])
+        .arg(format!("title={title}"))
+        .arg(&path)
+        .status();
+    assert!(made.await.unwrap().success());
+    std::fs::read(path).unwrap()
+}
+
+both_stores!(
+    a_film_is_downloaded_from_a_page_and_its_formats_are_told,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start_with(store, &here()).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let page = Page::open().await;
+        let url = page.url();
+        let film = film(&genie, "a film").await;
+        page.answer_with(film.clone());
+        let _worker = worker(&genie, &key).await;
+        let looked = look_at(&genie, &ada, &url).await;
+        let wanted =
+            json!({"operation": "download_video", "input_url": url, "params": {"max_height": 720}});
+        let queued = ada.post(&genie, "/api/queue/media", wanted).await.ok();
+        let downloaded = queued["jobId"].as_str().unwrap();
+        let job = ended(&genie, &ada, downloaded, "completed").await;
+        assert_eq!(
+            (&job["attempt"], &job["result"]["title"]),
+            (&json!(1), &json!("film"))
+        );
+        let output = &job["outputs"][0];
+        assert_eq!(
+            [
+                &output["name"],
+                &output["mime"],
+                &output["bytes"],
+                &output["width"],
+                &output["height"]
+            ],
+            [
+                &json!("film.mp4"),
+                &json!("video/mp4"),
+                &json!(film.len()),
+                &json!(64),
+                &json!(48)
+            ],
+            "{output}"
+        );
+        assert_eq!(output["duration"], 1.0);
+        let path = format!("/api/files/{}", output["file_id"].as_str().unwrap());
+        let request = genie
+            .http
+            .get(format!("{}{path}", genie.base))
+            .bearer_auth(&ada.token);
+        assert_eq!(request.send().await.unwrap().bytes().await.unwrap(), film);
+        let job = ended(&genie, &ada, &looked, "completed").await;
+        assert_eq!(job["result"]["formats"][0]["ext"], "mp4", "{job}");
+        assert_eq!(job["outputs"], json!([]));
+    }
+);
+
+both_stores!(
+    one_place_does_all_jobs_by_reports,
+    async |store: TestStore| {
+        let genie_settings = [here()[0].clone(), ("GENIE_WORKER_JOBS", "1".into())];
+        let mut genie = TestGenie::start_with_worker(store, &genie_settings).await;
+        let (_admin, ada) = two(&mut genie).await;
+        let request = genie
+            .http
+            .post(format!("{}/api/files?name=a.png", genie.base))
+            .bearer_auth(&ada.token)
+            .body(picture(&genie).await);
+        let file = answer(request).await.ok();
+        let strip = |file: &Value| json!({"operation": "strip_metadata", "input_file_id": file});
+        let convert = json!({"operation": "convert_image", "input_file_id": file["id"], "params": {"format": "jpeg"}});
+        let film = json!({"operation": "compress_video", "input_file_id": file["id"]});
+        let jobs = json!({"jobs": [strip(&file["id"]), convert, film, strip(&file["id"])]});
+        let queued = ada.post(&genie, "/api/queue/media/batch", jobs).await.ok();
+        for (number, status) in ["completed", "completed", "failed", "completed"]
+            .iter()
+            .enumerate()
+        {
+            let id = queued["jobs"][number]["jobId"].as_str().unwrap();
+            let job = ended(&genie, &ada, id, status).await;
+            assert_eq!(job["attempt"], 1, "{job}");
+        }
+        assert_eq!(facts(&genie, "job.claimed").await, 4);
+    }
+);
+
 both_stores!(
     a_worker_that_is_stopped_gives_its_job_back,
     async |store: TestStore| {
@@ -353,5 +467,97 @@ both_stores!(
             "an attempt that was given back does not count"
         );
         assert_eq!(facts(&genie, "job.completed").await, 1);
+    }
+);
+
+/// True when a file in or below this place has a secret. Files come and go meanwhile.
+fn holds(place: &Path, hunt: &Hunt) -> bool {
+    let Ok(entries) = std::fs::read_dir(place) else {
+        let bytes = std::fs::read(place).unwrap_or_default();
+        return !hunt.find(&bytes).is_empty();
+    };
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.any(|path| holds(&path, hunt))
+}
+
+both_stores!(
+    a_page_that_leads_into_a_special_network_is_not_followed,
+    async |store: TestStore| {
+        let mut genie = TestGenie::start_with(store, &here()).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let page = Page::open().await;
+        let url = page.url();
+        page.answer_as_it_is(
+            b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/meta-data/\r\nContent-Length: 0\r\n\r\n"
+                .to_vec(),
+        );
+        let _worker = worker(&genie, &key).await;
+        let wanted = json!({"operation": "strip_metadata", "input_url": url});
+        let queued = ada.post(&genie, "/api/queue/media", wanted).await.ok();
+        let id = queued["jobId"].as_str().unwrap();
+        let job = ended(&genie, &ada, id, "failed").await;
+        let error = job["error"].as_str().unwrap();
+        assert!(error.contains("private or special network"), "{error}");
+        assert_eq!(job["attempt"], 1, "another attempt would end the same");
+    }
+);
+
+both_stores!(
+    a_file_of_a_job_is_in_the_workers_folder_alone_and_wiped,
+    async |store: TestStore| {
+        let mut secrets = Secrets::default();
+        let canary = secrets.make("file");
+        let mut genie = TestGenie::start_with(store, &here()).await;
+        let (admin, ada) = two(&mut genie).await;
+        let key = key(&genie, &admin).await;
+        let page = Page::open().await;
+        let film = film(&genie, &canary).await;
+        let data = genie.store.folder().to_owned();
+        // The test's own copy would be found, too.
+        std::fs::remove_file(data.join("made.mp4")).unwrap();
+        let hunt = secrets.hunt();
+        let is_in = |place: &Path| holds(place, &hunt);
+        let jobs = data.join("worker/jobs");
+        let mut first = worker(&genie, &key).await;
+        let wanted = json!({"operation": "strip_metadata", "input_url": page.url()});
+        let queued = ada.post(&genie, "/api/queue/media", wanted).await.ok();
+        let id = queued["jobId"].as_str().unwrap();
+        // All but the end of the film comes.
+        let mut client = page.asked().await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", film.len());
+        let part = [head.as_bytes(), &film[..film.len() - 100]].concat();
+        client.write_all(&part).await.unwrap();
+        until("the file is in the worker's folder", async || {
+            is_in(&jobs).then_some(())
+        })
+        .await;
+        for folder in [data.join("worker"), jobs.clone()] {
+            let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", folder.display());
+        }
+        let elsewhere = |entry: &std::fs::DirEntry| entry.file_name() != "worker";
+        let others = std::fs::read_dir(&data).unwrap().map(Result::unwrap);
+        for other in others.filter(elsewhere) {
+            assert!(!is_in(&other.path()), "{}", other.path().display());
+        }
+        first.kill().await.unwrap(); // SIGKILL
+        assert!(is_in(&jobs), "nobody could wipe it");
+        page.answer_with(film);
+        let _second = worker(&genie, &key).await;
+        until("the next start wipes it", async || {
+            (!is_in(&jobs)).then_some(())
+        })
+        .await;
+        genie.clock.advance_millis(31_000);
+        let job = ended(&genie, &ada, id, "completed").await;
+        assert_eq!(
+            (&job["attempt"], &job["outputs"][0]["mime"]),
+            (&json!(2), &json!("video/mp4"))
+        );
+        until("the end of the job wipes it", async || {
+            (!is_in(&data)).then_some(())
+        })
+        .await;
     }
 );

@@ -1,13 +1,9 @@
-//! One attempt at a job: fetch its files, do the work, store what came of it, and tell the server. The lease is kept
-//! meanwhile. When it is lost, the work stops within a second.
+//! One attempt at a job: fetch its files, do the work, store what came of it, and tell the server, which gives out the
+//! next job by the same answer. The lease is kept meanwhile. When it is lost, the work stops within a second.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -15,7 +11,8 @@ use super::{
     WorkerParts, downloads,
     folders::AttemptFolder,
     import,
-    server::{ServerError, WorkerJob},
+    leases::KeptLease,
+    server::{JobEnd, ServerError, WantedJobs, WorkerJob},
 };
 use crate::{
     fetch::{FetchError, FetchLimits},
@@ -24,15 +21,12 @@ use crate::{
     sandbox::ToolLimits,
 };
 
-/// A cancelled job is told by the next heartbeat, and its program is to end within a second.
-const HEARTBEAT: Duration = Duration::from_millis(700);
 const INPUT_TIME: Duration = Duration::from_secs(3600);
 
 pub(super) struct Attempt<'a> {
     shared: &'a WorkerParts,
     job: WorkerJob,
-    /// In percent, as the bits of an `f64`.
-    progress: AtomicU64,
+    lease: KeptLease<'a>,
 }
 
 /// What the work left behind.
@@ -51,7 +45,9 @@ pub(super) struct AttemptFailure {
 
 /// How an attempt ended on this side.
 enum AttemptOutcome {
-    Reported(Result<(), ServerError>),
+    /// With what the outputs are told to be.
+    Done(Value, Vec<Value>),
+    Failed(AttemptFailure),
     /// Somebody else has the job, it was cancelled, or it is gone.
     LeaseLost,
     ShutDown,
@@ -103,6 +99,10 @@ impl From<ServerError> for AttemptFailure {
                 sentence,
                 ..
             } => Self::lasting("file_missing", format!("a file of the job: {sentence}")),
+            ServerError::Refused { code, .. } if code == "body_too_large" => {
+                let sentence = "a file of the job is larger than the server takes (FILE_MAX_BYTES)";
+                Self::lasting("input_too_large", sentence)
+            }
             ServerError::Refused { code, sentence, .. } => Self::lasting(code, sentence),
             error => Self::passing("worker", error.to_string()),
         }
@@ -112,87 +112,115 @@ impl From<ServerError> for AttemptFailure {
 impl<'a> Attempt<'a> {
     pub fn new(shared: &'a WorkerParts, job: WorkerJob) -> Self {
         Self {
+            lease: shared.leases.keep(&job),
             shared,
             job,
-            progress: AtomicU64::new(0),
         }
     }
 
-    /// Ends the attempt one way or another.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Ends the attempt one way or another. Returns the next job, which came with the answer to the last report.
+    pub async fn run(self, stop: &CancellationToken) -> Option<WorkerJob> {
         let (job, attempt, operation) = (&self.job.id, self.job.attempt, &self.job.operation);
         info!(job, attempt, operation, "media worker: job started");
-        let end = tokio::select! {
-            reported = self.work_and_report() => AttemptOutcome::Reported(reported),
-            () = self.keep_lease() => AttemptOutcome::LeaseLost,
+        let outcome = tokio::select! {
+            done = self.work_and_store() => match done {
+                Ok((result, outputs)) => AttemptOutcome::Done(result, outputs),
+                Err(failure) => AttemptOutcome::Failed(failure),
+            },
+            () = self.lease.lost() => AttemptOutcome::LeaseLost,
             () = stop.cancelled() => AttemptOutcome::ShutDown,
         };
-        // The future of the work is dropped by now, and with it all programs and files of the job.
-        match end {
-            AttemptOutcome::Reported(Ok(())) => info!(job, attempt, "media worker: job ended"),
-            AttemptOutcome::Reported(Err(ServerError::LeaseLost)) | AttemptOutcome::LeaseLost => {
+        // The future of the work is dropped by now, and with it all programs and files of the job. The lease is kept
+        // until the end is reported.
+        match outcome {
+            AttemptOutcome::Done(result, outputs) => self.complete(&result, &outputs, stop).await,
+            AttemptOutcome::Failed(failure) => {
+                warn!(job, code = failure.code, "media worker: job failed");
+                self.fail(&failure, self.shared.wanted(stop)).await
+            }
+            AttemptOutcome::LeaseLost => {
+                info!(job, attempt, "media worker: job cancelled or lost; stopped");
+                None
+            }
+            AttemptOutcome::ShutDown => self.release().await,
+        }
+    }
+
+    async fn complete(
+        &self,
+        result: &Value,
+        outputs: &[Value],
+        stop: &CancellationToken,
+    ) -> Option<WorkerJob> {
+        let end = JobEnd::Complete { result, outputs };
+        let wanted = self.shared.wanted(stop);
+        let (ended, next) = self.shared.server.end(&self.job, &end, wanted).await;
+        if let Err(ServerError::Refused { sentence, .. }) = &ended {
+            let sentence = format!("the server refuses the result: {sentence}");
+            let failure = AttemptFailure::lasting("result_refused", sentence);
+            return match next {
+                // One place does one job.
+                Some(next) => self.fail(&failure, None).await.or(Some(next)),
+                None => self.fail(&failure, self.shared.wanted(stop)).await,
+            };
+        }
+        self.tell(&ended);
+        next
+    }
+
+    async fn fail(
+        &self,
+        failure: &AttemptFailure,
+        wanted: Option<WantedJobs<'_>>,
+    ) -> Option<WorkerJob> {
+        let end = JobEnd::Fail {
+            error: &failure.sentence,
+            code: &failure.code,
+            is_retryable: failure.is_retryable,
+        };
+        let (ended, next) = self.shared.server.end(&self.job, &end, wanted).await;
+        self.tell(&ended);
+        next
+    }
+
+    async fn release(&self) -> Option<WorkerJob> {
+        let (job, attempt) = (&self.job.id, self.job.attempt);
+        let (ended, _) = self
+            .shared
+            .server
+            .end(&self.job, &JobEnd::Release, None)
+            .await;
+        match ended {
+            Ok(()) => info!(job, attempt, "media worker: job given back"),
+            Err(error) => {
+                warn!(job, attempt, %error, "media worker: job not given back; its lease runs out");
+            }
+        }
+        None
+    }
+
+    fn tell(&self, ended: &Result<(), ServerError>) {
+        let (job, attempt) = (&self.job.id, self.job.attempt);
+        match ended {
+            Ok(()) => info!(job, attempt, "media worker: job ended"),
+            Err(ServerError::LeaseLost) => {
                 info!(job, attempt, "media worker: job cancelled or lost; stopped");
             }
-            AttemptOutcome::Reported(Err(error)) => {
+            Err(error) => {
                 warn!(job, attempt, %error, "media worker: the end of a job is not reported; its lease runs out");
             }
-            AttemptOutcome::ShutDown => match self.shared.server.release(&self.job).await {
-                Ok(()) => info!(job, attempt, "media worker: job given back"),
-                Err(error) => {
-                    warn!(job, attempt, %error, "media worker: job not given back; its lease runs out");
-                }
-            },
         }
     }
 
-    /// Returns when the lease is lost.
-    async fn keep_lease(&self) {
-        let mut beats = interval(HEARTBEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            beats.tick().await;
-            let progress = f64::from_bits(self.progress.load(Ordering::Relaxed));
-            match self.shared.server.heartbeat(&self.job, progress).await {
-                Ok(false) => {}
-                Ok(true) | Err(ServerError::LeaseLost | ServerError::Refused { .. }) => return,
-                // The server says when it is over.
-                Err(error) => {
-                    warn!(job = self.job.id, %error, "media worker: heartbeat not answered; trying again")
-                }
-            }
-        }
-    }
-
-    fn set_progress(&self, percent: f64) {
-        self.progress.store(percent.to_bits(), Ordering::Relaxed);
-    }
-
-    async fn work_and_report(&self) -> Result<(), ServerError> {
-        let server = &self.shared.server;
+    async fn work_and_store(&self) -> Result<(Value, Vec<Value>), AttemptFailure> {
         let cancel = CancellationToken::new();
         // Work on threads of its own sees it when this future is dropped.
         let _stop = cancel.clone().drop_guard();
-        let done = async {
-            let folder = self.shared.folders.attempt(&self.job.id, self.job.attempt);
-            let folder =
-                folder.map_err(|error| AttemptFailure::passing("disk", error.to_string()))?;
-            let done = self.work(&folder, cancel).await?;
-            let outputs = self.store(&done.files).await?;
-            Ok::<_, AttemptFailure>((done.result, outputs))
-        };
-        match done.await {
-            Ok((result, outputs)) => server.complete(&self.job, &result, &outputs).await,
-            Err(failure) => {
-                let job = &self.job.id;
-                warn!(job, code = failure.code, "media worker: job failed");
-                let AttemptFailure {
-                    sentence,
-                    code,
-                    is_retryable,
-                } = failure;
-                server.fail(&self.job, &sentence, &code, is_retryable).await
-            }
-        }
+        let folder = self.shared.folders.attempt(&self.job.id, self.job.attempt);
+        let folder = folder.map_err(|error| AttemptFailure::passing("disk", error.to_string()))?;
+        let done = self.work(&folder, cancel).await?;
+        let outputs = self.store(&done.files).await?;
+        Ok((done.result, outputs))
     }
 
     async fn work(
@@ -207,7 +235,7 @@ impl<'a> Attempt<'a> {
         let operation = MediaOperation::read(&self.job.operation, input, &self.job.params)
             .map_err(|wrong| AttemptFailure::lasting("wrong_params", wrong.to_string()))?;
         let programs = &self.shared.watched.programs;
-        let progress = |percent: f64| self.set_progress(percent);
+        let progress = |percent: f64| self.lease.set_progress(percent);
         match operation {
             MediaOperation::Media(work) => self.edit(&work, folder, cancel).await,
             MediaOperation::OnboardingImport { file_id } => {
@@ -218,7 +246,7 @@ impl<'a> Attempt<'a> {
             MediaOperation::ReadMark { file_id } => {
                 let source = MediaSource::File(file_id);
                 let job = self.folder_of(&[source], folder).await?;
-                let mut progress = |part: f64| self.set_progress(100.0 * part);
+                let mut progress = |part: f64| self.lease.set_progress(100.0 * part);
                 let bench = self.bench(&job, &mut progress, cancel)?;
                 let marks = self.shared.marks.as_ref();
                 let marks = marks.ok_or_else(|| lacks("secret of invisible marks"))?;
@@ -228,7 +256,7 @@ impl<'a> Attempt<'a> {
                 let yt_dlp = programs.yt_dlp().ok_or_else(|| lacks("yt-dlp"))?;
                 let page = downloads::FilmPage {
                     yt_dlp,
-                    ffmpeg: programs.ffmpeg().map(|programs| programs.ffmpeg.as_path()),
+                    ffmpeg: programs.ffmpeg(),
                     url: &url,
                     folder: folder.work(),
                 };
@@ -259,7 +287,7 @@ impl<'a> Attempt<'a> {
         cancel: CancellationToken,
     ) -> Result<Done, AttemptFailure> {
         let job = self.folder_of(&work.sources, folder).await?;
-        let mut progress = |part: f64| self.set_progress(100.0 * part);
+        let mut progress = |part: f64| self.lease.set_progress(100.0 * part);
         let bench = self.bench(&job, &mut progress, cancel)?;
         let made = match &self.shared.marks {
             Some(marks) if matches!(work.edit, Edit::MarkInvisibly(_)) => {

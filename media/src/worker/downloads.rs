@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{AttemptFailure, Done};
 use crate::{
     fetch::{Guard, proxy::GuardedProxy},
+    ffmpeg::{JobFolder, Programs, Workbench},
+    kind::MediaKind,
     operations::OutputFile,
+    probe::{self, MediaMeasure},
     sandbox::{Tool, ToolError, ToolLimits, ToolNetwork, ToolOutput},
 };
 
@@ -29,8 +32,8 @@ const FILM: &str = "film";
 /// A page of somebody else.
 pub(super) struct FilmPage<'a> {
     pub yt_dlp: &'a Path,
-    /// Joins pictures and sound that come apart. Without it only whole films are fetched.
-    pub ffmpeg: Option<&'a Path>,
+    /// Joins pictures and sound that come apart, and looks at the film. Without it only whole films are fetched.
+    pub ffmpeg: Option<&'a Programs>,
     pub url: &'a str,
     pub folder: PathBuf,
 }
@@ -58,7 +61,7 @@ impl FilmPage<'_> {
             "--format".into(),
         ];
         let mut inputs = Vec::new();
-        if let Some(ffmpeg) = self.ffmpeg {
+        if let Some(Programs { ffmpeg, .. }) = self.ffmpeg {
             arguments.push(format!("bv*{height}+ba/b{height}/b"));
             arguments.extend(["--merge-output-format".into(), "mp4".into()]);
             arguments.extend(["--ffmpeg-location".into(), ffmpeg.display().to_string()]);
@@ -75,13 +78,30 @@ impl FilmPage<'_> {
                 progress(percent);
             }
         };
-        self.run(guard, arguments, inputs, limits, &mut on_line, cancel)
+        let stop = cancel.clone();
+        self.run(guard, arguments, inputs, limits, &mut on_line, stop)
             .await?;
-        self.collect().await
+        self.collect(cancel).await
+    }
+
+    /// What the film is, as far as this machine can tell.
+    async fn measure(&self, film: &Path, cancel: CancellationToken) -> Option<MediaMeasure> {
+        let job = JobFolder {
+            folder: self.folder.clone(),
+            inputs: Vec::new(),
+        };
+        let mut bench = Workbench {
+            programs: self.ffmpeg?,
+            job: &job,
+            progress: &mut |_| (),
+            cancel,
+            limits: ToolLimits::default(),
+        };
+        bench.measure(film).await.ok()
     }
 
     /// What yt-dlp left in the folder.
-    async fn collect(&self) -> Result<Done, AttemptFailure> {
+    async fn collect(&self, cancel: CancellationToken) -> Result<Done, AttemptFailure> {
         let disk = |error: std::io::Error| AttemptFailure::passing("disk", error.to_string());
         let about = tokio::fs::read(self.folder.join(format!("{FILM}.info.json"))).await;
         let about: Value = about
@@ -102,18 +122,21 @@ impl FilmPage<'_> {
             let sentence = "the page has no film that can be fetched, or one that is too large";
             return Err(AttemptFailure::lasting("nothing_to_download", sentence));
         };
-        let ending = path
-            .extension()
-            .and_then(|ending| ending.to_str())
-            .unwrap_or("bin")
-            .to_owned();
         let title = about["title"].as_str().unwrap_or(FILM);
+        let title = title.replace(['/', '\\'], "_");
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        let name = format!("{title}.{}", ending.unwrap_or("bin"));
+        let kind = probe::kind_of(&path).ok();
+        let measured = self.measure(&path, cancel).await;
+        let size = measured.as_ref().and_then(|measured| measured.size);
+        let (width, height) = size.unzip();
+        let duration = measured.and_then(|measured| measured.duration);
         let file = OutputFile {
-            name: format!("{title}.{ending}"),
-            mime: mime(&ending),
-            width: side(&about["width"]),
-            height: side(&about["height"]),
-            duration: about["duration"].as_f64(),
+            name: kind.map_or(name.clone(), |kind| kind.rename(&name)),
+            mime: kind.map_or("application/octet-stream", MediaKind::mime),
+            width: width.or_else(|| side(&about["width"])),
+            height: height.or_else(|| side(&about["height"])),
+            duration: duration.or_else(|| about["duration"].as_f64()),
             path,
         };
         Ok(Done {
@@ -236,16 +259,4 @@ impl FilmPage<'_> {
 
 fn side(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|side| u32::try_from(side).ok())
-}
-
-fn mime(ending: &str) -> &'static str {
-    match ending {
-        "mp4" | "m4v" => "video/mp4",
-        "webm" => "video/webm",
-        "mkv" => "video/x-matroska",
-        "mov" => "video/quicktime",
-        "m4a" => "audio/mp4",
-        "mp3" => "audio/mpeg",
-        _ => "application/octet-stream",
-    }
 }

@@ -11,6 +11,8 @@ use std::{
 use rustix::fs::{FlockOperation, flock, statvfs};
 use tracing::error;
 
+use super::leftovers;
+
 pub(super) struct JobFolders {
     jobs: PathBuf,
     /// Locked while the worker lives: two would wipe each other's files.
@@ -23,7 +25,7 @@ pub(super) struct AttemptFolder {
 }
 
 impl JobFolders {
-    pub fn open(folder: &Path) -> Result<Self, String> {
+    pub async fn open(folder: &Path) -> Result<Self, String> {
         let sentence = |error: io::Error| {
             format!(
                 "the folder of the media worker, {}: {error}",
@@ -37,6 +39,7 @@ impl JobFolders {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| format!("another media worker uses the folder {}", folder.display()))?;
         let jobs = real.join("jobs");
+        leftovers::end_programs(&jobs).await.map_err(sentence)?;
         remove(&jobs).map_err(sentence)?;
         make(&jobs).map_err(sentence)?;
         Ok(Self {
@@ -99,15 +102,17 @@ fn remove(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+    use tokio::time::sleep;
 
     use super::*;
 
-    #[test]
-    fn files_of_jobs_are_private_and_wiped() {
+    #[tokio::test]
+    async fn files_of_jobs_are_private_and_wiped() {
         let root = tempfile::TempDir::new().unwrap();
         let folder = root.path().join("worker");
-        let folders = JobFolders::open(&folder).unwrap();
+        let folders = JobFolders::open(&folder).await.unwrap();
         let attempt = folders.attempt("0190-ab", 1).unwrap();
         let mode = std::fs::metadata(attempt.work())
             .unwrap()
@@ -124,9 +129,16 @@ mod tests {
         // A worker that was killed left something.
         let left = folder.join("jobs/left");
         std::fs::create_dir(&left).unwrap();
-        assert!(JobFolders::open(&folder).is_err(), "the folder is in use");
+        let second = JobFolders::open(&folder).await;
+        assert!(second.is_err(), "the folder is in use");
         drop(folders);
-        JobFolders::open(&folder).unwrap();
+        // A program that another test starts in this moment holds the lock until it runs.
+        for _ in 0..400 {
+            match JobFolders::open(&folder).await {
+                Ok(_) => break,
+                Err(_) => sleep(Duration::from_millis(5)).await,
+            }
+        }
         assert!(!left.exists());
     }
 }

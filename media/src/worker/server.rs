@@ -60,6 +60,129 @@ pub(super) struct WorkerJob {
     lease: String,
 }
 
+impl WorkerJob {
+    pub fn lease(&self) -> &str {
+        &self.lease
+    }
+}
+
+/// One heartbeat.
+pub(super) struct LeaseBeat<'a> {
+    pub job: &'a str,
+    pub lease: &'a str,
+    /// In percent.
+    pub progress: f64,
+}
+
+/// What a heartbeat came to.
+pub(super) enum LeaseAfterBeat {
+    Kept,
+    /// Somebody else has the job, it was cancelled, or it is gone.
+    Lost,
+    /// The server says why it could not renew the lease.
+    Unknown(String),
+}
+
+/// How an attempt ended.
+pub(super) enum JobEnd<'a> {
+    Complete {
+        result: &'a Value,
+        outputs: &'a [Value],
+    },
+    Fail {
+        error: &'a str,
+        code: &'a str,
+        is_retryable: bool,
+    },
+    /// The job is given back. The attempt does not count.
+    Release,
+}
+
+impl JobEnd<'_> {
+    fn report(&self, job: &WorkerJob) -> Value {
+        let mut report = json!({"jobId": job.id, "lease": job.lease});
+        match self {
+            Self::Complete { result, outputs } => {
+                report["complete"] = json!({"result": result, "outputs": outputs});
+            }
+            Self::Fail {
+                error,
+                code,
+                is_retryable,
+            } => {
+                report["fail"] = json!({"error": error, "code": code, "retryable": is_retryable});
+            }
+            Self::Release => report["release"] = json!({}),
+        }
+        report
+    }
+}
+
+/// What a worker asks for.
+pub(super) struct WantedJobs<'a> {
+    pub queues: &'a [&'a str],
+    pub operations: &'a [&'static str],
+    /// The worker's name for itself.
+    pub name: &'a str,
+}
+
+impl WantedJobs<'_> {
+    fn claim(&self, most: usize, wait_ms: u64) -> Value {
+        json!({
+            "queues": self.queues, "operations": self.operations, "worker_id": self.name,
+            "max": most.clamp(1, 100), "wait_ms": wait_ms,
+        })
+    }
+}
+
+/// The answer to reports, and to a claim beside them.
+#[derive(Deserialize)]
+struct ReportsAnswer {
+    reports: Vec<ReportAnswer>,
+    #[serde(default)]
+    jobs: Vec<WorkerJob>,
+}
+
+#[derive(Deserialize)]
+struct ReportAnswer {
+    ok: bool,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    cancel: bool,
+}
+
+impl ReportAnswer {
+    fn is_lost(&self) -> bool {
+        ["stale_lease", "not_found"].contains(&self.code.as_str())
+    }
+
+    fn ended(self) -> Result<(), ServerError> {
+        match self.code.as_str() {
+            _ if self.ok => Ok(()),
+            _ if self.is_lost() => Err(ServerError::LeaseLost),
+            "invalid_field" | "body_too_large" | "too_large" => Err(ServerError::Refused {
+                status: 400,
+                code: self.code,
+                sentence: self.error,
+            }),
+            _ => Err(ServerError::Away(format!("{} {}", self.code, self.error))),
+        }
+    }
+
+    fn after_beat(self) -> LeaseAfterBeat {
+        if self.cancel || self.is_lost() {
+            LeaseAfterBeat::Lost
+        } else if self.ok {
+            LeaseAfterBeat::Kept
+        } else {
+            LeaseAfterBeat::Unknown(self.error)
+        }
+    }
+}
+
 /// Why the server did not do what it was asked.
 #[derive(Debug)]
 pub(super) enum ServerError {
@@ -139,9 +262,7 @@ impl JobServer {
     /// Claims jobs, and waits for them when `waits` says so. None came within the time: an empty list.
     pub async fn claim(
         &self,
-        queues: &[&str],
-        operations: &[&str],
-        name: &str,
+        wanted: &WantedJobs<'_>,
         most: usize,
         waits: bool,
     ) -> Result<Vec<WorkerJob>, ServerError> {
@@ -150,70 +271,74 @@ impl JobServer {
             jobs: Vec<WorkerJob>,
         }
         let wait_ms = if waits { CLAIM_WAIT_MS } else { 0 };
-        let body = json!({
-            "queues": queues, "operations": operations, "worker_id": name,
-            "max": most.clamp(1, 100), "wait_ms": wait_ms,
-        });
         let wait = Duration::from_millis(wait_ms) + ANSWER_TIME;
-        let request = self.post("/api/worker/claim").timeout(wait).json(&body);
+        let request = self.post("/api/worker/claim").timeout(wait);
+        let request = request.json(&wanted.claim(most, wait_ms));
         let claimed: ClaimedByUs = answered(request).await?;
         Ok(claimed.jobs)
     }
 
-    /// Keeps the lease. True: the job was cancelled.
-    pub async fn heartbeat(&self, job: &WorkerJob, progress: f64) -> Result<bool, ServerError> {
-        #[derive(Deserialize)]
-        struct Renewed {
-            #[serde(default)]
-            cancel: bool,
-        }
-        let body = json!({"lease": job.lease, "progress": progress});
-        let path = format!("/api/worker/jobs/{}/heartbeat", job.id);
-        let request = self.post(&path).timeout(HEARTBEAT_TIME).json(&body);
-        let renewed: Renewed = answered(request).await?;
-        Ok(renewed.cancel)
-    }
-
-    pub async fn complete(
+    /// Renews leases. Each has its answer, in the same order.
+    pub async fn heartbeats(
         &self,
-        job: &WorkerJob,
-        result: &Value,
-        outputs: &[Value],
-    ) -> Result<(), ServerError> {
-        let body = json!({"lease": job.lease, "result": result, "outputs": outputs});
-        self.report(job, "complete", &body).await
-    }
-
-    pub async fn fail(
-        &self,
-        job: &WorkerJob,
-        error: &str,
-        code: &str,
-        is_retryable: bool,
-    ) -> Result<(), ServerError> {
-        let body = json!({
-            "lease": job.lease, "error": error, "code": code, "retryable": is_retryable,
+        beats: &[LeaseBeat<'_>],
+    ) -> Result<Vec<LeaseAfterBeat>, ServerError> {
+        let reports = beats.iter().map(|beat| {
+            json!({
+                "jobId": beat.job, "lease": beat.lease,
+                "heartbeat": {"progress": beat.progress},
+            })
         });
-        self.report(job, "fail", &body).await
+        let body = json!({"reports": reports.collect::<Vec<Value>>()});
+        let answer = self.report(&body, beats.len(), HEARTBEAT_TIME).await?;
+        let renewed = answer.reports.into_iter().map(ReportAnswer::after_beat);
+        Ok(renewed.collect())
     }
 
-    /// Gives the job back. The attempt does not count.
-    pub async fn release(&self, job: &WorkerJob) -> Result<(), ServerError> {
-        self.report(job, "release", &json!({"lease": job.lease}))
-            .await
-    }
-
-    /// Says how an attempt ended, again and again while the server is away.
-    async fn report(&self, job: &WorkerJob, end: &str, body: &Value) -> Result<(), ServerError> {
-        let path = format!("/api/worker/jobs/{}/{end}", job.id);
+    /// Says how an attempt ended, again and again while the server is away. `wanted` claims the next job by the same
+    /// request.
+    pub async fn end(
+        &self,
+        job: &WorkerJob,
+        end: &JobEnd<'_>,
+        mut wanted: Option<WantedJobs<'_>>,
+    ) -> (Result<(), ServerError>, Option<WorkerJob>) {
+        let mut next = None;
         let mut waits = AGAIN.iter();
         loop {
-            let request = self.post(&path).timeout(ANSWER_TIME).json(body);
-            match (answered::<Value>(request).await, waits.next()) {
-                (Err(ServerError::Away(_)), Some(wait)) => sleep(*wait).await,
-                (Ok(_), _) => return Ok(()),
-                (Err(error), _) => return Err(error),
+            let mut body = json!({"reports": [end.report(job)]});
+            // Only once: an answer that was lost on its way may have had a job.
+            if let Some(wanted) = wanted.take() {
+                body["claim"] = wanted.claim(1, 0);
             }
+            let ended = match self.report(&body, 1, ANSWER_TIME).await {
+                Ok(mut answer) => {
+                    next = next.or(answer.jobs.pop());
+                    let answer = answer.reports.pop();
+                    answer.map_or(Ok(()), ReportAnswer::ended)
+                }
+                Err(error) => Err(error),
+            };
+            match (ended, waits.next()) {
+                (Err(ServerError::Away(_)), Some(wait)) => sleep(*wait).await,
+                (ended, _) => return (ended, next),
+            }
+        }
+    }
+
+    /// Sends so many reports by one request.
+    async fn report(
+        &self,
+        body: &Value,
+        count: usize,
+        time: Duration,
+    ) -> Result<ReportsAnswer, ServerError> {
+        let request = self.post("/api/worker/report").timeout(time).json(body);
+        let answer: ReportsAnswer = answered(request).await?;
+        if answer.reports.len() == count {
+            Ok(answer)
+        } else {
+            Err(ServerError::Away("it did not answer each report".into()))
         }
     }
 
@@ -314,7 +439,9 @@ async fn checked(answer: reqwest::Result<Response>) -> Result<Response, ServerEr
     let is_passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     Err(match (status, told.code.as_str()) {
         (StatusCode::CONFLICT, "stale_lease") => ServerError::LeaseLost,
-        _ if is_passing => ServerError::Away(format!("status {status} {}", told.code)),
+        _ if is_passing => {
+            ServerError::Away(format!("status {status} {}: {}", told.code, told.error))
+        }
         _ => ServerError::Refused {
             status: status.as_u16(),
             code: told.code,
