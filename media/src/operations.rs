@@ -13,6 +13,8 @@ mod filters;
 mod geometry;
 /// Does the work.
 mod run;
+/// What operations take, told to clients.
+mod schema;
 
 /// The parameters of operations on pictures and films alike.
 pub mod edits;
@@ -25,6 +27,7 @@ pub use params::{Params, WrongParams};
 pub use run::{
     FoundMark, MARK_NOTE, MarkOrder, MediaOutcome, OutputFile, mark_invisibly, read_mark, run,
 };
+pub use schema::params_schema;
 
 use edits::{Crop, InvisibleMark, Resize, VisibleMark};
 use films::{Compression, Joining, Teaser, Transcoding, Trim};

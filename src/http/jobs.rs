@@ -83,7 +83,8 @@ pub struct NewJob {
     /// Begins with http:// or https://.
     #[schema(min_length = 1, max_length = 2048)]
     input_url: Option<String>,
-    /// As the operation takes them (docs/api.md, Parameters). At most 65536 bytes as JSON.
+    /// As the operation takes them: one that is wrong is 400 and named. An unknown one is ignored. At most 65536 bytes
+    /// as JSON.
     #[schema(nullable)]
     #[serde(default)]
     params: Map<String, Value>,

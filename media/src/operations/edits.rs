@@ -8,11 +8,11 @@ use super::{
 };
 
 /// The most characters of the name that an invisible mark is made for.
-const MAX_RECIPIENT: usize = 1000;
+pub(super) const MAX_RECIPIENT: usize = 1000;
 /// The margin of a visible mark, in pixels.
-const MARGIN: u32 = 20;
+pub(super) const MARGIN: u32 = 20;
 /// The opacity of a visible mark, in percent.
-const OPACITY: u32 = 70;
+pub(super) const OPACITY: u32 = 70;
 
 /// A new size. At least one side is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,14 @@ pub enum Fit {
     Fill,
 }
 
+impl Fit {
+    pub(super) const WORDS: [(&str, Self); 3] = [
+        ("contain", Self::Contain),
+        ("cover", Self::Cover),
+        ("fill", Self::Fill),
+    ];
+}
+
 impl Resize {
     pub(super) fn read(params: &Params<'_>) -> Result<Self, WrongParams> {
         let width = params.whole("width", 1..=MAX_SIDE)?;
@@ -55,14 +63,9 @@ impl Resize {
                 ));
             }
         };
-        let fits = [
-            ("contain", Fit::Contain),
-            ("cover", Fit::Cover),
-            ("fill", Fit::Fill),
-        ];
         Ok(Self {
             sides,
-            fit: params.word("fit", &fits)?.unwrap_or(Fit::Contain),
+            fit: params.word("fit", &Fit::WORDS)?.unwrap_or(Fit::Contain),
             upscale: params.flag("upscale")?.unwrap_or(false),
         })
     }
@@ -124,6 +127,25 @@ pub enum MarkedFormat {
     Film(Container),
 }
 
+impl MarkPlace {
+    pub(super) const WORDS: [(&str, Self); 5] = [
+        ("tl", Self::TopLeft),
+        ("tr", Self::TopRight),
+        ("bl", Self::BottomLeft),
+        ("br", Self::BottomRight),
+        ("center", Self::Center),
+    ];
+}
+
+impl MarkedFormat {
+    pub(super) fn words() -> impl Iterator<Item = (&'static str, Self)> {
+        let pictures = PictureFormat::WORDS.map(|(word, kind)| (word, Self::Picture(kind)));
+        let films = Container::WORDS.map(|(word, kind)| (word, Self::Film(kind)));
+        let auto = ("auto", Self::Auto);
+        [auto].into_iter().chain(pictures).chain(films)
+    }
+}
+
 impl VisibleMark {
     /// What teasers are marked with, too.
     pub const DEFAULT: Self = Self {
@@ -134,21 +156,12 @@ impl VisibleMark {
     };
 
     pub(super) fn read(params: &Params<'_>) -> Result<Self, WrongParams> {
-        let places = [
-            ("tl", MarkPlace::TopLeft),
-            ("tr", MarkPlace::TopRight),
-            ("bl", MarkPlace::BottomLeft),
-            ("br", MarkPlace::BottomRight),
-            ("center", MarkPlace::Center),
-        ];
-        let formats: Vec<(&str, MarkedFormat)> = [("auto", MarkedFormat::Auto)]
-            .into_iter()
-            .chain(PictureFormat::WORDS.map(|(word, kind)| (word, MarkedFormat::Picture(kind))))
-            .chain(Container::WORDS.map(|(word, kind)| (word, MarkedFormat::Film(kind))))
-            .collect();
+        let formats: Vec<(&str, MarkedFormat)> = MarkedFormat::words().collect();
         let default = Self::DEFAULT;
         Ok(Self {
-            place: params.word("position", &places)?.unwrap_or(default.place),
+            place: params
+                .word("position", &MarkPlace::WORDS)?
+                .unwrap_or(default.place),
             opacity: params.whole("opacity", 0..=100)?.unwrap_or(default.opacity),
             margin: params
                 .whole("margin", 0..=MAX_SIDE)?

@@ -11,17 +11,17 @@ use super::{
 /// The height that a downloaded film has at most, unless another is asked for.
 pub const DOWNLOAD_MAX_HEIGHT: u32 = 1080;
 
-const TRANSCODING_CRF: u32 = 23;
-const COMPRESSION_CRF: u32 = 28;
-const MAX_CRF: u32 = 51;
-const MAX_FPS: f64 = 240.0;
-const MOST_JOINED: usize = 20;
-const TEASER_SECONDS: f64 = 15.0;
-const TEASER_CLIPS: u32 = 3;
-const MOST_CLIPS: u32 = 20;
-const TEASER_HEIGHT: u32 = 720;
+pub(super) const TRANSCODING_CRF: u32 = 23;
+pub(super) const COMPRESSION_CRF: u32 = 28;
+pub(super) const MAX_CRF: u32 = 51;
+pub(super) const MAX_FPS: f64 = 240.0;
+pub(super) const MOST_JOINED: usize = 20;
+pub(super) const TEASER_SECONDS: f64 = 15.0;
+pub(super) const TEASER_CLIPS: u32 = 3;
+pub(super) const MOST_CLIPS: u32 = 20;
+pub(super) const TEASER_HEIGHT: u32 = 720;
 /// In bytes.
-const MOST_TARGET: u64 = 1 << 40;
+pub(super) const MOST_TARGET: u64 = 1 << 40;
 
 /// The kind of file that a film is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum VideoCodec {
 }
 
 impl VideoCodec {
-    const WORDS: [(&str, Self); 3] = [
+    pub(super) const WORDS: [(&str, Self); 3] = [
         ("h264", Self::H264),
         ("hevc", Self::Hevc),
         ("vp9", Self::Vp9),

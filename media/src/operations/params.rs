@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::time::FilmTime;
 
 /// The most bytes of a file's id.
-const MAX_ID: usize = 2048;
+pub(super) const MAX_ID: usize = 2048;
 /// Above it a number does not hold every whole number: 2 to the power of 53.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 

@@ -6,8 +6,8 @@ use super::{
     time::FilmTime,
 };
 
-const QUALITY: u32 = 85;
-const THUMBNAIL_WIDTH: u32 = 640;
+pub(super) const QUALITY: u32 = 85;
+pub(super) const THUMBNAIL_WIDTH: u32 = 640;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PictureFormat {

@@ -41,6 +41,7 @@ fn enough(name: &str) -> Value {
         "resize_image" | "resize_video" => json!({"width": 10}),
         "crop_image" | "crop_video" => json!({"width": 10, "height": 10}),
         "apply_watermark" => json!({"watermark_file_id": "logo"}),
+        "join_videos" => json!({"inputs": ["one", "two"]}),
         _ => json!({}),
     }
 }
@@ -541,4 +542,139 @@ proptest! {
         let sum = f64::from(hours * 3600 + minutes * 60) + f64::from(millis) / 1000.0;
         prop_assert_eq!(FilmTime::parse(&text), FilmTime::from_seconds(sum));
     }
+}
+
+/// A name of a parameter with its schema.
+fn documented(name: &str) -> Map<String, Value> {
+    object(params_schema(name).unwrap()["properties"].take())
+}
+
+/// The parameters that are enough, and one more.
+fn with(name: &str, field: &str, value: Value) -> Result<MediaOperation, WrongParams> {
+    let mut params = object(enough(name));
+    params.insert(field.to_owned(), value);
+    MediaOperation::read(name, FILE, &params)
+}
+
+const DOCUMENTED: [&str; 14] = [
+    "transcoding",
+    "convert_image",
+    "resize_image",
+    "crop_image",
+    "resize_video",
+    "crop_video",
+    "compress_video",
+    "trim_videos",
+    "join_videos",
+    "apply_watermark",
+    "create_teaser",
+    "thumbnail",
+    "strip_metadata",
+    "apply_steganographic_watermark",
+];
+
+#[test]
+fn what_is_documented_is_what_is_read() {
+    let of_all: Vec<String> = DOCUMENTED
+        .iter()
+        .flat_map(|name| documented(name).into_iter().map(|(field, _)| field))
+        .collect();
+    for name in DOCUMENTED {
+        let fields = documented(name);
+        for field in &of_all {
+            // Nothing takes an object.
+            let refused = with(name, field, json!({})).err();
+            let is_read = refused.is_some_and(|wrong| wrong.field == format!("params.{field}"));
+            // It removes all there is.
+            let is_silent = (name, field.as_str()) == ("strip_metadata", "keep_metadata");
+            assert_eq!(
+                is_read,
+                fields.contains_key(field) || is_silent,
+                "{name} {field}"
+            );
+        }
+        let required = params_schema(name).unwrap()["required"].take();
+        for field in fields.keys() {
+            let must = required
+                .as_array()
+                .is_some_and(|all| all.contains(&json!(field)));
+            let mut params = object(enough(name));
+            params.remove(field);
+            let refused = MediaOperation::read(name, FILE, &params).err();
+            let is_missed = refused.is_some_and(|wrong| wrong.sentence.ends_with("is missing"));
+            assert_eq!(is_missed, must, "{name} {field}");
+        }
+    }
+}
+
+#[test]
+fn documented_bounds_words_and_defaults_are_those_of_the_reader() {
+    for name in DOCUMENTED {
+        for (field, schema) in documented(name) {
+            let takes = |value: Value| with(name, &field, value).is_ok();
+            if field == "inputs" {
+                let ids = |count: u64| json!(vec!["id"; count as usize]);
+                let (least, most) = (
+                    schema["minItems"].as_u64().unwrap(),
+                    schema["maxItems"].as_u64().unwrap(),
+                );
+                assert!(takes(ids(least)) && takes(ids(most)), "{name}");
+                assert!(!takes(ids(least - 1)) && !takes(ids(most + 1)), "{name}");
+                continue;
+            }
+            for (bound, step) in [("minimum", -1.0), ("maximum", 1.0)] {
+                let Some(bound) = schema[bound].as_f64() else {
+                    continue;
+                };
+                // A length of 0 and an end at the start make no film.
+                let is_empty = bound == 0.0 && ["duration", "end"].contains(&field.as_str());
+                let same = with(name, &field, json!(bound));
+                assert!(is_empty || same.is_ok(), "{name} {field} {bound}: {same:?}");
+                assert!(!takes(json!(bound + step)), "{name} {field} {bound}");
+            }
+            if let Some(most) = schema["maxLength"].as_u64() {
+                assert!(takes(json!("x".repeat(most as usize))), "{name} {field}");
+                assert!(
+                    !takes(json!("x".repeat(most as usize + 1))),
+                    "{name} {field}"
+                );
+            }
+            if let Some(words) = schema["enum"].as_array() {
+                for word in words.iter().filter(|word| !word.is_null()) {
+                    let read = with(name, &field, word.clone());
+                    assert!(read.is_ok(), "{name} {field} {word}: {read:?}");
+                }
+                assert!(!takes(json!("a word that nobody knows")), "{name} {field}");
+            }
+            if let Some(default) = schema.get("x-default") {
+                let params = object(enough(name));
+                let without = MediaOperation::read(name, FILE, &params);
+                assert_eq!(
+                    with(name, &field, default.clone()),
+                    without,
+                    "{name} {field}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn other_operations_are_documented_as_they_read() {
+    let page = Input {
+        file_id: None,
+        url: Some("https://example.com/a"),
+    };
+    let read = |params| MediaOperation::read("download_video", page, &object(params));
+    let schema = &documented("download_video")["max_height"];
+    assert_eq!(
+        read(json!({"max_height": schema["x-default"]})),
+        read(json!({}))
+    );
+    assert!(read(json!({"max_height": schema["maximum"]})).is_ok());
+    assert!(read(json!({"max_height": 8193})).is_err());
+    for name in ["ytdlp_info", "onboarding_import"] {
+        assert_eq!(documented(name), Map::new());
+    }
+    assert_eq!(params_schema("publish_post"), None);
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// 100 hours.
-const MOST_SECONDS: f64 = 360_000.0;
+pub(super) const MOST_SECONDS: f64 = 360_000.0;
 
 /// A time in a film or a length, not below 0, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

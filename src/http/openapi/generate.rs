@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use genie_events::job_operation;
+use genie_media::operations::params_schema;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -33,6 +35,7 @@ pub fn document() -> Value {
         let item = paths.entry(route.path).or_insert_with(|| json!({}));
         item[route.method.as_str().to_lowercase()] = operation;
     }
+    describe_params(&mut schemas);
     let unknown: Vec<_> = prose.keys().collect();
     assert!(unknown.is_empty(), "described, but no routes: {unknown:?}");
     let tags: Vec<Value> = tags
@@ -79,6 +82,35 @@ fn correct_unsigned(value: &mut Value) {
         Value::Array(values) => values.iter_mut().for_each(correct_unsigned),
         _ => {}
     }
+}
+
+/// The `params` of a job: a schema for each operation, and any object for the operations of outside workers. No word of
+/// JSON Schema that all generators of clients know ties them to `operation`, so `x-operation` names it.
+fn describe_params(schemas: &mut BTreeMap<String, Value>) {
+    let mut of_operations: Vec<(String, Value)> = Vec::new();
+    for operation in job_operation::all() {
+        let Some(mut schema) = params_schema(operation) else {
+            continue;
+        };
+        schema["x-operation"] = operation.into();
+        of_operations.push((format!("{}Params", in_camel_case(operation)), schema));
+    }
+    let any = json!({
+        "type": "object", "description": "Of the other operations.", "additionalProperties": {},
+    });
+    let named = of_operations
+        .iter()
+        .map(|(name, _)| json!({"$ref": format!("#/components/schemas/{name}")}));
+    let ways: Vec<Value> = named.chain([any, json!({"type": "null"})]).collect();
+    let job = schemas.get_mut("NewJob").expect("a route takes it");
+    let params = &mut job["properties"]["params"];
+    *params = json!({"description": params["description"], "anyOf": ways});
+    schemas.extend(of_operations);
+}
+
+fn in_camel_case(words: &str) -> String {
+    let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+    words.split('_').map(capital).collect()
 }
 
 /// The schemas of flags and failures, which most answers name.
