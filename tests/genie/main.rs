@@ -54,6 +54,7 @@ mod media_worker;
 mod names;
 mod onboarding;
 mod origins;
+mod outside_workers;
 mod ownership;
 mod passwords;
 mod probes;

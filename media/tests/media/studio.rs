@@ -150,6 +150,18 @@ pub async fn perform_named(
     params: Value,
     inputs: &[(&Path, &str)],
 ) -> Result<Performed, MediaFailure> {
+    let cancel = CancellationToken::new();
+    perform_within(operation, params, inputs, ToolLimits::default(), cancel).await
+}
+
+/// Does an operation within other limits, until it is cancelled.
+pub async fn perform_within(
+    operation: &str,
+    params: Value,
+    inputs: &[(&Path, &str)],
+    limits: ToolLimits,
+    cancel: CancellationToken,
+) -> Result<Performed, MediaFailure> {
     launch_with(Path::new(env!("CARGO_BIN_EXE_sandbox-exec")));
     let params: Map<String, Value> = serde_json::from_value(params).unwrap();
     let input = Input {
@@ -172,11 +184,11 @@ pub async fn perform_named(
     let mut progress = Vec::new();
     let outcome = operations::run(
         &programs(),
-        ToolLimits::default(),
+        limits,
         &work,
         &job,
         &mut |part| progress.push(part),
-        CancellationToken::new(),
+        cancel,
     )
     .await?;
     Ok(Performed {

@@ -353,3 +353,54 @@ async fn sound_that_can_be_decoded_is_taken() {
     assert_eq!(made.stream("audio"), json!(null));
     assert!(made.outcome.result["sound"].is_string());
 }
+
+#[tokio::test]
+async fn films_of_old_kinds_are_read_whole() {
+    let h264 = "-c:v libx264 -pix_fmt yuv420p -crf 10 -bf 0 -c:a aac -shortest";
+    for (name, options, mime) in [
+        ("old.ts", h264, "video/mp2t"),
+        (
+            "old.m2ts",
+            &format!("{h264} -f mpegts -mpegts_m2ts_mode 1"),
+            "video/mp2t",
+        ),
+        ("old.3gp", &format!("{h264} -ac 1"), "video/3gpp"),
+        ("old.flv", h264, "video/x-flv"),
+        (
+            "old.avi",
+            "-c:v mpeg4 -q:v 2 -c:a libmp3lame -shortest",
+            "video/x-msvideo",
+        ),
+        (
+            "old.mpg",
+            "-c:v mpeg2video -q:v 2 -c:a mp2 -shortest",
+            "video/mp4",
+        ),
+        (
+            "old.wmv",
+            "-c:v wmv2 -q:v 2 -c:a wmav2 -shortest",
+            "video/mp4",
+        ),
+    ] {
+        let old = media(name, &[HALVES, TONE], options);
+        for (operation, params, size, mime) in [
+            ("transcoding", json!({}), (64, 48), "video/mp4"),
+            ("resize_video", json!({"width": 32}), (32, 24), mime),
+        ] {
+            let made = perform(operation, params, &[&old]).await;
+            made.check_film("h264", size);
+            assert_eq!(made.output().mime, mime, "{name}");
+            let length = made.output().duration.expect("a film has a length");
+            // Sound comes in frames, of MP3 with some silence around it.
+            assert!((length - 1.0).abs() < 0.2, "{name}: {length} s");
+            let frames = Frames::of(made.path(), size);
+            let count = frames.count();
+            assert!((24..=26).contains(&count), "{name}: {count} frames");
+            frames.check((size.0 / 8, size.1 / 2), RED, 24);
+            frames.check((size.0 * 7 / 8, size.1 / 2), BLUE, 24);
+            assert!(made.stream("audio")["codec_name"].is_string(), "{name}");
+        }
+        let stripped = perform("strip_metadata", json!({}), &[&old]).await;
+        assert_eq!(stripped.size(), (64, 48), "{name}");
+    }
+}

@@ -208,3 +208,41 @@ async fn a_name_is_only_a_name() {
         (64, 48)
     );
 }
+
+#[tokio::test]
+async fn an_avif_with_transparency_or_motion_is_refused_by_that_name() {
+    let source = media("halves.png", &[HALVES], "-frames:v 1 -pix_fmt rgb24");
+    let made = perform("convert_image", json!({"format": "avif"}), &[&source]).await;
+    let plain = made.bytes();
+    // A picture of the transparency belongs to the other as an auxiliary one (ISO/IEC 23008-12, 6.4.5).
+    let reference = b"\0\0\0\x1airef\0\0\0\0\0\0\0\x0eauxl\0\x02\0\x01\0\x01";
+    let at = plain.windows(4).position(|four| four == b"meta").unwrap() - 4;
+    let length = u32::from_be_bytes(plain[at..at + 4].try_into().unwrap());
+    let end = at + length as usize;
+    let longer = (length + reference.len() as u32).to_be_bytes();
+    let transparent = [
+        &plain[..at],
+        &longer,
+        &plain[at + 4..end],
+        reference,
+        &plain[end..],
+    ];
+    let transparent = text("transparent.avif", &transparent.concat());
+    let mut moving = plain.clone();
+    moving[8..12].copy_from_slice(b"avis");
+    let moving = text("moving.avif", &moving);
+    for (picture, what) in [
+        (&transparent, "an AVIF with transparency"),
+        (&moving, "an animated AVIF"),
+    ] {
+        for (operation, params) in [
+            ("resize_image", json!({"width": 10})),
+            ("convert_image", json!({"format": "png"})),
+            ("strip_metadata", json!({})),
+        ] {
+            let failure = failure(operation, params, &[picture]).await;
+            assert_eq!(failure.code, "unsupported_kind", "{operation}");
+            assert!(failure.sentence.contains(what), "{operation}: {failure}");
+        }
+    }
+}
