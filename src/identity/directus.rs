@@ -21,6 +21,8 @@ use crate::{
     limiter::Limiter,
 };
 
+/// Files that Directus holds.
+mod assets;
 /// Leaves a failing server alone for a while.
 mod circuit;
 /// The content of a token, and the check of its signature.
@@ -34,6 +36,7 @@ mod upstream;
 /// Directus' word on users: identity, role, and whether they may act.
 mod user_cache;
 
+pub use assets::NoDirectusFile;
 pub use refresh::{NoPair, RefreshBody, TokenPair, refresh_token};
 pub use registration::{DirectusApplicant, NotRegistered, Registrations};
 pub use upstream::{DirectusReply, DirectusTrouble, UpstreamRequest, bearer};

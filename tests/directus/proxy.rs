@@ -170,7 +170,7 @@ async fn pass(
         return HttpResponse::BadGateway().finish();
     };
     let mut response = HttpResponse::build(StatusCode::from_u16(answer.status().as_u16()).unwrap());
-    for name in ["content-type", "retry-after"] {
+    for name in ["content-type", "content-disposition", "retry-after"] {
         if let Some(value) = answer.headers().get(name) {
             response.insert_header((name, value.as_bytes()));
         }

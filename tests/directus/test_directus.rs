@@ -353,10 +353,14 @@ impl Site {
         self.genie.readiness().await.json["directus"].take()
     }
 
+    /// An access token of Directus' own administrator.
+    pub async fn admin(&self) -> String {
+        Pair::of(&self.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await).access
+    }
+
     /// A fresh invite, made by Directus' own administrator.
     pub async fn invite(&self) -> String {
-        let admin = Pair::of(&self.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await);
-        let headers = [("Authorization", format!("Bearer {}", admin.access))];
+        let headers = [("Authorization", format!("Bearer {}", self.admin().await))];
         let made = self
             .genie
             .send(

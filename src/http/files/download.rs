@@ -28,7 +28,7 @@ use crate::{
     blobs::BlobError,
     file_kind::is_shown_in_browsers,
     http::{
-        caller::{AnyCaller, WorksOnJobs, look_at_another_s, stated_reason},
+        caller::{ActingUser, AnyCaller, WorksOnJobs, look_at_another_s, stated_reason},
         error::ApiError,
         held_job::LeaseHeaders,
         input::Query,
@@ -36,6 +36,9 @@ use crate::{
         response::RawAnswer,
     },
 };
+
+/// A file that Directus holds.
+mod directus;
 
 /// A browser that opens the file by itself runs nothing of it.
 const SANDBOX: &str =
@@ -67,21 +70,26 @@ pub async fn download(
 ) -> Result<RawAnswer<FileBytes>, ApiError> {
     let nothing = || ApiError::NotFound("file");
     let id = file_id(&id)?;
-    let (readable, admin) = match &caller {
-        AnyCaller::User(user) => {
-            let looks = query.personal == Some(true) && user.caller.is_admin();
-            (Some(user.account.user), looks.then_some(&user.caller))
-        }
-        AnyCaller::Server(server) => (readable_by(&app, &server.caller, &lease, id).await?, None),
+    let reader = match &caller {
+        AnyCaller::User(user) => FileReader::User(user),
+        AnyCaller::Server(server) => server_reader(&app, &server.caller, &lease, id).await?,
     };
-    let blob = app.log.blobs().get(id).await?.ok_or_else(nothing)?;
-    match readable {
-        Some(reader) if reader != blob.user => {
-            let admin = admin.ok_or_else(nothing)?;
+    let Some(blob) = app.log.blobs().get(id).await? else {
+        return match reader {
+            FileReader::Job(_) => directus::answer(&app, &request, id).await,
+            FileReader::User(_) | FileReader::Secret => Err(nothing()),
+        };
+    };
+    match reader {
+        FileReader::User(user) if user.account.user != blob.user => {
+            let looks = query.personal == Some(true) && user.caller.is_admin();
+            let admin = looks.then_some(&user.caller).ok_or_else(nothing)?;
             let reason = stated_reason(admin, query.reason.as_deref())?;
+            let reader = user.account.user;
             look_at_another_s(&app, admin, reader, blob.user, "file", reason).await?;
         }
-        _ => {}
+        FileReader::Job(owner) if owner != blob.user => return Err(nothing()),
+        FileReader::User(_) | FileReader::Job(_) | FileReader::Secret => {}
     }
     let is_download = query.download.is_some() || is_to_be_saved(&request);
     let answer = answer(&app, &request, &blob, is_download).await?;
@@ -94,14 +102,21 @@ pub(super) fn is_to_be_saved(request: &HttpRequest) -> bool {
     query.any(|(name, _)| name == "download")
 }
 
-/// The user whose file a server or worker may read: the owner of the job that it holds, if the job names the file.
-/// `None` stands for every user: the shared secret without a job reads any file.
-async fn readable_by(
+/// For whom a file is read.
+enum FileReader<'a> {
+    User(&'a ActingUser),
+    /// The owner of the job that a worker holds and that names the file.
+    Job(UserId),
+    /// The shared secret without a job reads every user's file.
+    Secret,
+}
+
+async fn server_reader<'a>(
     app: &App,
     caller: &Caller,
     lease: &LeaseHeaders,
     file: BlobId,
-) -> Result<Option<UserId>, ApiError> {
+) -> Result<FileReader<'a>, ApiError> {
     let Some(shown) = lease.shown()? else {
         if caller.is_service_key() {
             return Err(Refusal::forbidden(
@@ -110,13 +125,13 @@ async fn readable_by(
             )
             .into());
         }
-        return Ok(None);
+        return Ok(FileReader::Secret);
     };
     let held = shown.held(app).await?;
     let files = held.spec.named_files();
     let is_named = files.iter().any(|(_, id)| id.parse() == Ok(file));
     is_named
-        .then_some(Some(held.owner))
+        .then_some(FileReader::Job(held.owner))
         .ok_or(ApiError::NotFound("file"))
 }
 

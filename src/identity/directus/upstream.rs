@@ -16,7 +16,7 @@ use serde_json::Value;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::circuit::Circuit;
+use super::circuit::{Circuit, Leave};
 
 /// The longest time to connect.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -48,6 +48,15 @@ pub struct UpstreamRequest {
     /// The client's address, so that Directus' own rate limit does not see all clients as one.
     address: Option<IpAddr>,
     body: Option<Bytes>,
+    /// The longest time for the whole answer.
+    time: Duration,
+}
+
+/// An answer to a request for a file.
+pub enum OpenedFile {
+    /// Its head. The bytes have still to be read.
+    Found(Response),
+    Refused(DirectusReply),
 }
 
 /// Directus' answer, a success or a refusal.
@@ -148,7 +157,14 @@ impl UpstreamRequest {
             authorization: None,
             address: None,
             body: None,
+            time: WHOLE,
         }
+    }
+
+    /// Sets the longest time for the whole answer.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.time = time;
+        self
     }
 
     pub fn authorized(mut self, authorization: Option<HeaderValue>) -> Self {
@@ -253,38 +269,62 @@ impl Upstream {
         }
     }
 
-    /// Sends a request. A GET is sent a second time when the connection broke: Directus may have
-    /// closed it just then.
+    /// Sends a request.
     pub async fn ask(&self, asking: UpstreamRequest) -> Result<DirectusReply, DirectusTrouble> {
-        let leave = self
-            .circuit
-            .enter(self.clock.now())
-            .map_err(DirectusTrouble::LeftAlone)?;
+        let leave = self.leave()?;
+        let outcome = match self.head(&asking).await {
+            Ok(answer) => self.read(answer).await,
+            Err(trouble) => Err(trouble),
+        };
+        self.tell(leave, outcome.as_ref().err());
+        outcome
+    }
+
+    /// Sends a request for a file.
+    pub async fn open(&self, asking: UpstreamRequest) -> Result<OpenedFile, DirectusTrouble> {
+        let leave = self.leave()?;
+        let head = tokio::time::timeout(WHOLE, self.head(&asking));
+        let outcome = match head.await.unwrap_or(Err(DirectusTrouble::Silent)) {
+            Ok(answer) if answer.status().is_success() => Ok(OpenedFile::Found(answer)),
+            Ok(answer) => self.read(answer).await.map(OpenedFile::Refused),
+            Err(trouble) => Err(trouble),
+        };
+        self.tell(leave, outcome.as_ref().err());
+        outcome
+    }
+
+    fn leave(&self) -> Result<Leave, DirectusTrouble> {
+        let now = self.clock.now();
+        self.circuit.enter(now).map_err(DirectusTrouble::LeftAlone)
+    }
+
+    fn tell(&self, leave: Leave, trouble: Option<&DirectusTrouble>) {
+        match trouble {
+            None | Some(DirectusTrouble::TooMany(_)) => leave.answered(self.clock.now()),
+            Some(_) => leave.failed(self.clock.now()),
+        }
+    }
+
+    /// The head of an answer. A request that only reads is sent a second time when the connection broke: Directus may
+    /// have closed it just then.
+    async fn head(&self, asking: &UpstreamRequest) -> Result<Response, DirectusTrouble> {
         let only_reads = asking.method == Method::GET;
-        let mut answered = self.send(&asking).await;
+        let mut answered = self.send(asking).await;
         if only_reads
             && answered
                 .as_ref()
                 .is_err_and(|error| !error.is_timeout() && !error.is_connect())
         {
-            answered = self.send(&asking).await;
+            answered = self.send(asking).await;
         }
-        let outcome = match answered {
-            Ok(answer) => self.read(answer).await,
-            Err(error) => {
-                warn!(reason = reason(&error), "Directus: no answer");
-                Err(if error.is_connect() {
-                    DirectusTrouble::Unreachable
-                } else {
-                    DirectusTrouble::Silent
-                })
+        answered.map_err(|error| {
+            warn!(reason = reason(&error), "Directus: no answer");
+            if error.is_connect() {
+                DirectusTrouble::Unreachable
+            } else {
+                DirectusTrouble::Silent
             }
-        };
-        match outcome {
-            Ok(_) | Err(DirectusTrouble::TooMany(_)) => leave.answered(self.clock.now()),
-            Err(_) => leave.failed(self.clock.now()),
-        }
-        outcome
+        })
     }
 
     async fn send(&self, asking: &UpstreamRequest) -> reqwest::Result<Response> {
@@ -297,7 +337,8 @@ impl Upstream {
         if !asking.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&asking.query);
         }
-        let mut request = self.http.request(asking.method.clone(), url);
+        let request = self.http.request(asking.method.clone(), url);
+        let mut request = request.timeout(asking.time);
         if let Some(authorization) = &asking.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
@@ -355,7 +396,7 @@ fn pause(answer: &Response) -> Duration {
 }
 
 /// The reason in genie's words: reqwest's own may hold a URL.
-fn reason(error: &reqwest::Error) -> &'static str {
+pub(super) fn reason(error: &reqwest::Error) -> &'static str {
     match () {
         () if error.is_connect() => "it cannot be reached",
         () if error.is_timeout() => "it did not answer in time",
