@@ -60,12 +60,16 @@ pub struct Config {
     pub forget_grace: Duration,
     /// The ledger of the forgotten.
     pub forgotten_file: PathBuf,
-    pub ollama_url: String,
+    pub ollama_urls: Vec<String>,
     pub ollama_model: String,
     pub caption_model: String,
     pub ollama_concurrency: usize,
     pub model_queue: usize,
-    pub chat_context_tokens: usize,
+    pub chat_context_tokens: u32,
+    pub chat_max_tokens: u32,
+    pub chat_max_time: Duration,
+    pub first_token: Duration,
+    pub next_token: Duration,
     pub onboarding_gate: bool,
     pub tiers_file: Option<PathBuf>,
     pub queue_stats_public: bool,
@@ -251,12 +255,16 @@ impl Config {
             roles: read.roles(settings::GENIE_ROLES),
             forget_grace: read.duration(settings::FORGET_GRACE),
             forgotten_file: read.forgotten_file(),
-            ollama_url: read.url(settings::OLLAMA_URL),
+            ollama_urls: read.urls(settings::OLLAMA_URL),
             ollama_model: read.text(settings::OLLAMA_MODEL),
             caption_model: read.text(settings::CAPTION_MODEL),
             ollama_concurrency: read.number(settings::OLLAMA_CONCURRENCY) as usize,
             model_queue: read.number(settings::GENIE_MODEL_QUEUE) as usize,
-            chat_context_tokens: read.number(settings::CHAT_CONTEXT_TOKENS) as usize,
+            chat_context_tokens: read.number(settings::CHAT_CONTEXT_TOKENS) as u32,
+            chat_max_tokens: read.number(settings::CHAT_MAX_TOKENS) as u32,
+            chat_max_time: Duration::from_secs(read.number(settings::CHAT_MAX_SECONDS)),
+            first_token: Duration::from_secs(read.number(settings::OLLAMA_FIRST_TOKEN_SECONDS)),
+            next_token: Duration::from_secs(read.number(settings::OLLAMA_NEXT_TOKEN_SECONDS)),
             onboarding_gate: read.is(settings::ONBOARDING_GATE, "on"),
             tiers_file: read.path(settings::GENIE_TIERS_FILE),
             queue_stats_public: read.is(settings::QUEUE_STATS_PUBLIC, "true"),
@@ -355,14 +363,16 @@ impl Config {
             .as_ref()
             .map_or("", |url| url.expose_secret());
         let directus = self.directus.as_ref().map_or("", |directus| &directus.url);
+        let is_reached = |url: &str| self.proxies.applies_to(url);
         let addresses = [
-            ("OLLAMA_URL", self.ollama_url.as_str()),
-            ("DIRECTUS_URL", directus),
-            ("GENIE_HEADS_WEBHOOK", webhook),
+            (
+                "OLLAMA_URL",
+                self.ollama_urls.iter().any(|url| is_reached(url)),
+            ),
+            ("DIRECTUS_URL", is_reached(directus)),
+            ("GENIE_HEADS_WEBHOOK", is_reached(webhook)),
         ];
-        let reached = addresses
-            .into_iter()
-            .filter(|(_, url)| self.proxies.applies_to(url));
+        let reached = addresses.into_iter().filter(|(_, is_reached)| *is_reached);
         reached
             .map(|(name, _)| {
                 format!("{name} is reached through the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY); NO_PROXY lists exceptions")

@@ -12,7 +12,7 @@ use std::{
 use actix::{Arbiter, ArbiterHandle};
 use actix_web::dev::ServerHandle;
 use futures_util::poll;
-use genie_actors::{ModelSettings, WriteSettings, WriteSide};
+use genie_actors::{ModelPresence, ModelSettings, TokenWaits, WriteSettings, WriteSide};
 use genie_events::{InviteCode, Limits};
 use genie_log::{Clock, Election, Log, Opened};
 use genie_media::worker::WorkerWatch;
@@ -325,13 +325,19 @@ fn sentence(error: impl std::fmt::Display) -> String {
 
 fn write_settings(config: &Config, node: String, limits: Limits) -> WriteSettings {
     let model = ModelSettings {
-        url: config.ollama_url.clone(),
+        urls: config.ollama_urls.clone(),
         proxies: config.proxies,
         chat_model: config.ollama_model.clone(),
         caption_model: config.caption_model.clone(),
         concurrency: config.ollama_concurrency,
         queue: config.model_queue,
         context_tokens: config.chat_context_tokens,
+        answer_tokens: config.chat_max_tokens,
+        answer_time: config.chat_max_time,
+        waits: TokenWaits {
+            first: config.first_token,
+            between: config.next_token,
+        },
     };
     WriteSettings {
         node,
@@ -375,11 +381,20 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
             "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
         );
     }
-    if let Err(failure) = write.ping_model().await {
-        warn!(
+    match write.models().await {
+        Err(failure) => warn!(
             reason = failure.sentence,
             "model server: no answer; chat and captions answer 502 until it does"
-        );
+        ),
+        Ok(models) => {
+            let missing = |presence: &ModelPresence| *presence == ModelPresence::Missing;
+            for (model, _) in models.iter().filter(|(_, presence)| missing(presence)) {
+                warn!(
+                    model,
+                    "model server: a model is missing; what needs it answers 502 until it is pulled"
+                );
+            }
+        }
     }
 }
 

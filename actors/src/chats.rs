@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use genie_events::{Metadata, TurnId, User, UserCommand, UserId, chat::ChatCommand, user::Recall};
+use genie_events::{TurnId, User, UserCommand, UserId, chat::ChatCommand, user::Recall};
 use genie_log::leases::LeaseKind;
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) mod conversation;
 mod history;
 mod relay;
+pub(crate) mod token_estimate;
 pub(crate) mod turn;
 
 #[derive(Debug)]
@@ -24,7 +26,8 @@ pub struct StartedTurn {
     pub turn: TurnId,
     /// The position of its fact.
     pub position: u64,
-    pub progress: watch::Receiver<TurnProgress>,
+    /// `None` when an earlier request with the same key began the turn.
+    pub progress: Option<watch::Receiver<TurnProgress>>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,13 +40,14 @@ impl Chats {
         Self { supervisor }
     }
 
-    /// Starts a turn. After `Ok` the question is durable and will be answered, even if the client goes away.
+    /// Starts a turn. After `Ok` the question is durable and will be answered, even if the client goes away. The same
+    /// request again, by its key, answers the first turn.
     pub async fn ask(
         &self,
         user: UserId,
         session_name: String,
         message: String,
-        metadata: Metadata,
+        context: CommandContext,
     ) -> Result<StartedTurn, WriteError> {
         let supervisor = &self.supervisor;
         let log = &supervisor.0.log;
@@ -55,10 +59,6 @@ impl Chats {
         let progress = supervisor.0.feeds.open(turn, user);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
         let recall = Recall::Session(session);
-        let context = CommandContext {
-            bytes: message.len(),
-            ..metadata.into()
-        };
         let planner = move |state: &User, now| {
             let command = ChatCommand::Ask {
                 turn,
@@ -69,16 +69,22 @@ impl Chats {
             Ok(Plan {
                 changes,
                 work: vec![lease.clone()],
+                outcome: json!(turn),
                 ..Plan::default()
             })
         };
         let receipt = self
             .plan(turn, user, recall, context, Arc::new(planner))
             .await?;
+        let began: TurnId = receipt.outcome("a turn")?;
+        let is_new = began == turn;
+        if !is_new {
+            supervisor.release_turn(turn);
+        }
         Ok(StartedTurn {
-            turn,
+            turn: began,
             position: receipt.position,
-            progress,
+            progress: is_new.then_some(progress),
         })
     }
 

@@ -65,5 +65,6 @@ mod dedupe;
 
 pub use caller::{Caller, CommandContext};
 pub use error::WriteError;
+pub use ollama::{ModelPresence, TokenWaits};
 pub use supervisor::ModelSettings;
 pub use write_side::{WriteSettings, WriteSide};

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     WriteError,
     captions::CaptionWaiters,
-    model_queue::{ModelQueue, QueueAdmission, QueueClass, QueueTicket},
-    ollama::Ollama,
+    chats::token_estimate::TokenScale,
+    model_queue::{ModelQueue, QueueAdmission},
+    ollama::{AnswerLimits, Ollama, TokenWaits},
     outbound::ProxyUse,
     turn_feed::TurnFeeds,
     users::Users,
@@ -22,6 +23,7 @@ use crate::{
 
 pub(crate) mod failure;
 mod follow;
+pub(crate) mod open_answer;
 pub(crate) mod retry;
 mod take_over;
 
@@ -33,16 +35,32 @@ const QUEUE_IS_FULL: &str = "queue_is_full";
 
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
-    pub url: String,
+    /// The model servers.
+    pub urls: Vec<String>,
     pub proxies: ProxyUse,
     pub chat_model: String,
     pub caption_model: String,
-    /// Answers at once.
+    /// Answers at once on each server.
     pub concurrency: usize,
-    /// Answers that may wait.
+    /// Answers that may wait on each server.
     pub queue: usize,
-    /// The tokens of a conversation that the model is given, estimated as four bytes each.
-    pub context_tokens: usize,
+    /// The estimated tokens of a conversation that the model is given.
+    pub context_tokens: u32,
+    /// The most tokens of an answer.
+    pub answer_tokens: u32,
+    /// The longest time of an answer, once it is its turn: a model that loops must not hold its slot for ever.
+    pub answer_time: Duration,
+    pub waits: TokenWaits,
+}
+
+impl ModelSettings {
+    /// The limits of a chat's answer. The conversation has its tokens, and the answer its own.
+    pub fn answer_limits(&self) -> AnswerLimits {
+        AnswerLimits {
+            context_tokens: self.context_tokens.saturating_add(self.answer_tokens),
+            answer_tokens: self.answer_tokens,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -52,11 +70,14 @@ pub(crate) struct Inner {
     pub log: Log,
     pub users: Users,
     pub journal: Journal,
-    pub ollama: Ollama,
+    /// In the order of the setting. The queue names them by their numbers.
+    pub model_servers: Vec<Ollama>,
     pub settings: ModelSettings,
     pub feeds: TurnFeeds,
     pub caption_waiters: CaptionWaiters,
     pub queue: ModelQueue,
+    /// Of the chat's model.
+    pub token_scale: TokenScale,
     /// The name of this process in leases.
     pub node: String,
     running: Mutex<HashMap<String, RunHandle>>,
@@ -99,16 +120,18 @@ impl Supervisor {
         settings: ModelSettings,
         node: String,
     ) -> Result<Self, WriteError> {
-        let ollama = Ollama::new(&settings.url, settings.proxies)
-            .map_err(|error| WriteError::Internal(error.to_string()))?;
+        let server = |url: &String| Ollama::new(url, settings.proxies, settings.waits);
+        let servers: Result<Vec<_>, _> = settings.urls.iter().map(server).collect();
+        let model_servers = servers.map_err(|error| WriteError::Internal(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
             journal: log.journals().start(),
             log,
             users,
-            ollama,
+            queue: ModelQueue::new(model_servers.len(), settings.concurrency, settings.queue),
+            model_servers,
             feeds: TurnFeeds::default(),
             caption_waiters: CaptionWaiters::default(),
-            queue: ModelQueue::new(settings.concurrency, settings.queue),
+            token_scale: TokenScale::default(),
             settings,
             node,
             running: Mutex::default(),
@@ -139,13 +162,6 @@ impl Supervisor {
             },
             other => other,
         }
-    }
-
-    /// Puts a run into the queue and gives its admission back.
-    pub fn enqueue(&self, id: &str, class: QueueClass, user: UserId) -> QueueTicket {
-        let ticket = self.0.queue.enqueue(class, user);
-        self.0.admitted.lock().remove(id);
-        ticket
     }
 
     /// Gives back what was opened for a turn that does not run here.

@@ -1,13 +1,14 @@
 //! The write side, wired: the rest of genie sends its commands here.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use actix::ArbiterHandle;
+use futures_util::future::join_all;
 use genie_events::{Limits, chat::Failure};
 use genie_log::{Append, Election, VaultDoor};
 
 use crate::{
-    WriteError,
+    ModelPresence, WriteError,
     access::AccessLog,
     accounts::Accounts,
     captions::{self, Captions},
@@ -119,7 +120,29 @@ impl WriteSide {
         tokio::spawn(self.accounts.clone().sweep(election));
     }
 
-    pub async fn ping_model(&self) -> Result<(), Failure> {
-        self.supervisor.0.ollama.ping().await
+    /// The models that this server asks, each with whether a model server has it. Fails when none answers.
+    pub async fn models(&self) -> Result<BTreeMap<String, ModelPresence>, Failure> {
+        let inner = &self.supervisor.0;
+        let mut names = vec![&inner.settings.chat_model, &inner.settings.caption_model];
+        names.dedup();
+        let servers = inner.model_servers.iter();
+        let answers = join_all(servers.map(|server| server.presences(&names))).await;
+        let mut models = BTreeMap::new();
+        let mut failure = None;
+        for answer in answers {
+            match answer {
+                Ok(presences) => {
+                    for (name, presence) in names.iter().zip(presences) {
+                        let best = models.entry((*name).clone()).or_insert(presence);
+                        *best = presence.max(*best);
+                    }
+                }
+                Err(reason) => failure = Some(reason),
+            }
+        }
+        match failure {
+            Some(failure) if models.is_empty() => Err(failure),
+            _ => Ok(models),
+        }
     }
 }

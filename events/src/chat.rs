@@ -36,8 +36,28 @@ impl TurnOutcome {
     }
 }
 
-/// The model server's account of its work: tokens, and durations in milliseconds. Each may be
-/// unknown.
+/// Why the model ended its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// It had said all.
+    Stop,
+    /// It had no tokens left, so the answer may break off in the middle.
+    Length,
+}
+
+impl FinishReason {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// The model server's account of its work: tokens, durations in milliseconds, and why it ended. Each
+/// may be unknown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TurnMetrics {
     /// Tokens of the prompt.
@@ -52,6 +72,8 @@ pub struct TurnMetrics {
     /// The time to load the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

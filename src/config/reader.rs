@@ -14,6 +14,8 @@ use crate::{
     password_mail::MailServer, rate_limiter::Rate, reset_pages::ResetPages, roles,
 };
 
+/// Addresses of one setting.
+const MAX_URLS: usize = 64;
 /// A century.
 const MAX_DAYS: u64 = 36_525;
 
@@ -318,6 +320,22 @@ impl Reader<'_> {
             );
             Vec::new()
         })
+    }
+
+    /// One address or more.
+    pub(super) fn urls(&mut self, setting: Setting) -> Vec<String> {
+        let value = self.text(setting);
+        let urls: Vec<String> = value.split(',').map(|url| url.trim().to_owned()).collect();
+        if !urls.iter().all(|url| is_http(url)) {
+            self.wrong(
+                setting,
+                "must be addresses that begin with http:// or https://, separated by commas",
+            );
+        }
+        if urls.len() > MAX_URLS {
+            self.wrong(setting, "must be at most 64 addresses");
+        }
+        urls
     }
 
     pub(super) fn url(&mut self, setting: Setting) -> String {

@@ -120,12 +120,16 @@ settings! {
     GENIE_ROLES = text("", "names, separated by commas", "roles beside `creator` and `administrator`; a Directus has its own");
     FORGET_GRACE = text("7d", "duration: `0`, or a number with `s`, `m`, `h` or `d`", "how long after `DELETE /api/me` a user is forgotten; until then it can be undone");
     GENIE_FORGOTTEN_FILE = text("", "file", "the ledger of the forgotten, read at each start; without it, GENIE_DATA_DIR/forgotten");
-    OLLAMA_URL = text("http://127.0.0.1:11434", "URL", "the model server");
+    OLLAMA_URL = text("http://127.0.0.1:11434", "URLs, separated by commas", "the model servers; an answer whose server fails before the first token is asked of another");
     OLLAMA_MODEL = text("qwen2.5:latest", "name", "the model that chats");
     CAPTION_MODEL = text("dolphin-mistral:7b", "name", "the model that writes captions");
     OLLAMA_CONCURRENCY = number("1", (1, 1024), "answers", "how many answers each server runs at once");
     GENIE_MODEL_QUEUE = number("64", (0, 100_000), "answers", "how many answers may wait on each server; one more is 429");
     CHAT_CONTEXT_TOKENS = number("4096", (256, 10_000_000), "tokens", "how much of a conversation the model is given");
+    CHAT_MAX_TOKENS = number("1024", (1, 1_000_000), "tokens", "the longest answer; a longer one ends there");
+    CHAT_MAX_SECONDS = number("900", (1, 86_400), "seconds", "how long an answer may take once it is its turn; a longer one fails and keeps its text");
+    OLLAMA_FIRST_TOKEN_SECONDS = number("300", (1, 86_400), "seconds", "how long the model server may take to the first token of an answer: it loads the model and reads the prompt");
+    OLLAMA_NEXT_TOKEN_SECONDS = number("60", (1, 86_400), "seconds", "how long it may take from one token to the next");
     ONBOARDING_GATE = words("on", &["on", "off"], "`off` lets users chat before they are onboarded");
     GENIE_TIERS_FILE = text("", "file of the form of `events/tiers.toml`", "the limits of all tiers; without it, the built-in ones");
     QUEUE_STATS_PUBLIC = words("true", &["true", "false"], "`false` asks for a token on /api/queue/stats");

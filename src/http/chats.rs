@@ -31,6 +31,7 @@ use crate::{
         body::Body,
         caller::ActingUser,
         error::ApiError,
+        idempotency::IdempotencyKey,
         input::Query,
         long_pages,
         read_your_writes::MinPosition,
@@ -151,9 +152,16 @@ pub enum TurnEvents {}
 pub async fn ask(
     app: Data<App>,
     request: HttpRequest,
+    idempotency_key: IdempotencyKey,
     user: ActingUser,
     Body(body): Body<Question>,
 ) -> Result<RawAnswer<NewTurn>, ApiError> {
+    // A client that repeats its request after a broken connection goes on with the turn that it has begun.
+    if let Some((turn, after)) = last_event(&request)
+        && let Some(source) = find(&app, user.account.user, turn).await?
+    {
+        return go_on(&app, request, &user, turn, after, source).await;
+    }
     if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
         return Err(ApiError::field(format!(
             "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
@@ -173,26 +181,36 @@ pub async fn ask(
     if let Some(next_step) = gate(&app, &user).await? {
         return Ok(RawAnswer::new(gated(&app, next_step)));
     }
+    let context = idempotency_key.asking(&app, &user.caller)?;
     let open = app.streams.open(user.caller.user_id())?;
-    let mut asked = app
+    let asked = app
         .write
         .chats
-        .ask(id, session, body.message, user.caller.metadata())
+        .ask(id, session, body.message, context)
         .await?;
-    if let Ok(Some((failure, position))) =
-        timeout(OPENS_AFTER, early_failure(&mut asked.progress)).await
-    {
-        return Err(ApiError::Model {
-            failure,
-            turn: Some(asked.turn),
-            position,
-        });
-    }
-    let position = asked.position;
-    let source = Source::Live(asked.progress);
-    let stream = TurnStream::new(app.clone(), request, asked.turn, id, source, 0, open);
+    let (turn, position) = (asked.turn, asked.position);
+    let source = match asked.progress {
+        Some(mut progress) => {
+            let early = timeout(OPENS_AFTER, early_failure(&mut progress)).await;
+            if let Ok(Some((failure, position))) = early {
+                return Err(ApiError::Model {
+                    failure,
+                    turn: Some(turn),
+                    position,
+                });
+            }
+            Source::Live(progress)
+        }
+        None => {
+            let wait = app.config.read_wait;
+            app.reads.wait_for("chats", position, wait).await?;
+            let found = find(&app, id, turn).await?;
+            found.ok_or(ApiError::NotFound("turn"))?
+        }
+    };
+    let stream = TurnStream::new(app.clone(), request, turn, id, source, 0, open);
     let response = sse::response()
-        .insert_header(("Genie-Turn", asked.turn.to_string()))
+        .insert_header(("Genie-Turn", turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
         .streaming(in_span(stream.events()));
     Ok(RawAnswer::new(response))
@@ -276,22 +294,41 @@ pub async fn resume(
     Query(query): Query<ResumeQuery>,
 ) -> Result<RawAnswer<TurnEvents>, ApiError> {
     let turn = turn_id(&turn)?;
-    let id = user.account.user;
-    let after = match request
+    let is_given = request
         .headers()
         .get(sse::LAST_EVENT_ID)
-        .and_then(|value| value.to_str().ok())
-        .filter(|last| !last.is_empty())
-    {
-        Some(last) => last
-            .strip_prefix(&format!("{turn}:"))
-            .and_then(|after| after.parse().ok())
-            .ok_or_else(|| {
-                ApiError::field("`Last-Event-ID` must be the id of an event of this turn")
-            })?,
-        None => query.after.unwrap_or(0),
+        .is_some_and(|last| !last.is_empty());
+    let after = match last_event(&request) {
+        Some((of, after)) if of == turn => after,
+        _ if is_given => {
+            return Err(ApiError::field(
+                "`Last-Event-ID` must be the id of an event of this turn",
+            ));
+        }
+        _ => query.after.unwrap_or(0),
     };
-    let source = find(&app, &min_position, id, turn).await?;
+    let id = user.account.user;
+    let source = find_after(&app, &min_position, id, turn).await?;
+    go_on(&app, request, &user, turn, after, source).await
+}
+
+/// The turn and the place that `Last-Event-ID` names.
+fn last_event(request: &HttpRequest) -> Option<(TurnId, u64)> {
+    let last = request.headers().get(sse::LAST_EVENT_ID)?.to_str().ok()?;
+    let (turn, after) = last.split_once(':')?;
+    Some((turn.parse().ok()?, after.parse().ok()?))
+}
+
+/// The stream of a turn from a place on; 204 after its last event.
+async fn go_on<Kind>(
+    app: &Data<App>,
+    request: HttpRequest,
+    user: &ActingUser,
+    turn: TurnId,
+    after: u64,
+    source: Source,
+) -> Result<RawAnswer<Kind>, ApiError> {
+    let id = user.account.user;
     // A reader that has seen something may have seen all of it.
     if after > 0 && matches!(source, Source::Stored) {
         let chats = app.reads.chats.clone();
@@ -302,7 +339,7 @@ pub async fn resume(
         }
     }
     let open = app.streams.open(user.caller.user_id())?;
-    let stream = TurnStream::new(app.clone(), request.clone(), turn, id, source, after, open);
+    let stream = TurnStream::new(app.clone(), request, turn, id, source, after, open);
     let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .streaming(in_span(stream.events()));
@@ -310,7 +347,16 @@ pub async fn resume(
 }
 
 /// Finds a turn of this user: it runs here, or the read side knows it.
-async fn find(
+async fn find(app: &App, user: UserId, turn: TurnId) -> Result<Option<Source>, ApiError> {
+    if let Some(progress) = app.write.chats.progress(turn, user) {
+        return Ok(Some(Source::Live(progress)));
+    }
+    let is_known = app.reads.chats.has_turn(user, turn).await?;
+    Ok(is_known.then_some(Source::Stored))
+}
+
+/// The same, for a request that may name the position that it has seen.
+async fn find_after(
     app: &App,
     min_position: &MinPosition,
     user: UserId,
@@ -320,10 +366,8 @@ async fn find(
         return Ok(Source::Live(progress));
     }
     min_position.wait(app, "chats", Some(user)).await?;
-    if !app.reads.chats.has_turn(user, turn).await? {
-        return Err(ApiError::NotFound("turn"));
-    }
-    Ok(Source::Stored)
+    let found = find(app, user, turn).await?;
+    found.ok_or(ApiError::NotFound("turn"))
 }
 
 /// `DELETE /api/genie/turns/{turn}`: stops the turn at the model server, too. Stopping a turn that has ended is no
@@ -335,7 +379,8 @@ pub async fn stop(
     turn: Path<String>,
 ) -> Result<Answer<StoppedTurn>, ApiError> {
     let turn = turn_id(&turn)?;
-    let source = find(&app, &min_position, user.account.user, turn).await?;
+    let id = user.account.user;
+    let source = find_after(&app, &min_position, id, turn).await?;
     app.write.chats.stop(turn).await?;
     if let Source::Live(progress) = source {
         let _ = timeout(OPENS_AFTER * 4, ended(progress)).await; // the turn stops either way

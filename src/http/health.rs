@@ -51,6 +51,9 @@ pub struct Readiness {
     /// The id of a master key that other servers wrap by and this server lacks. Null when all is well.
     #[schema(required)]
     missing_master_key: Option<String>,
+    /// The models that this server asks, by name. Empty while the model server is away.
+    #[schema(value_type = BTreeMap<String, words::ModelState>)]
+    models: BTreeMap<String, &'static str>,
     /// The model server.
     #[schema(value_type = words::PartState)]
     ollama: &'static str,
@@ -238,9 +241,9 @@ pub async fn ready(app: Data<App>, recent: Data<Recent<Readiness>>, request: Htt
 }
 
 async fn readiness(app: &App) -> Result<Readiness, Infallible> {
-    let (store, model, directus, statuses, elected) = tokio::join!(
+    let (store, models, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
-        app.write.ping_model(),
+        app.write.models(),
         directus(app),
         app.reads.statuses(),
         leader(app)
@@ -271,7 +274,12 @@ async fn readiness(app: &App) -> Result<Readiness, Infallible> {
             missing_position: hole,
         },
         missing_master_key,
-        ollama: state(model.is_ok()),
+        ollama: state(models.is_ok()),
+        models: models
+            .into_iter()
+            .flatten()
+            .map(|(name, presence)| (name, presence.as_str()))
+            .collect(),
         projections: projections
             .map(|(name, status)| (name, projection(head, status)))
             .collect(),
@@ -407,6 +415,7 @@ mod tests {
                 missing_position: None,
             },
             missing_master_key: None,
+            models: BTreeMap::from([("m".into(), "on_disk")]),
             ollama: "away",
             projections: BTreeMap::from([("jobs", projection)]),
             ready: true,
@@ -439,7 +448,8 @@ mod tests {
     async fn readiness_has_these_bytes() {
         let fields_before_log = concat!(
             r#""elected":{"epoch":3,"here":true,"node":"n"},"#,
-            r#""live_users":4,"log":{"head":9,"missing_position":null},"missing_master_key":null"#
+            r#""live_users":4,"log":{"head":9,"missing_position":null},"missing_master_key":null,"#,
+            r#""models":{"m":"on_disk"}"#
         );
         let board = r#""board":{"state":"ready","waiting":2}"#;
         let directus = r#""directus":{"circuit":{"since":"1970-01-01T00:00:00.000Z","state":"closed"},"secret":{"since":null,"state":"unset"},"state":"ok"}"#;
@@ -470,7 +480,7 @@ mod tests {
             )
         );
         assert!(
-            end.contains(r#""missing_master_key":null,"ok":false,"ollama":"away","#),
+            end.contains(r#""models":{"m":"on_disk"},"ok":false,"ollama":"away","#),
             "{end}"
         );
         assert!(end.contains(r#""request_id":"","sealing":"#), "{end}");

@@ -21,14 +21,15 @@ pub fn response() -> HttpResponseBuilder {
     response
 }
 
-/// The first line: the wait before a client reconnects.
+/// The first line: the wait before a client reconnects. It stands in the block of the first event: some clients take
+/// each empty line for the end of an event.
 pub fn retry() -> Bytes {
-    Bytes::from_static(b"retry: 2000\n\n")
+    Bytes::from_static(b"retry: 2000\n")
 }
 
-/// A comment, which keeps the connection open.
+/// A comment, which keeps the connection open. No empty line follows it, as after `retry`.
 pub fn comment() -> Bytes {
-    Bytes::from_static(b": still here\n\n")
+    Bytes::from_static(b": still here\n")
 }
 
 /// A comment that moves the reader's place on.

@@ -185,6 +185,10 @@ words! {
     SealingState = ["sealing", "stopped", "on another node"];
     CircuitWord = ["closed", "open", "half_open"];
     DirectusSecretState = ["unset", "in use", "differs"];
+    /// Whether the model server has a model. The next answer of one that is `on_disk` waits until it is loaded.
+    ModelState = ["missing", "on_disk", "loaded"];
+    /// Why a model ended its answer.
+    FinishReason = ["stop", "length"];
     /// How a turn ended.
     Outcome = ["completed", "stopped", "failed", "interrupted"];
 }

@@ -10,7 +10,7 @@ use genie_log::testing::{Kind, TestStore, both_stores};
 use serde_json::json;
 
 use crate::{
-    fake_ollama::Step,
+    fake_ollama::{FakeOllama, Step},
     test_genie::{Events, TestGenie, TestUser, outcome, text_of},
     until::until,
 };
@@ -194,6 +194,164 @@ both_stores!(
                 "the text that arrived is kept"
             );
         }
+    }
+);
+
+both_stores!(
+    an_answer_that_ends_for_want_of_tokens_says_so,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        let steps = [
+            Step::Think("hm"),
+            Step::Say("half a"),
+            Step::DoneBecause("length"),
+        ];
+        genie.ollama.script("long", &steps);
+        let events = ada.ask(&genie, "s", "a long one").await.rest().await;
+        assert_eq!(outcome(&events), "completed");
+        assert_eq!(text_of(&events), "half a");
+        let end = &events.last().unwrap().data;
+        assert_eq!(end["metrics"]["finish_reason"], "length", "{end}");
+        let asked = &genie.ollama.requests()[0];
+        assert_eq!(
+            asked["options"],
+            json!({"num_ctx": 4096 + 1024, "num_predict": 1024})
+        );
+    }
+);
+
+both_stores!(
+    thoughts_without_an_answer_are_a_failure,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        genie
+            .ollama
+            .script("think", &[Step::Think("hm"), Step::DoneBecause("length")]);
+        let question = json!({"message": "think", "sessionId": "s"});
+        let answer = ada.post(&genie, "/api/genie/stream-chat", question).await;
+        let told = answer.refused(502, "ollama_empty");
+        assert!(
+            told["error"].as_str().unwrap().contains("thought"),
+            "{told}"
+        );
+    }
+);
+
+both_stores!(
+    odd_frames_are_read_and_an_emoji_in_two_halves_is_whole,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        let steps = [
+            Step::Raw(
+                r#"{"message":{"role":"assistant","content":"a\ud83d","thinking":null},"done":null}"#,
+            ),
+            Step::Raw(
+                r#"{"message":{"content":"\ude00b"},"done":false,"eval_count":null,"logprobs":[]}"#,
+            ),
+            Step::Raw(
+                r#"{"message":null,"done":true,"eval_count":3.0,"total_duration":2e9,"load_duration":-1}"#,
+            ),
+        ];
+        genie.ollama.script("odd", &steps);
+        let events = ada.ask(&genie, "s", "odd").await.rest().await;
+        assert_eq!(outcome(&events), "completed");
+        assert_eq!(text_of(&events), "a😀b");
+        let metrics = &events.last().unwrap().data["metrics"];
+        assert_eq!(
+            *metrics,
+            json!({"answer_tokens": 3, "total_ms": 2000, "finish_reason": "stop"})
+        );
+    }
+);
+
+both_stores!(
+    a_kept_connection_that_died_is_no_failure,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        let steps = [Step::BreakOnce, Step::Say("here"), Step::Done];
+        genie.ollama.script("again", &steps);
+        let events = ada.ask(&genie, "s", "again").await.rest().await;
+        assert_eq!(outcome(&events), "completed");
+        assert_eq!(text_of(&events), "here");
+        assert_eq!(genie.ollama.requests().len(), 2);
+    }
+);
+
+both_stores!(
+    a_question_that_is_sent_again_is_asked_once,
+    async |store: TestStore| {
+        let (mut genie, ada) = start(store).await;
+        let bob = genie.user("bob").await;
+        let steps = [Step::Say("one"), Step::Hold, Step::Say(" two"), Step::Done];
+        genie.ollama.script("long", &steps);
+        let ask = |header: &'static str, value: &str| {
+            let url = format!("{}/api/genie/stream-chat", genie.base);
+            let question = json!({"message": "a long one", "sessionId": "s"});
+            let asking = genie.http.post(url).bearer_auth(&ada.token).json(&question);
+            Events::open(asking.header(header, value))
+        };
+        let mut first = ask("Idempotency-Key", "k").await;
+        let seen = first.text().await;
+        assert_eq!(seen.data["textResponse"], "one");
+        let again = ask("Idempotency-Key", "k").await;
+        assert_eq!(again.turn, first.turn);
+        let resumed = ask("Last-Event-ID", &seen.id).await;
+        assert_eq!(resumed.turn, first.turn);
+        drop(first);
+        genie.ollama.go_on();
+        let (again, resumed) = (again.rest().await, resumed.rest().await);
+        assert_eq!(text_of(&again), "one two");
+        assert_eq!(text_of(&resumed), " two");
+        assert_eq!(outcome(&resumed), "completed");
+
+        // After the end, too.
+        let again = ask("Idempotency-Key", "k").await.rest().await;
+        assert_eq!(text_of(&again), "one two");
+        let resumed = ask("Last-Event-ID", &seen.id).await.rest().await;
+        assert_eq!(text_of(&resumed), " two");
+        assert_eq!(genie.ollama.requests().len(), 1);
+
+        // Nobody else's turn, and none at all, is a question.
+        let url = format!("{}/api/genie/stream-chat", genie.base);
+        let asking = genie.http.post(url).bearer_auth(&bob.token);
+        let asking = asking.json(&json!({"message": "hello"}));
+        let bobs = Events::open(asking.header("Last-Event-ID", &seen.id)).await;
+        assert_ne!(bobs.turn, turn_of(&seen.id));
+        assert_eq!(text_of(&bobs.rest().await), "Hello there");
+        let asked = ask("Last-Event-ID", "x").await;
+        assert_ne!(asked.turn, turn_of(&seen.id));
+    }
+);
+
+/// The turn of an event's id.
+fn turn_of(event: &str) -> &str {
+    event.split_once(':').unwrap().0
+}
+
+both_stores!(
+    another_model_server_answers_when_one_is_away,
+    async |store: TestStore| {
+        let second = FakeOllama::start().await;
+        let urls = format!("http://127.0.0.1:9, {}", second.url);
+        let mut genie = TestGenie::start_with(store, &[("OLLAMA_URL", urls)]).await;
+        let ada = genie.user("ada").await;
+        for n in 0..3 {
+            let events = ada
+                .ask(&genie, &format!("s{n}"), "hello")
+                .await
+                .rest()
+                .await;
+            assert_eq!(outcome(&events), "completed");
+            assert_eq!(text_of(&events), "Hello there");
+        }
+        second.script("gone", &[Step::Refuse(500, "out of memory")]);
+        let question = json!({"message": "gone", "sessionId": "t"});
+        let answer = ada.post(&genie, "/api/genie/stream-chat", question).await;
+        answer.refused(502, "ollama_failed");
+        let readiness = genie.readiness().await.ok();
+        assert_eq!(readiness["ollama"], "ok");
+        let models = json!({"qwen2.5:latest": "loaded", "dolphin-mistral:7b": "missing"});
+        assert_eq!(readiness["models"], models);
     }
 );
 

@@ -4,7 +4,10 @@
 //! `done`. A client cancels an answer by closing the connection.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,8 +31,14 @@ pub enum Step {
     Pause(u64),
     /// Sends nothing until [`FakeOllama::go_on`].
     Hold,
+    /// Sends a frame with a thought.
+    Think(&'static str),
+    /// Sends this line as it is.
+    Raw(&'static str),
     /// Sends the last frame.
     Done,
+    /// Sends the last frame, with this reason.
+    DoneBecause(&'static str),
     /// Answers with a status and an error instead of a stream.
     Refuse(u16, &'static str),
     /// Sends an error line in the middle and ends the stream.
@@ -38,6 +47,8 @@ pub enum Step {
     EndWithoutDone,
     /// Breaks the connection in the middle.
     Break,
+    /// Breaks the connection when it is asked for the first time, as a server that closes a kept connection.
+    BreakOnce,
 }
 
 #[derive(Default)]
@@ -47,6 +58,7 @@ struct State {
     headers: Mutex<Vec<String>>,
     go_on: Notify,
     cancelled: Mutex<usize>,
+    broken_once: AtomicBool,
 }
 
 pub struct FakeOllama {
@@ -130,10 +142,17 @@ fn frame(text: &str) -> Value {
     })
 }
 
-fn last_frame() -> Value {
+fn thinking(thought: &str) -> Value {
+    json!({
+        "model": "fake", "created_at": "2026-01-02T03:04:05.678901Z",
+        "message": {"role": "assistant", "content": "", "thinking": thought}, "done": false,
+    })
+}
+
+fn last_frame(reason: &str) -> Value {
     json!({
         "model": "fake", "created_at": "2026-01-02T03:04:05.678901Z", "message": {"role": "assistant", "content": ""},
-        "done": true, "done_reason": "stop", "total_duration": 5_000_000_000_u64, "load_duration": 1_000_000, "eval_count": 4,
+        "done": true, "done_reason": reason, "total_duration": 5_000_000_000_u64, "load_duration": 1_000_000, "eval_count": 4,
     })
 }
 
@@ -161,6 +180,23 @@ async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender
         read.read_exact(&mut body).await.unwrap();
         if request_line.starts_with("GET /api/version") {
             respond(&mut write, 200, &json!({"version": "0.33.0"})).await;
+            continue;
+        }
+        if request_line.starts_with("GET /api/tags") {
+            let models = [
+                json!({"name": "qwen2.5:latest"}),
+                json!({"name": "other:7b"}),
+            ];
+            respond(&mut write, 200, &json!({"models": models})).await;
+            continue;
+        }
+        if request_line.starts_with("GET /api/ps") {
+            respond(
+                &mut write,
+                200,
+                &json!({"models": [{"name": "qwen2.5:latest"}]}),
+            )
+            .await;
             continue;
         }
         let body: Value = serde_json::from_slice(&body).unwrap();
@@ -215,10 +251,19 @@ async fn play(
                 continue;
             }
             Step::Break => return false,
+            Step::BreakOnce => {
+                if !state.broken_once.swap(true, Ordering::SeqCst) {
+                    return false;
+                }
+                continue;
+            }
             Step::EndWithoutDone => None,
-            Step::Say(text) => Some(frame(text)),
-            Step::Done => Some(last_frame()),
-            Step::ErrorLine(text) => Some(json!({"error": text})),
+            Step::Say(text) => Some(frame(text).to_string()),
+            Step::Think(thought) => Some(thinking(thought).to_string()),
+            Step::Raw(line) => Some(line.to_owned()),
+            Step::Done => Some(last_frame("stop").to_string()),
+            Step::DoneBecause(reason) => Some(last_frame(reason).to_string()),
+            Step::ErrorLine(text) => Some(json!({"error": text}).to_string()),
         };
         if !streaming {
             streaming = true;

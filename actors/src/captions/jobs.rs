@@ -17,6 +17,7 @@ use super::task::write_in_turn;
 use crate::{
     WriteError,
     jobs::{AttemptEnd, JobBoard, JobClaim, operation_set::ClaimScope},
+    model_queue::QueueClass,
     supervisor::Supervisor,
 };
 
@@ -86,7 +87,14 @@ async fn write(supervisor: &Supervisor, job: &JobClaim) -> AttemptEnd {
             };
         }
     };
-    let written = write_in_turn(supervisor, &job.job.to_string(), job.user, &brief).await;
+    let written = write_in_turn(
+        supervisor,
+        &job.job.to_string(),
+        QueueClass::Job,
+        job.user,
+        &brief,
+    )
+    .await;
     end_of(&brief, written)
 }
 

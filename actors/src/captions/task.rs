@@ -14,11 +14,12 @@ use tracing::{Instrument, Span, error, warn};
 use super::text::{clean, cut, is_too_long, prompt, shorter};
 use crate::{
     chats::conversation::fitting,
-    model_queue::QueueClass,
-    ollama::{ModelFrame, ModelMessage},
+    model_queue::{QueueClass, QueuePass},
+    ollama::{AnswerLimits, ModelFrame, ModelMessage},
     supervisor::{
         RunHandle, Supervisor,
         failure::{died, interrupted, took_too_long},
+        open_answer::OpenAnswer,
     },
     users::Plan,
 };
@@ -101,7 +102,7 @@ async fn write(
     let id = task.caption.to_string();
     tokio::select! {
         () = task.run.over() => Err(interrupted()),
-        written = write_in_turn(&supervisor, &id, task.user, &brief) => written,
+        written = write_in_turn(&supervisor, &id, QueueClass::Caption, task.user, &brief) => written,
     }
 }
 
@@ -109,25 +110,33 @@ async fn write(
 pub(super) async fn write_in_turn(
     supervisor: &Supervisor,
     id: &str,
+    class: QueueClass,
     user: UserId,
     brief: &Brief,
 ) -> Result<WrittenCaption, Failure> {
-    let mut ticket = supervisor.enqueue(id, QueueClass::Caption, user);
-    let _pass = (&mut ticket.pass).await.map_err(|_| died())?;
+    let model = &supervisor.0.settings.caption_model;
+    let mut ticket = supervisor.line_up(id, class, user, model).await;
+    let pass = ticket.wait(|_| {}).await.ok_or_else(died)?;
     tokio::select! {
         () = tokio::time::sleep(CAPTION_DEADLINE) => Err(took_too_long()),
-        written = ask_model(supervisor, brief) => written,
+        written = ask_model(supervisor, pass, brief) => written,
     }
 }
 
-async fn ask_model(supervisor: &Supervisor, brief: &Brief) -> Result<WrittenCaption, Failure> {
+async fn ask_model(
+    supervisor: &Supervisor,
+    pass: QueuePass,
+    brief: &Brief,
+) -> Result<WrittenCaption, Failure> {
     let model = &supervisor.0.settings.caption_model;
     let conversation = prompt(brief);
-    let mut text = clean(&whole_answer(supervisor, model, &conversation).await?);
+    let (first, pass) = whole_answer(supervisor, pass, model, &conversation).await?;
+    let mut text = clean(&first);
     let cap = brief.platform.cap();
     if let Some(cap) = cap.filter(|cap| is_too_long(&text, *cap)) {
         let shorter = shorter(conversation, &text, cap);
-        let again = clean(&whole_answer(supervisor, model, &shorter).await?);
+        let (again, _pass) = whole_answer(supervisor, pass, model, &shorter).await?;
+        let again = clean(&again);
         if !again.is_empty() {
             text = again;
         }
@@ -146,16 +155,20 @@ async fn ask_model(supervisor: &Supervisor, brief: &Brief) -> Result<WrittenCapt
     })
 }
 
+/// The answer, and the pass to ask again.
 async fn whole_answer(
     supervisor: &Supervisor,
+    pass: QueuePass,
     model: &str,
     conversation: &[ModelMessage],
-) -> Result<String, Failure> {
-    let mut stream = supervisor
-        .0
-        .ollama
-        .chat(model, conversation, CAPTION_TOKENS)
-        .await?;
+) -> Result<(String, QueuePass), Failure> {
+    let settings = &supervisor.0.settings;
+    let limits = AnswerLimits {
+        answer_tokens: CAPTION_TOKENS,
+        ..settings.answer_limits()
+    };
+    let asking = supervisor.open_answer(pass, model, conversation, limits);
+    let OpenAnswer { mut stream, pass } = asking.await?;
     let mut whole = String::new();
     let mut room = MAX_CAPTION_BYTES;
     loop {
@@ -166,7 +179,7 @@ async fn whole_answer(
         let fitting = fitting(&text, &mut room);
         whole.push_str(fitting);
         if is_done || fitting.len() < text.len() {
-            return Ok(whole); // dropping the stream stops the model
+            return Ok((whole, pass)); // dropping the stream stops the model
         }
     }
 }

@@ -2,34 +2,29 @@
 
 use genie_events::{TurnId, chat::ChatEvent};
 
+use super::token_estimate::{PER_MESSAGE, estimate};
 use crate::ollama::ModelMessage;
-
-/// The estimated bytes of a token, to fit a conversation into the model's context.
-pub(super) const BYTES_PER_TOKEN: usize = 4;
 
 const SYSTEM_PROMPT: &str =
     "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
-
-/// A message takes at least this many bytes of the budget: its role and its marks. So the number of messages is bounded
-/// with their bytes.
-const MESSAGE_BYTES: usize = 16;
 
 /// A conversation that is gathered backwards, from its newest event, until the budget is full.
 #[derive(Debug)]
 pub(super) struct ConversationBuilder {
     /// The turn that is asked for.
     turn: TurnId,
-    /// The bytes that are left.
+    /// The estimated tokens that are left.
     left: usize,
     /// Newest first. Empty until the turn's question is found.
     newest_first: Vec<ModelMessage>,
 }
 
 impl ConversationBuilder {
+    /// `budget` is in estimated tokens.
     pub fn new(turn: TurnId, budget: usize) -> Self {
         Self {
             turn,
-            left: budget.saturating_sub(SYSTEM_PROMPT.len()),
+            left: budget.saturating_sub(tokens(SYSTEM_PROMPT)),
             newest_first: Vec::new(),
         }
     }
@@ -56,27 +51,49 @@ impl ConversationBuilder {
     fn add(&mut self, role: &'static str, content: String) -> bool {
         // The question itself always goes, however long. A model server that cannot take it says so.
         let is_question = self.newest_first.is_empty();
-        let bytes = content.len() + MESSAGE_BYTES;
-        if bytes > self.left && !is_question {
+        let tokens = tokens(&content);
+        if tokens > self.left && !is_question {
             return false;
         }
-        self.left = self.left.saturating_sub(bytes);
+        self.left = self.left.saturating_sub(tokens);
         self.newest_first.push(ModelMessage { role, content });
         true
     }
 
-    /// The system prompt, and the messages in the order in which they were written; `None` without the question.
-    pub fn build(mut self) -> Option<Vec<ModelMessage>> {
+    /// The system prompt, and the messages in the order in which they were written; `None` without the question. Many
+    /// models' templates take only a user and an assistant in turns, the user first. So questions without an answer
+    /// between them are one message, and an answer whose question did not fit is left out.
+    pub fn build(self) -> Option<Vec<ModelMessage>> {
         if self.newest_first.is_empty() {
             return None;
         }
-        self.newest_first.push(ModelMessage {
+        let mut messages = vec![ModelMessage {
             role: "system",
             content: SYSTEM_PROMPT.into(),
-        });
-        self.newest_first.reverse();
-        Some(self.newest_first)
+        }];
+        let oldest_first = self.newest_first.into_iter().rev();
+        for message in oldest_first.skip_while(|message| message.role == "assistant") {
+            match messages.last_mut() {
+                Some(last) if last.role == message.role => {
+                    last.content.push_str("\n\n");
+                    last.content.push_str(&message.content);
+                }
+                _ => messages.push(message),
+            }
+        }
+        Some(messages)
     }
+}
+
+/// The estimated tokens of a message.
+fn tokens(content: &str) -> usize {
+    estimate(content) + PER_MESSAGE
+}
+
+/// The estimated tokens of a conversation.
+pub(super) fn tokens_of(conversation: &[ModelMessage]) -> usize {
+    let messages = conversation.iter();
+    messages.map(|message| tokens(&message.content)).sum()
 }
 
 /// The beginning of a text that fits into `room` bytes of JSON, which are subtracted from `room`.
@@ -184,13 +201,18 @@ mod tests {
         let all = vec![
             of("user", "one"),
             of("assistant", "ONE"),
-            of("user", "two"),
-            of("user", "three"),
+            of("user", "two\n\nthree"),
         ];
         assert_eq!(given(&history, 3, 100_000), (all, 7));
-        let two = SYSTEM_PROMPT.len() + 2 * MESSAGE_BYTES + 8;
-        let newest = vec![of("user", "two"), of("user", "three")];
-        assert_eq!(given(&history, 3, two), (newest, 6));
+        let two = tokens(SYSTEM_PROMPT) + tokens("three") + tokens("two");
+        let newest = vec![of("user", "two\n\nthree")];
+        assert_eq!(given(&history, 3, two), (newest.clone(), 6));
+        let three = two + tokens("ONE");
+        assert_eq!(
+            given(&history, 3, three),
+            (newest, 7),
+            "no answer without its question"
+        );
         let question = vec![of("user", "three")];
         assert_eq!(
             given(&history, 3, 0),
@@ -209,8 +231,9 @@ mod tests {
     #[test]
     fn messages_without_text_fill_the_budget_too() {
         let history: Vec<ChatEvent> = (1..=1000).map(|n| asked(n, "x")).collect();
-        let budget = SYSTEM_PROMPT.len() + 100 * (MESSAGE_BYTES + 1);
+        let budget = tokens(SYSTEM_PROMPT) + 100 * tokens("x");
         let (messages, read) = given(&history, 1000, budget);
-        assert_eq!((messages.len(), read), (100, 101));
+        assert_eq!((messages.len(), read), (1, 101));
+        assert_eq!(messages[0].1.matches('x').count(), 100);
     }
 }

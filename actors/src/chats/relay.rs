@@ -1,7 +1,7 @@
 //! Relays an answer from the model to its readers. Invariant: a token is shown only after its journal row is
 //! committed.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc};
 
 use genie_events::{TurnId, UserId, chat::Failure};
 use genie_log::{UserKeys, turn_journal::Journal};
@@ -23,8 +23,6 @@ use crate::{
 
 /// The longest answer, in bytes of JSON as in its fact. Past it the connection to the model is closed.
 pub(super) const MAX_ANSWER_BYTES: usize = 512 * 1024;
-/// The longest time of an answer, once it is its turn: a model that loops must not hold its slot for ever.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
 
 pub(super) struct Relay<'a> {
     supervisor: &'a Supervisor,
@@ -55,8 +53,8 @@ impl<'a> Relay<'a> {
     }
 
     /// Reads the model as fast as it writes, and commits and shows what has come since the last commit.
-    pub async fn run(mut self, mut stream: ModelStream) -> TurnAttempt {
-        let deadline = tokio::time::sleep(ANSWER_DEADLINE);
+    pub async fn run(mut self, stream: &mut ModelStream) -> TurnAttempt {
+        let deadline = tokio::time::sleep(self.supervisor.0.settings.answer_time);
         tokio::pin!(deadline);
         loop {
             self.commit_arrived();

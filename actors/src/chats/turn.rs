@@ -13,7 +13,7 @@ use genie_log::{Epoch, LogError, UserKeys, Work, leases::LeaseKind};
 use tracing::{Instrument, Span, error, info, warn};
 
 use super::{
-    conversation::{BYTES_PER_TOKEN, fitting},
+    conversation::{fitting, tokens_of},
     history::read_conversation,
     relay::{MAX_ANSWER_BYTES, Relay},
 };
@@ -29,9 +29,6 @@ use crate::{
     turn_feed::{TurnEnd, TurnStage},
     users::Plan,
 };
-
-/// Tokens that a model may write: one that loops would never stop.
-const ANSWER_TOKENS: u32 = 4096;
 
 #[derive(Debug, Clone)]
 pub(crate) struct TurnTask {
@@ -167,21 +164,34 @@ async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt
     let inner = &supervisor.0;
     let (keys, conversation) = read_with_retry(task, || read_chat(supervisor, task)).await?;
     let stopped = || TurnAttempt::without_text(AttemptResult::Stopped);
-    let Some(_pass) = wait_for_pass(supervisor, task).await else {
+    let model = &inner.settings.chat_model;
+    let Some(pass) = wait_for_pass(supervisor, task, model).await else {
         return Ok(stopped());
     };
     inner.feeds.stage(task.turn, TurnStage::Running);
-    let model = &inner.settings.chat_model;
+    let limits = inner.settings.answer_limits();
     let opened = tokio::select! {
         biased;
         () = task.run.over() => return Ok(stopped()),
-        opened = inner.ollama.chat(model, &conversation, ANSWER_TOKENS) => opened,
+        opened = supervisor.open_answer(pass, model, &conversation, limits) => opened,
     };
+    let estimated = tokens_of(&conversation);
     drop(conversation);
-    Ok(match opened {
-        Ok(stream) => Relay::new(supervisor, task, keys).run(stream).await,
+    let attempt = match opened {
+        Ok(mut answer) => {
+            let relay = Relay::new(supervisor, task, keys);
+            relay.run(&mut answer.stream).await
+        }
         Err(failure) => TurnAttempt::without_text(AttemptResult::Failed(failure)),
-    })
+    };
+    if let AttemptResult::Completed(TurnMetrics {
+        prompt_tokens: Some(counted),
+        ..
+    }) = attempt.end
+    {
+        inner.token_scale.learn(estimated, counted);
+    }
+    Ok(attempt)
 }
 
 /// The user's keys and the conversation that the model is given.
@@ -191,7 +201,7 @@ async fn read_chat(
 ) -> Result<(Arc<UserKeys>, Vec<ModelMessage>), LogError> {
     let inner = &supervisor.0;
     let keys = inner.log.keys().live(task.user).await?;
-    let budget = inner.settings.context_tokens * BYTES_PER_TOKEN;
+    let budget = inner.token_scale.estimated(inner.settings.context_tokens);
     let stream = StreamId::new(StreamKind::Chat, task.session);
     let conversation = read_conversation(&inner.log, task.user, &stream, task.turn, budget).await?;
     Ok((keys, conversation))
@@ -219,19 +229,18 @@ where
     Err(LogError::Away(reason))
 }
 
-/// Waits in the queue and tells the readers the place; `None` when the turn was stopped meanwhile.
-async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<QueuePass> {
-    let mut ticket = supervisor.enqueue(&task.turn.to_string(), QueueClass::Chat, task.user);
-    loop {
-        tokio::select! {
-            biased;
-            () = task.run.over() => return None,
-            pass = &mut ticket.pass => return pass.ok(),
-            Ok(()) = ticket.stage.changed() => {
-                let stage = *ticket.stage.borrow_and_update();
-                supervisor.0.feeds.stage(task.turn, stage);
-            }
-        }
+/// Waits in the line and tells the readers the place; `None` when the turn was stopped meanwhile.
+async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask, model: &str) -> Option<QueuePass> {
+    let tell = |stage| supervisor.0.feeds.stage(task.turn, stage);
+    let id = task.turn.to_string();
+    let waiting = async {
+        let lining_up = supervisor.line_up(&id, QueueClass::Chat, task.user, model);
+        lining_up.await.wait(tell).await
+    };
+    tokio::select! {
+        biased;
+        () = task.run.over() => None,
+        pass = waiting => pass,
     }
 }
 

@@ -146,7 +146,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::{outbound::ProxyUse, supervisor::ModelSettings, users::tests::node};
+    use crate::{
+        TokenWaits, outbound::ProxyUse, supervisor::ModelSettings, users::tests::node,
+    };
 
     both_stores!(
         a_question_that_cannot_be_read_takes_no_place_in_line,
@@ -158,12 +160,18 @@ mod tests {
             let ada = store.register(&log, "ada").await;
             let settings = ModelSettings {
                 proxies: ProxyUse::default(),
-                url: "http://127.0.0.1:9".into(),
+                urls: vec!["http://127.0.0.1:9".into()],
                 chat_model: "m".into(),
                 caption_model: "m".into(),
                 concurrency: 1,
                 queue: 0,
                 context_tokens: 1000,
+                answer_tokens: 100,
+                answer_time: Duration::from_secs(1),
+                waits: TokenWaits {
+                    first: Duration::from_secs(1),
+                    between: Duration::from_secs(1),
+                },
             };
             let supervisor =
                 Supervisor::new(log.clone(), node(&log), settings, "node".into()).unwrap();

@@ -2,7 +2,7 @@
 
 use genie_events::{
     TurnId,
-    chat::{Failure, TurnMetrics},
+    chat::{Failure, FinishReason, TurnMetrics},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -78,7 +78,7 @@ pub struct ChatText {
 #[derive(Serialize, ToSchema)]
 pub struct ChatError {
     close: True,
-    /// For programs: a code of the model server (see 502), where `ollama_timeout` is also an answer that took longer than 15 minutes. `answer_too_long`: the answer was stopped at 524288 bytes of JSON. `interrupted`: the server went down. `history_unreadable`: the earlier messages could not be read. `journal_unwritable`: the text could not be stored. `internal`: a fault of the server.
+    /// For programs: a code of the model server (see 502), where `ollama_timeout` is also an answer that took longer than `CHAT_MAX_SECONDS`. `answer_too_long`: the answer was stopped at 524288 bytes of JSON. `interrupted`: the server went down. `history_unreadable`: the earlier messages could not be read. `journal_unwritable`: the text could not be stored. `internal`: a fault of the server.
     code: String,
     error: True,
     /// For people.
@@ -116,6 +116,10 @@ pub struct ModelMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     answer_tokens: Option<u64>,
+    /// Why the model ended its answer: `length` when it had no tokens left (`CHAT_MAX_TOKENS`), so that the answer may break off in the middle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = words::FinishReason)]
+    finish_reason: Option<&'static str>,
     /// The time to load the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -134,6 +138,7 @@ impl From<&TurnMetrics> for ModelMetrics {
     fn from(metrics: &TurnMetrics) -> Self {
         Self {
             answer_tokens: metrics.answer_tokens,
+            finish_reason: metrics.finish_reason.map(FinishReason::as_str),
             load_ms: metrics.load_ms,
             prompt_tokens: metrics.prompt_tokens,
             total_ms: metrics.total_ms,
@@ -275,11 +280,12 @@ mod tests {
             answer_tokens: Some(2),
             total_ms: None,
             load_ms: Some(3),
+            finish_reason: Some(FinishReason::Length),
         };
         assert_eq!(
             json(TurnStreamEvent::end(turn, true, "failed", None, &metrics)),
             format!(
-                r#"{{"close":true,"error":true,"metrics":{{"answer_tokens":2,"load_ms":3,"prompt_tokens":1}},"model":null,"outcome":"failed","type":"finalizeResponseStream",{uuid}}}"#
+                r#"{{"close":true,"error":true,"metrics":{{"answer_tokens":2,"finish_reason":"length","load_ms":3,"prompt_tokens":1}},"model":null,"outcome":"failed","type":"finalizeResponseStream",{uuid}}}"#
             )
         );
     }

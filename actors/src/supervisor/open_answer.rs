@@ -1,0 +1,92 @@
+//! The beginning of an answer: its turn in the line, and its first token, from whichever model server gives one.
+
+use genie_events::{User, UserId, chat::Failure, tier::Tier};
+use serde_json::json;
+
+use super::Supervisor;
+use crate::{
+    model_queue::{ModelRequest, QueueClass, QueuePass, QueueTicket},
+    ollama::{AnswerLimits, ModelMessage, ModelStream, UNREACHABLE},
+};
+
+/// An answer that has begun. It holds its place at the model server.
+pub(crate) struct OpenAnswer {
+    pub stream: ModelStream,
+    pub pass: QueuePass,
+}
+
+impl Supervisor {
+    /// Puts a run into the line for a model, and gives its admission back.
+    pub async fn line_up(
+        &self,
+        id: &str,
+        class: QueueClass,
+        user: UserId,
+        model: &str,
+    ) -> QueueTicket {
+        let request = ModelRequest {
+            class,
+            user,
+            tier: self.tier(user).await,
+            model: model.to_owned(),
+        };
+        let ticket = self.0.queue.enqueue(request);
+        self.0.admitted.lock().remove(id);
+        ticket
+    }
+
+    /// The user's tier; that of new users when the store can't tell. It decides only who goes first.
+    async fn tier(&self, user: UserId) -> Tier {
+        let look = |state: &User| json!(state.tier().ok());
+        let tier = self.0.users.look(user, look).await;
+        let tier = tier.ok().and_then(|tier| serde_json::from_value(tier).ok());
+        tier.flatten().unwrap_or_default()
+    }
+
+    /// Asks for an answer, and resolves with its first token. When a server fails before that, another one is
+    /// asked. Fails with what a server said, when all failed.
+    pub async fn open_answer(
+        &self,
+        mut pass: QueuePass,
+        model: &str,
+        messages: &[ModelMessage],
+        limits: AnswerLimits,
+    ) -> Result<OpenAnswer, Failure> {
+        let mut tried = Vec::new();
+        let mut told: Option<Failure> = None;
+        loop {
+            let server = &self.0.model_servers[pass.server()];
+            let failure = match server.chat(model, messages, limits).await {
+                Ok(stream) => {
+                    pass.answered();
+                    return Ok(OpenAnswer { stream, pass });
+                }
+                Err(failure) => failure,
+            };
+            if !may_succeed_elsewhere(&failure) {
+                return Err(failure);
+            }
+            // What a server said tells more than that another is away.
+            let told = match &mut told {
+                Some(told) if told.code != UNREACHABLE => told,
+                told => told.insert(failure),
+            };
+            match self.0.queue.elsewhere(pass, model, &mut tried).await {
+                Some(other) => pass = other,
+                None => return Err(told.clone()),
+            }
+        }
+    }
+}
+
+/// True for failures of the server; false for an answer that is bad, or slow.
+fn may_succeed_elsewhere(failure: &Failure) -> bool {
+    let codes = [
+        UNREACHABLE,
+        "ollama_failed",
+        "ollama_incomplete",
+        "ollama_busy",
+        "ollama_model_missing",
+    ];
+    codes.contains(&failure.code.as_str())
+}
