@@ -12,6 +12,9 @@ use super::QueueClass;
 /// The cost of an answer for a user of weight 1. It can be divided by each weight.
 const UNIT: u64 = 840;
 
+/// The most users of a class of whom nobody waits and whose turns are remembered.
+const MOST_RESTING: usize = 1024;
+
 /// The place of one who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -129,10 +132,10 @@ impl FairClass {
         }
     }
 
-    /// A user whose next answer would start now is as good as a new one.
+    /// A user whose next answer would start now is as good as a new one. So is the first of too many.
     fn forget_even_users(&mut self) {
         while let Some((next, user)) = self.resting.first().copied()
-            && next <= self.now
+            && (next <= self.now || self.resting.len() > MOST_RESTING)
         {
             self.resting.pop_first();
             self.users.remove(&user);
@@ -239,12 +242,13 @@ mod tests {
         let ada = waiting.join(QueueClass::Chat, 1, 1);
         waiting.join(QueueClass::Chat, 2, 1);
         assert_eq!(waiting.line.rank(ada), 2);
-        for n in 0..1000 {
+        for n in 0..3000 {
             waiting.join(QueueClass::Chat, n, 1);
             waiting.start();
         }
         let class = &waiting.line.classes[0];
-        let known = (class.users.len(), class.resting.len());
-        assert!(known.0 <= waiting.line.len() + 4, "{known:?}");
+        let (known, resting) = (class.users.len(), class.resting.len());
+        assert!(resting <= MOST_RESTING, "{resting}");
+        assert!(known <= resting + waiting.line.len(), "{known}");
     }
 }

@@ -146,9 +146,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        TokenWaits, outbound::ProxyUse, supervisor::ModelSettings, users::tests::node,
-    };
+    use crate::{TokenWaits, outbound::ProxyUse, supervisor::ModelSettings, users::tests::node};
 
     both_stores!(
         a_question_that_cannot_be_read_takes_no_place_in_line,
