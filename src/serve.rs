@@ -235,11 +235,8 @@ async fn build(
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
-    tokio::spawn(board_owners::tell(
-        write.jobs.clone(),
-        log.clone(),
-        reads.clone(),
-    ));
+    let owners = board_owners::tell(write.jobs.clone(), log.clone(), reads.clone());
+    tokio::spawn(owners);
     let heads = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
     let first_invite = make_first_invite(&config, &write).await?;
