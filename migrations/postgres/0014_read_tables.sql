@@ -72,13 +72,6 @@ CREATE TABLE jobs (
     outputs_sealed bytea
 );
 CREATE INDEX jobs_of_user ON jobs (user_id, position);
--- One for each status. Each is smaller than the index of all, and needs no look at the row: so it is chosen for
--- its status whatever the statistics say.
-CREATE INDEX jobs_of_user_queued ON jobs (user_id, position) WHERE status = 'queued';
-CREATE INDEX jobs_of_user_processing ON jobs (user_id, position) WHERE status = 'processing';
-CREATE INDEX jobs_of_user_completed ON jobs (user_id, position) WHERE status = 'completed';
-CREATE INDEX jobs_of_user_failed ON jobs (user_id, position) WHERE status = 'failed';
-CREATE INDEX jobs_of_user_cancelled ON jobs (user_id, position) WHERE status = 'cancelled';
 -- Filtered lists merge these by position: each operation that is asked for, with each status.
 CREATE INDEX jobs_of_user_by_operation ON jobs (user_id, operation, status, position);
 -- Only the jobs that have failed.

@@ -156,6 +156,17 @@ fn last_frame(reason: &str) -> Value {
     })
 }
 
+/// What Ollama says of itself and its models.
+fn about(request_line: &str) -> Option<Value> {
+    let path = request_line.split(' ').nth(1)?;
+    Some(match path {
+        "/api/version" => json!({"version": "0.33.0"}),
+        "/api/tags" => json!({"models": [{"name": "qwen2.5:latest"}, {"name": "other:7b"}]}),
+        "/api/ps" => json!({"models": [{"name": "qwen2.5:latest"}]}),
+        _ => return None,
+    })
+}
+
 async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender<()>) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -178,25 +189,8 @@ async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender
         }
         let mut body = vec![0; length];
         read.read_exact(&mut body).await.unwrap();
-        if request_line.starts_with("GET /api/version") {
-            respond(&mut write, 200, &json!({"version": "0.33.0"})).await;
-            continue;
-        }
-        if request_line.starts_with("GET /api/tags") {
-            let models = [
-                json!({"name": "qwen2.5:latest"}),
-                json!({"name": "other:7b"}),
-            ];
-            respond(&mut write, 200, &json!({"models": models})).await;
-            continue;
-        }
-        if request_line.starts_with("GET /api/ps") {
-            respond(
-                &mut write,
-                200,
-                &json!({"models": [{"name": "qwen2.5:latest"}]}),
-            )
-            .await;
+        if let Some(told) = about(&request_line) {
+            respond(&mut write, 200, &told).await;
             continue;
         }
         let body: Value = serde_json::from_slice(&body).unwrap();
