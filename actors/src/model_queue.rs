@@ -12,7 +12,7 @@ use crate::turn_feed::TurnStage;
 mod line;
 mod servers;
 
-use line::{ModelLine, Place};
+use line::{LinePlace, ModelLine};
 use servers::ModelServers;
 
 /// Of the waiters who go first, so many are looked at for one whose model is loaded.
@@ -71,7 +71,7 @@ struct QueueState {
 
 #[derive(Debug)]
 struct Waiter {
-    place: Place,
+    place: LinePlace,
     request: ModelRequest,
     /// How often another went first because its model was loaded.
     let_by: usize,
@@ -345,11 +345,11 @@ impl QueueState {
     }
 
     /// Who goes to this server: the first, or one shortly after it whose model is loaded there.
-    fn chosen(&mut self, first: Place, server: usize) -> u64 {
+    fn chosen(&mut self, first: LinePlace, server: usize) -> u64 {
         let Some(loaded) = self.servers.model(server) else {
             return first.number;
         };
-        let model_of = |place: Place| {
+        let model_of = |place: LinePlace| {
             let waiter = self.waiting.get(&place.number);
             waiter.map(|waiter| waiter.request.model.as_str())
         };

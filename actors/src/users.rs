@@ -39,8 +39,8 @@ const MAILBOX: WaitingCommands = WaitingCommands {
 /// How often a command is sent again when its actor died before it took it.
 const SENDS: u32 = 3;
 /// The longest time of a command, those before it included, until its user decides. Then its caller is told to come
-/// again.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// again. Reads of a store that hangs fail before, so that the caller learns of that.
+const DEADLINE: Duration = Duration::from_secs(18);
 /// The longest wait for the append of a command that its user has decided.
 const LONGEST: Duration = Duration::from_secs(40);
 /// An actor that is unused for this long is passivated.

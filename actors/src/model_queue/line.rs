@@ -17,7 +17,7 @@ const MOST_RESTING: usize = 1024;
 
 /// The place of one who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct LinePlace {
     class: QueueClass,
     /// The fair time at which the answer starts.
     start: u64,
@@ -33,17 +33,17 @@ pub(super) struct ModelLine {
 /// One class.
 #[derive(Debug, Default)]
 struct FairClass {
-    order: RankedSet<Place>,
+    order: RankedSet<LinePlace>,
     /// The fair time: the start of the answer that left the line last.
     now: u64,
-    users: HashMap<UserId, Share>,
+    users: HashMap<UserId, UserShare>,
     /// Users of whom nobody waits, by the fair time at which they are even with the others.
     resting: BTreeSet<(u64, UserId)>,
 }
 
 /// A user's share of a class.
 #[derive(Debug, Default)]
-struct Share {
+struct UserShare {
     /// The fair time at which the user's next answer starts.
     next: u64,
     waiting: usize,
@@ -54,9 +54,9 @@ impl ModelLine {
         self.classes.iter().map(|class| class.order.len()).sum()
     }
 
-    pub fn join(&mut self, class: QueueClass, user: UserId, weight: u64, number: u64) -> Place {
+    pub fn join(&mut self, class: QueueClass, user: UserId, weight: u64, number: u64) -> LinePlace {
         let start = self.classes[class as usize].join(user, weight);
-        let place = Place {
+        let place = LinePlace {
             class,
             start,
             number,
@@ -66,7 +66,7 @@ impl ModelLine {
     }
 
     /// Takes out one who goes to the model.
-    pub fn start(&mut self, place: Place, user: UserId) {
+    pub fn start(&mut self, place: LinePlace, user: UserId) {
         let class = &mut self.classes[place.class as usize];
         if class.order.remove(&place) {
             class.now = class.now.max(place.start);
@@ -76,7 +76,7 @@ impl ModelLine {
     }
 
     /// Takes out one who stopped waiting. It costs its user nothing, when it was the user's last.
-    pub fn leave(&mut self, place: Place, user: UserId, weight: u64) {
+    pub fn leave(&mut self, place: LinePlace, user: UserId, weight: u64) {
         let class = &mut self.classes[place.class as usize];
         if class.order.remove(&place) {
             if let Some(share) = class.users.get_mut(&user)
@@ -90,7 +90,7 @@ impl ModelLine {
     }
 
     /// Those who go first, of the first class in which somebody waits.
-    pub fn first(&self) -> impl Iterator<Item = Place> {
+    pub fn first(&self) -> impl Iterator<Item = LinePlace> {
         let class = self.classes.iter().find(|class| !class.order.is_empty());
         class
             .into_iter()
@@ -98,7 +98,7 @@ impl ModelLine {
     }
 
     /// From 1, in the order of the turns to come.
-    pub fn rank(&self, place: Place) -> usize {
+    pub fn rank(&self, place: LinePlace) -> usize {
         let before = &self.classes[..place.class as usize];
         let before: usize = before.iter().map(|class| class.order.len()).sum();
         before + self.classes[place.class as usize].order.rank(&place) + 1
@@ -161,7 +161,7 @@ mod tests {
     }
 
     impl Waiting {
-        fn join(&mut self, class: QueueClass, of: u64, weight: u64) -> Place {
+        fn join(&mut self, class: QueueClass, of: u64, weight: u64) -> LinePlace {
             let number = self.users.len() as u64;
             self.users.insert(number, (user(of), weight));
             self.line.join(class, user(of), weight, number)

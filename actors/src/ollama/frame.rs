@@ -14,7 +14,7 @@ pub(super) struct Frame {
     /// The server's words, when the line carries an error. An error counts more than anything else in its line: a line can
     /// say `done` and yet carry one.
     pub error: Option<String>,
-    pub text: Piece,
+    pub text: TextPiece,
     /// The model thought. Thoughts are no part of the answer.
     pub has_thought: bool,
     /// Present in the last line of an answer.
@@ -23,7 +23,7 @@ pub(super) struct Frame {
 
 /// A piece of text in WTF-8: UTF-8 that may begin or end in the middle of a character of two UTF-16 halves.
 #[derive(Debug, Default)]
-pub(super) struct Piece(Vec<u8>);
+pub(super) struct TextPiece(Vec<u8>);
 
 impl Frame {
     pub fn read(line: &[u8]) -> serde_json::Result<Self> {
@@ -83,21 +83,21 @@ struct WireFrame {
 
 #[derive(Default, Deserialize)]
 struct WireMessage {
-    content: Option<Piece>,
-    thinking: Option<Piece>,
+    content: Option<TextPiece>,
+    thinking: Option<TextPiece>,
 }
 
-impl<'de> Deserialize<'de> for Piece {
+impl<'de> Deserialize<'de> for TextPiece {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bytes;
         impl Visitor<'_> for Bytes {
-            type Value = Piece;
+            type Value = TextPiece;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a string")
             }
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Piece, E> {
-                Ok(Piece(bytes.to_vec()))
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<TextPiece, E> {
+                Ok(TextPiece(bytes.to_vec()))
             }
         }
         // As bytes serde_json takes a lone half of a character, which it refuses in a `String`.
@@ -116,7 +116,7 @@ const HALF: usize = 3;
 
 impl TextJoiner {
     /// The text that is whole now. A half that lacks its other half is U+FFFD.
-    pub fn join(&mut self, piece: Piece) -> String {
+    pub fn join(&mut self, piece: TextPiece) -> String {
         let mut bytes = piece.0;
         if bytes.is_empty() {
             return String::new();
