@@ -19,7 +19,7 @@ pub use authenticate::{
     user_of_account,
 };
 mod look;
-pub use look::{administers_another_s, look_at_another_s, stated_reason};
+pub use look::{administers_another_s, look_at_another_s, short_reason, stated_reason};
 
 /// A user in person: for everything that an administrator may not do in a user's name.
 pub struct UserCaller {

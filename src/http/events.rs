@@ -27,7 +27,7 @@ use utoipa::IntoParams;
 use crate::{
     app::App,
     http::{
-        caller::{ActingUser, Operator, ReadsEvents, stated_reason},
+        caller::{ActingUser, Operator, ReadsEvents, short_reason, stated_reason},
         error::ApiError,
         input::Query,
         long_pages,
@@ -82,6 +82,7 @@ pub struct FeedQuery {
     personal: Option<bool>,
     /// With `personal=true`, of an administrator: why. It is kept on record.
     #[param(min_length = 1, max_length = 500)]
+    #[serde(default, deserialize_with = "short_reason")]
     reason: Option<String>,
 }
 

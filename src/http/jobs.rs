@@ -38,7 +38,7 @@ use crate::{
         body::{Body, PatchBody},
         caller::{
             ActingUser, NoScope, Operator, Somebody, administers_another_s, look_at_another_s,
-            stated_reason,
+            short_reason, stated_reason,
         },
         error::ApiError,
         idempotency::IdempotencyKey,
@@ -782,6 +782,7 @@ pub struct Insight {
     personal: Option<bool>,
     /// With `personal=true`, of an administrator: why. It is kept on record.
     #[param(min_length = 1, max_length = 500)]
+    #[serde(default, deserialize_with = "short_reason")]
     reason: Option<String>,
 }
 

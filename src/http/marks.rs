@@ -23,7 +23,9 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{ActingUser, administers_another_s, look_at_another_s, stated_reason},
+        caller::{
+            ActingUser, administers_another_s, look_at_another_s, short_reason, stated_reason,
+        },
         error::ApiError,
         idempotency::IdempotencyKey,
         input::Query,
@@ -60,6 +62,7 @@ pub struct MarkQuery {
     personal: Option<bool>,
     /// With `personal=true`, of an administrator: why. It is kept on record.
     #[param(min_length = 1, max_length = 500)]
+    #[serde(default, deserialize_with = "short_reason")]
     reason: Option<String>,
 }
 

@@ -328,13 +328,7 @@ impl<'a> Checker<'a> {
                 attempt, worker, ..
             } => {
                 self.check_claim(fact, before, *attempt, worker);
-                if let Some(JobHolder::Claim { claimed_at, .. }) = held {
-                    let sentence = format!(
-                        "{}: it was given away while held since position {claimed_at}",
-                        fact.place()
-                    );
-                    self.verdict.add(Mistake::Lapsed, sentence);
-                }
+                self.check_free(fact, held, "given away");
                 JobHolder::Claim {
                     claimed_at: fact.position,
                     attempt: *attempt,
@@ -348,13 +342,7 @@ impl<'a> Checker<'a> {
             }
             JobEvent::Rescheduled { .. } => {
                 self.note_so(stream, "job.rescheduled", fact);
-                if let Some(JobHolder::Claim { claimed_at, .. }) = held {
-                    let sentence = format!(
-                        "{}: it was put off while held since position {claimed_at}",
-                        fact.place()
-                    );
-                    self.verdict.add(Mistake::Lapsed, sentence);
-                }
+                self.check_free(fact, held, "put off");
                 JobHolder::Nobody
             }
             JobEvent::Lapsed { .. } | JobEvent::Retried { .. } | JobEvent::Removed => {
@@ -373,6 +361,17 @@ impl<'a> Checker<'a> {
             has_ended,
         };
         self.jobs.insert(stream, now);
+    }
+
+    /// No worker holds a job that something was done with.
+    fn check_free(&mut self, fact: &SeenFact, held: Option<JobHolder>, done: &str) {
+        if let Some(JobHolder::Claim { claimed_at, .. }) = held {
+            let sentence = format!(
+                "{}: it was {done} while held since position {claimed_at}",
+                fact.place()
+            );
+            self.verdict.add(Mistake::Lapsed, sentence);
+        }
     }
 
     /// A claim is the next attempt of a job that has not ended, and its worker is there to take it.

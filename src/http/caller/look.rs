@@ -3,6 +3,7 @@
 use genie_actors::Caller;
 use genie_events::UserId;
 use genie_log::{LogError, keys::KeyState};
+use serde::{Deserialize, Deserializer, de::Error};
 
 use super::still_administers;
 use crate::{app::App, http::error::ApiError};
@@ -24,6 +25,17 @@ pub async fn look_at_another_s(
 
 /// In characters.
 const MAX_REASON: usize = 500;
+
+/// Reads a `reason`. One that is too long is refused even where none is asked for, as the document says.
+pub fn short_reason<'de, D: Deserializer<'de>>(query: D) -> Result<Option<String>, D::Error> {
+    let reason = Option::<String>::deserialize(query)?;
+    match &reason {
+        Some(text) if text.chars().count() > MAX_REASON => Err(D::Error::custom(format!(
+            "`reason` must have at most {MAX_REASON} characters"
+        ))),
+        _ => Ok(reason),
+    }
+}
 
 /// The words for which a caller reads what is personal. An administrator must say some; servers and keys need not.
 pub fn stated_reason(caller: &Caller, reason: Option<&str>) -> Result<Option<String>, ApiError> {

@@ -28,7 +28,9 @@ use crate::{
     blobs::BlobError,
     file_kind::is_shown_in_browsers,
     http::{
-        caller::{ActingUser, AnyCaller, WorksOnJobs, look_at_another_s, stated_reason},
+        caller::{
+            ActingUser, AnyCaller, WorksOnJobs, look_at_another_s, short_reason, stated_reason,
+        },
         error::ApiError,
         held_job::LeaseHeaders,
         input::Query,
@@ -56,6 +58,7 @@ pub struct DownloadQuery {
     personal: Option<bool>,
     /// With `personal=true`, of an administrator: why. It is kept on record.
     #[param(min_length = 1, max_length = 500)]
+    #[serde(default, deserialize_with = "short_reason")]
     reason: Option<String>,
 }
 

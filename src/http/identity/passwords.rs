@@ -15,7 +15,7 @@ use crate::{
     app::App,
     http::{
         body::Body,
-        caller::{AdminCaller, stated_reason},
+        caller::{AdminCaller, short_reason, stated_reason},
         error::{ApiError, DirectusError},
         input::{self, Query},
         read_your_writes::MinPosition,
@@ -136,6 +136,7 @@ pub struct PersonalQuery {
     personal: Option<bool>,
     /// With `personal=true`, of an administrator: why. It is kept on record.
     #[param(min_length = 1, max_length = 500)]
+    #[serde(default, deserialize_with = "short_reason")]
     reason: Option<String>,
 }
 
