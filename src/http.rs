@@ -10,6 +10,8 @@ use actix_web::{
     web::{self, post},
 };
 
+use genie_log::long_pages;
+
 use crate::app::App;
 
 /// Who may call a route.
@@ -32,8 +34,6 @@ mod held_job;
 mod idempotency;
 /// What clients send, read by one reader.
 mod input;
-/// Long pages, a few at a time.
-mod long_pages;
 /// Reads wait for what their caller wrote.
 mod read_your_writes;
 /// Answers that everybody may share for a moment.

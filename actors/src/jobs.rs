@@ -18,7 +18,7 @@ use genie_log::leases::LeaseRow;
 use genie_log::{Log, LogError, StoredRow, Work, leases::LeaseKind, read::JobStep, unfinished};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::{
@@ -74,8 +74,6 @@ struct Inner {
     queues: Mutex<JobQueues>,
     state: watch::Sender<BoardState>,
     news: BoardNews,
-    /// Claims of many jobs read their work by turns.
-    claim_turns: Semaphore,
     lease: Duration,
     /// A heartbeat failed since the leader last looked.
     renewals_fail: AtomicBool,
@@ -134,7 +132,6 @@ impl JobBoard {
             users,
             state: watch::Sender::new(BoardState::Starting),
             news: BoardNews::new(),
-            claim_turns: Semaphore::new(claims::READ_AT_ONCE),
             lease,
             renewals_fail: AtomicBool::new(false),
         }))

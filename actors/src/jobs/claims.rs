@@ -11,9 +11,10 @@ use genie_events::{
     user::Recall,
 };
 use genie_log::{
-    Work, clock,
+    Log, LogError, Work, clock,
     keys::sha256_hex,
     leases::{LeaseKind, LeaseRow},
+    long_pages,
 };
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
@@ -34,11 +35,9 @@ const UNANSWERED: usize = 3;
 const OWNER_PATIENCE: Duration = Duration::from_secs(2);
 /// The jobs that are read and claimed together.
 const CLAIMED_TOGETHER: usize = 32;
-/// A claim that reads more jobs than this at once waits for its turn.
-const READ_WITHOUT_TURN: usize = 8;
-/// So many claims of many jobs read at once. Each may read `CLAIMED_TOGETHER` times the longest `params`, which is
-/// 2 MiB, and short answers wait while it is opened.
-pub(super) const READ_AT_ONCE: usize = 2;
+/// A claim that reads more jobs than this at once is made like a long page: it may open 2 MiB, and short answers would
+/// wait for that.
+const FEW: usize = 16;
 
 /// A job handed to a worker.
 #[derive(Debug)]
@@ -97,6 +96,28 @@ struct ReadyClaim {
     params: Box<RawValue>,
     /// In the clear.
     lease: String,
+}
+
+/// What is to be done for a job: its spec, and apart from it the `params`.
+type JobWork = (JobSpec, Box<RawValue>);
+
+/// The work of these jobs, in their order. One that can't be read does not hide the others.
+async fn read_work(
+    log: Log,
+    streams: Vec<(UserId, StreamId)>,
+) -> Result<Vec<Result<JobWork, WriteError>>, WriteError> {
+    let first = log.reader().first_events(&streams).await?;
+    Ok(first.into_iter().map(work_of).collect())
+}
+
+fn work_of(first: Result<Option<Event>, LogError>) -> Result<JobWork, WriteError> {
+    let Some(Event::Job(JobEvent::Submitted { mut spec, .. })) = first? else {
+        let reason = "a job does not begin with its submission";
+        return Err(WriteError::Internal(reason.into()));
+    };
+    let params = std::mem::take(&mut spec.params);
+    let params = to_raw_value(&params).expect("a JSON value can be written");
+    Ok((spec, params))
 }
 
 impl JobBoard {
@@ -183,16 +204,15 @@ impl JobBoard {
             .iter()
             .map(|offer| (offer.user, StreamId::new(StreamKind::Job, offer.job)))
             .collect();
-        let turn = if offers.len() > READ_WITHOUT_TURN {
-            let turn = self.0.claim_turns.acquire().await;
-            Some(turn.expect("nobody closes it"))
+        let works = read_work(self.0.log.clone(), streams);
+        let works = if offers.len() > FEW {
+            long_pages::make(works).await
         } else {
-            None
+            works.await
         };
-        let first = match self.0.log.reader().first_events(&streams).await {
-            Ok(first) => first,
+        let works = match works {
+            Ok(works) => works,
             Err(error) => {
-                let error = WriteError::from(error);
                 let fail = |offer| (offer, error.clone());
                 return (vec![], offers.into_iter().map(fail).collect());
             }
@@ -201,25 +221,18 @@ impl JobBoard {
         let mut failed = Vec::new();
         let mut bytes = 0;
         let mut beyond = Vec::new();
-        for (offer, first) in offers.into_iter().zip(first) {
+        for (offer, work) in offers.into_iter().zip(works) {
             if bytes >= most_bytes {
                 beyond.push(offer);
                 continue;
             }
-            let mut spec = match first {
-                Ok(Some(Event::Job(JobEvent::Submitted { spec, .. }))) => spec,
-                Ok(_) => {
-                    let reason = "a job does not begin with its submission";
-                    failed.push((offer, WriteError::Internal(reason.into())));
-                    continue;
-                }
+            let (spec, params) = match work {
+                Ok(work) => work,
                 Err(error) => {
-                    failed.push((offer, error.into()));
+                    failed.push((offer, error));
                     continue;
                 }
             };
-            let params = std::mem::take(&mut spec.params);
-            let params = to_raw_value(&params).expect("a JSON value can be written");
             bytes += params.get().len();
             ready.push(ReadyClaim {
                 offer,
@@ -228,7 +241,6 @@ impl JobBoard {
                 lease: hex::encode(clock::random_bytes::<32>()),
             });
         }
-        drop(turn);
         self.put_back(&beyond, scope);
         (ready, failed)
     }

@@ -31,6 +31,8 @@ pub mod keys;
 pub mod load_users;
 /// All of the above as one handle.
 pub mod log;
+/// Long work, apart from the threads that serve short answers.
+pub mod long_pages;
 mod migrations;
 mod notify;
 /// Pages that end at a number of rows or of bytes.

@@ -1,6 +1,6 @@
 //! Long pages are made a few at a time, and apart from the threads that serve connections and own the store's.
 //! Opening and writing up to a mebibyte takes a core for milliseconds. When hundreds are asked for at once, short
-//! answers would wait for all of them.
+//! answers would wait for all of them. What a worker claims may be a long page, too.
 
 use std::{future::Future, panic, pin::pin, sync::LazyLock, thread};
 
