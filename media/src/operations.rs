@@ -11,6 +11,8 @@ mod time;
 mod filters;
 /// Sizes of pictures and films.
 mod geometry;
+/// What operations tell of their work, told to clients.
+mod result_schema;
 /// Does the work.
 mod run;
 /// What operations take, told to clients.
@@ -24,6 +26,7 @@ pub mod films;
 pub mod pictures;
 
 pub use params::{Params, WrongParams};
+pub use result_schema::result_schema;
 pub use run::{
     FoundMark, MARK_NOTE, MarkOrder, MediaOutcome, OutputFile, mark_invisibly, read_mark, run,
 };

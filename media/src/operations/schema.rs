@@ -241,7 +241,7 @@ fn file(about: &str) -> Value {
     described(schema, about)
 }
 
-fn described(mut schema: Value, about: &str) -> Value {
+pub(super) fn described(mut schema: Value, about: &str) -> Value {
     if !about.is_empty() {
         schema["description"] = about.into();
     }

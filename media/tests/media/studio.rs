@@ -191,12 +191,35 @@ pub async fn perform_within(
         cancel,
     )
     .await?;
+    check_result(operation, &outcome.result);
     Ok(Performed {
         outcome,
         progress,
         probed: OnceLock::new(),
         _folder: folder,
     })
+}
+
+/// Each field of a result is described, and no field that must be there is absent.
+pub fn check_result(operation: &str, result: &Value) {
+    let schema = operations::result_schema(operation).unwrap();
+    let fields = result.as_object().unwrap();
+    for (name, value) in fields {
+        let described = &schema["properties"][name];
+        let is_one = match described["type"].as_str() {
+            Some("integer") => value.is_u64(),
+            Some("number") => value.is_number(),
+            Some("string") => value.is_string(),
+            other => panic!("{operation}: {name} is described as {other:?}"),
+        };
+        assert!(is_one, "{operation}: {name} is {value}, not {described}");
+    }
+    for name in schema["required"].as_array().into_iter().flatten() {
+        assert!(
+            fields.contains_key(name.as_str().unwrap()),
+            "{operation}: {name} is absent"
+        );
+    }
 }
 
 /// Does an operation that works.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use genie_events::job_operation;
-use genie_media::operations::params_schema;
+use genie_media::operations::{params_schema, result_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -36,6 +36,7 @@ pub fn document() -> Value {
         item[route.method.as_str().to_lowercase()] = operation;
     }
     describe_params(&mut schemas);
+    describe_results(&mut schemas);
     let unknown: Vec<_> = prose.keys().collect();
     assert!(unknown.is_empty(), "described, but no routes: {unknown:?}");
     let tags: Vec<Value> = tags
@@ -106,6 +107,43 @@ fn describe_params(schemas: &mut BTreeMap<String, Value>) {
     let params = &mut job["properties"]["params"];
     *params = json!({"description": params["description"], "anyOf": ways});
     schemas.extend(of_operations);
+}
+
+/// The `result` of a job: a schema for each operation of genie's own worker and of the server, and any JSON for outside
+/// workers.
+fn describe_results(schemas: &mut BTreeMap<String, Value>) {
+    let mut of_operations: Vec<(String, Value)> = Vec::new();
+    for operation in job_operation::all() {
+        let written = (operation == job_operation::CAPTION).then(written_caption);
+        let Some(mut schema) = result_schema(operation).or(written) else {
+            continue;
+        };
+        schema["x-operation"] = operation.into();
+        of_operations.push((format!("{}Result", in_camel_case(operation)), schema));
+    }
+    let named = of_operations
+        .iter()
+        .map(|(name, _)| json!({"$ref": format!("#/components/schemas/{name}")}));
+    let result: Vec<Value> = named.chain([json!({})]).collect();
+    let job = schemas.get_mut("Job").expect("a route answers it");
+    job["properties"]["result"]["anyOf"] = result.into();
+    schemas.extend(of_operations);
+}
+
+/// The `result` of `caption_generation`.
+fn written_caption() -> Value {
+    let cut = "True when the text was cut to the platform's length; else absent.";
+    json!({
+        "type": "object",
+        "description": "The `result` of `caption_generation`.",
+        "required": ["caption", "model", "platform"],
+        "properties": {
+            "caption": {"type": "string"},
+            "model": {"type": "string"},
+            "platform": {"type": "string"},
+            "truncated": {"type": "boolean", "description": cut},
+        },
+    })
 }
 
 fn in_camel_case(words: &str) -> String {

@@ -11,7 +11,7 @@ use genie_media::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::studio::{TONE, ffmpeg, media, probed, programs, remade};
+use crate::studio::{TONE, check_result, ffmpeg, media, probed, programs, remade};
 
 const NUMBER: u32 = 0x1234_abcd;
 
@@ -45,7 +45,9 @@ async fn marked(folder: &TempDir, input: &Path) -> MediaOutcome {
         cancel: CancellationToken::new(),
         limits: ToolLimits::default(),
     };
-    mark_invisibly(bench, &order(&key()), false).await.unwrap()
+    let outcome = mark_invisibly(bench, &order(&key()), false).await.unwrap();
+    check_result("apply_steganographic_watermark", &outcome.result);
+    outcome
 }
 
 async fn read(input: &Path, key: u8) -> Option<FoundMark> {
