@@ -29,6 +29,12 @@ const GREATEST_TARGET: f32 = 3.4;
 /// The greatest change of a coefficient in a picture without texture.
 const GREATEST_CHANGE: f32 = 26.0;
 
+/// Plain black and plain white take only half of a residual. What is left is made stronger by so much at most.
+const GREATEST_FACTOR: f32 = 2.0;
+const STRENGTHENINGS: usize = 2;
+/// A loss of likeness that is left as it is, in dB: rounding causes as much.
+const SMALL_GAP: f64 = 0.3;
+
 const SEARCH_STEPS: usize = 7;
 const ROUNDS: usize = 5;
 
@@ -152,17 +158,26 @@ impl Residual {
             .collect()
     }
 
-    /// Adds the residual, weakened if the picture would else differ too much.
+    /// Adds the residual: stronger where samples at their limits take less than they were to, weaker if the picture
+    /// would else differ too much.
     pub(crate) fn add_within(&self, width: usize, height: usize, pixels: &mut [u8]) -> Embedded {
         let original = pixels.to_vec();
         let mut factor = 1.0;
-        loop {
-            let psnr = self.add(width, height, factor, &original, pixels);
-            if psnr >= LEAST_PSNR {
-                return Embedded { psnr };
+        let mut added = self.add(width, height, factor, &original, pixels);
+        let aimed = added.aimed.max(LEAST_PSNR);
+        for _ in 0..STRENGTHENINGS {
+            let gap = added.psnr - aimed;
+            if gap <= SMALL_GAP {
+                break;
             }
-            factor *= 0.96;
+            factor = (factor * 10_f64.powf(gap / 20.0) as f32).min(GREATEST_FACTOR);
+            added = self.add(width, height, factor, &original, pixels);
         }
+        while added.psnr < LEAST_PSNR {
+            factor *= 0.96;
+            added = self.add(width, height, factor, &original, pixels);
+        }
+        Embedded { psnr: added.psnr }
     }
 
     fn add(
@@ -172,8 +187,9 @@ impl Residual {
         factor: f32,
         original: &[u8],
         marked: &mut [u8],
-    ) -> f64 {
+    ) -> Likeness {
         let mut squares = 0_u64;
+        let mut wanted = 0.0;
         enlarge(&self.0, width, height, |y, line| {
             let before = &original[y * width..][..width];
             let after = &mut marked[y * width..][..width];
@@ -183,10 +199,21 @@ impl Residual {
                     .clamp(0.0, 255.0) as u8;
                 squares += u64::from(after.abs_diff(*before)).pow(2);
             }
+            wanted += energy(line);
         });
-        let mean = squares as f64 / original.len() as f64;
-        10.0 * (255.0 * 255.0 / mean).log10()
+        let psnr = |squares: f64| 10.0 * (255.0 * 255.0 * original.len() as f64 / squares).log10();
+        Likeness {
+            psnr: psnr(squares as f64),
+            aimed: psnr(wanted),
+        }
     }
+}
+
+/// The likeness of a picture with a residual, in dB.
+struct Likeness {
+    psnr: f64,
+    /// What it was to be, had no sample met its limits.
+    aimed: f64,
 }
 
 /// Brings a residual below the least likeness, as far as that is known before it is added.

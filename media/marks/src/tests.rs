@@ -52,6 +52,20 @@ fn a_number_survives_what_pictures_go_through() {
 }
 
 #[test]
+fn plain_black_and_white_leave_nothing_of_what_is_allowed_unused() {
+    let key = key();
+    let mut chance = Chance::new(3);
+    let (width, height) = (512, 256);
+    let squares: Vec<u8> = (0..64 * 128).map(|_| chance.below(2) as u8 * 255).collect();
+    let square = |at: usize| squares[at / width / 4 * 128 + at % width / 4];
+    let mut pixels: Vec<u8> = (0..width * height).map(square).collect();
+    let residual = Residual::new(&key, NUMBER, width, height, &pixels).unwrap();
+    let embedded = residual.add_within(width, height, &mut pixels);
+    let likeness = LEAST_PSNR..LEAST_PSNR + 1.0;
+    assert!(likeness.contains(&embedded.psnr), "{embedded:?}");
+}
+
+#[test]
 fn a_crop_and_a_screenshot_are_found() {
     let key = key();
     let marked = marked(&key, &picture("clouds"), NUMBER).unwrap();
