@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use genie_events::{TurnId, User, UserCommand, UserId, chat::ChatCommand, user::Recall};
+use genie_events::{
+    Change, Event, SessionId, TurnId, User, UserCommand, UserId,
+    chat::{ChatCommand, ChatEvent},
+    user::Recall,
+};
 use genie_log::leases::LeaseKind;
 use serde_json::json;
 use tokio::sync::watch;
@@ -111,6 +115,46 @@ impl Chats {
         self.supervisor.0.users.run_to_end(asking).await
     }
 
+    /// Gives a session a title of the user's own, or the default one again.
+    pub async fn rename(
+        &self,
+        user: UserId,
+        session: SessionId,
+        title: Option<String>,
+        context: CommandContext,
+    ) -> Result<Receipt, WriteError> {
+        let command = UserCommand::Chat(session, ChatCommand::Rename { title });
+        self.supervisor.0.users.ask(user, context, command).await
+    }
+
+    /// Removes a session. Its running turns end in the same append, and stop at the model server.
+    pub async fn remove(
+        &self,
+        user: UserId,
+        session: SessionId,
+        context: CommandContext,
+    ) -> Result<Receipt, WriteError> {
+        let planner = move |state: &User, now| {
+            let command = UserCommand::Chat(session, ChatCommand::Remove);
+            let changes = state.decide(now, command)?;
+            let ended = ended_turns(&changes).flat_map(turn::leftovers).collect();
+            Ok(Plan {
+                changes,
+                work: ended,
+                ..Plan::default()
+            })
+        };
+        let users = &self.supervisor.0.users;
+        let recalls = vec![Recall::Session(session)];
+        let receipt = users
+            .plan_recalling(user, recalls, context, Arc::new(planner))
+            .await?;
+        for turn in ended_turns(&receipt.changes) {
+            self.supervisor.end_removed(turn, receipt.position);
+        }
+        Ok(receipt)
+    }
+
     /// Stops a turn, at the model server too. A turn on another node stops at that node's next heartbeat.
     pub async fn stop(&self, turn: TurnId) -> Result<(), WriteError> {
         let id = turn.to_string();
@@ -128,4 +172,12 @@ impl Chats {
     pub fn progress(&self, turn: TurnId, user: UserId) -> Option<watch::Receiver<TurnProgress>> {
         self.supervisor.0.feeds.find(turn, user)
     }
+}
+
+/// The turns that ended with their session.
+fn ended_turns(changes: &[Change]) -> impl Iterator<Item = TurnId> {
+    changes.iter().flat_map(|change| match &change.event {
+        Event::Chat(ChatEvent::Removed { turns }) => turns.clone(),
+        _ => vec![],
+    })
 }

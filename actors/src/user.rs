@@ -512,9 +512,8 @@ impl CommandRun {
                 }
                 continue;
             }
-            let sequence = reader.last_sequence(self.id, recall.stream()).await?;
-            if sequence > 0 {
-                state.user.recall_stream(recall, sequence);
+            if let Some((sequence, newest)) = reader.end_of(self.id, recall.stream()).await? {
+                state.user.recall_stream(recall, sequence, &newest);
             }
         }
         Ok(())

@@ -2,14 +2,48 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use unicode_segmentation::UnicodeSegmentation;
 
-use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal};
+use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal, typed_text};
+
+/// The type of the fact that a session was removed.
+pub const REMOVED: &str = "chat.removed";
 
 /// The state of a session. Its messages stay in the log and are read from there when they are
 /// needed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Chat {
     running: Option<TurnId>,
+    /// The session was removed, and nothing was asked since.
+    #[serde(skip)]
+    removed: bool,
+}
+
+/// The longest title, in characters.
+pub const MAX_TITLE: usize = 200;
+/// The characters of a first question that name its session.
+const DEFAULT_TITLE: usize = 60;
+
+/// The title of a session that the user gave none: the beginning of its first question, on one line. What a reader sees
+/// as one character is not cut.
+pub fn default_title(question: &str) -> String {
+    let one_line = typed_text::cleaned(question);
+    let mut title = String::new();
+    let mut left = DEFAULT_TITLE;
+    for seen in one_line.graphemes(true) {
+        let characters = seen.chars().count();
+        if characters > left {
+            break;
+        }
+        left -= characters;
+        title.push_str(seen);
+    }
+    if title.is_empty() {
+        // A pile of marks that is longer than a title.
+        title = one_line.chars().take(DEFAULT_TITLE).collect();
+    }
+    title.truncate(title.trim_end().len());
+    title
 }
 
 /// The outcome of a turn.
@@ -89,6 +123,13 @@ pub enum ChatCommand {
         turn: TurnId,
         answer: TurnAnswer,
     },
+    /// Gives the session a title of the user's own.
+    Rename {
+        /// Personal. `None` for the default title.
+        title: Option<String>,
+    },
+    /// Removes the session with its messages. Its name is free again.
+    Remove,
 }
 
 /// The answer of a turn and its outcome.
@@ -128,11 +169,26 @@ pub enum ChatEvent {
         #[serde(flatten)]
         answer: TurnAnswer,
     },
+    Renamed {
+        /// Personal. `None` for the default title.
+        title: Option<String>,
+    },
+    /// Nothing before this fact is shown or given to a model again.
+    Removed {
+        /// The turns that ended with the session.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        turns: Vec<TurnId>,
+    },
+    /// A session begins anew under the name of a removed one.
+    Reopened,
 }
 
 domain_event!(ChatEvent,
     Self::Asked { .. } => "chat.asked",
     Self::Answered { .. } => "chat.answered",
+    Self::Renamed { .. } => "chat.renamed",
+    Self::Removed { .. } => "chat.removed",
+    Self::Reopened => "chat.reopened",
 );
 aggregate!(Chat, "chat", ChatCommand, ChatEvent);
 
@@ -147,13 +203,27 @@ impl ChatEvent {
                 "turn": turn, "outcome": answer.outcome, "model": answer.model, "bytes": answer.content.len(),
                 "failure": answer.failure.as_ref().map(|failure| &failure.code),
             }),
+            Self::Removed { turns } => json!({"turns": (!turns.is_empty()).then_some(turns)}),
+            Self::Renamed { .. } | Self::Reopened => json!({}),
         }
     }
 }
 
 impl Chat {
+    /// A session of which only the type of its newest event is known.
+    pub(crate) fn recalled(newest: &str) -> Self {
+        Self {
+            removed: newest == REMOVED,
+            ..Self::default()
+        }
+    }
+
     pub fn running(&self) -> Option<TurnId> {
         self.running
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removed
     }
 
     pub fn decide(&self, command: ChatCommand) -> Result<Vec<ChatEvent>, Refusal> {
@@ -181,6 +251,12 @@ impl Chat {
                 let answered = is_running.then_some(ChatEvent::Answered { turn, answer });
                 Ok(answered.into_iter().collect())
             }
+            ChatCommand::Rename { .. } if self.removed => Err(Refusal::not_found("session")),
+            ChatCommand::Rename { title } => Ok(vec![ChatEvent::Renamed { title }]),
+            ChatCommand::Remove if self.removed => Ok(vec![]),
+            ChatCommand::Remove => Ok(vec![ChatEvent::Removed {
+                turns: self.running.into_iter().collect(),
+            }]),
         }
     }
 
@@ -188,6 +264,14 @@ impl Chat {
         match event {
             ChatEvent::Asked { turn, .. } => self.running = Some(turn),
             ChatEvent::Answered { .. } => self.running = None,
+            ChatEvent::Renamed { .. } => {}
+            ChatEvent::Removed { .. } => {
+                *self = Self {
+                    removed: true,
+                    ..Self::default()
+                }
+            }
+            ChatEvent::Reopened => self.removed = false,
         }
     }
 }
@@ -277,5 +361,60 @@ mod tests {
             .given(vec![asked(1), answered])
             .when(command)
             .then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn a_session_is_removed_once_with_its_running_turn() {
+        let removed = |turns: Vec<TurnId>| ChatEvent::Removed { turns };
+        Given::with(())
+            .given(vec![asked(1)])
+            .when(ChatCommand::Remove)
+            .then_expect_events(vec![removed(vec![turn(1)])]);
+        let gone = vec![asked(1), removed(vec![turn(1)])];
+        Given::with(())
+            .given(gone.clone())
+            .when(ChatCommand::Remove)
+            .then_expect_events(vec![]);
+        Given::with(())
+            .given(gone.clone())
+            .when(ChatCommand::Answer {
+                turn: turn(1),
+                answer: answer(),
+            })
+            .then_expect_events(vec![]);
+        let rename = ChatCommand::Rename {
+            title: Some("t".into()),
+        };
+        let refused = Given::with(())
+            .given(gone.clone())
+            .when(rename.clone())
+            .inspect_result()
+            .unwrap_err();
+        assert_eq!(refused.code, "not_found");
+        Given::with(())
+            .given([gone, vec![ChatEvent::Reopened, asked(2)]].concat())
+            .when(rename)
+            .then_expect_events(vec![ChatEvent::Renamed {
+                title: Some("t".into()),
+            }]);
+    }
+
+    #[test]
+    fn a_session_is_named_by_the_beginning_of_its_first_question() {
+        for (question, title) in [("Say hello", "Say hello"), ("  two\n lines\t", "two lines")] {
+            assert_eq!(default_title(question), title);
+        }
+        assert_eq!(default_title(&"x".repeat(61)), "x".repeat(60));
+        // A family of seven characters does not fit whole into what is left.
+        let family = "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}\u{200d}\u{1f466}";
+        let question = format!("{}{family}", "x".repeat(55));
+        assert_eq!(default_title(&question), "x".repeat(55));
+        let question = format!("{}{family}!", "x".repeat(53));
+        assert_eq!(
+            default_title(&question),
+            format!("{}{family}", "x".repeat(53))
+        );
+        let marks = format!("a{}", "\u{316}".repeat(100));
+        assert_eq!(default_title(&marks).chars().count(), 60);
     }
 }

@@ -138,7 +138,7 @@ any_event!(
 );
 
 /// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.
-pub const CLEAR_FIELDS: [&str; 46] = [
+pub const CLEAR_FIELDS: [&str; 47] = [
     "active",
     "admin",
     "amount",
@@ -182,6 +182,7 @@ pub const CLEAR_FIELDS: [&str; 46] = [
     "tokens",
     "truncated",
     "turn",
+    "turns",
     "until",
     "user",
     "version",

@@ -13,7 +13,7 @@ use crate::{
     Now,
     account::{Account, AccountCommand, AccountEvent, ProfileCommand},
     caption::Caption,
-    chat::{Chat, ChatCommand},
+    chat::{Chat, ChatCommand, ChatEvent},
     credential::{Credential, CredentialCommand, CredentialKind},
     event::{Change, Event},
     file::File,
@@ -72,7 +72,7 @@ pub struct User {
     credentials: HashMap<CredentialId, Credential>,
     jobs: HashMap<JobId, Job>,
     chats: HashMap<SessionId, Chat>,
-    /// How many chat sessions were begun.
+    /// How many chat sessions the user has.
     sessions: u32,
     captions: HashMap<CaptionId, Caption>,
     #[serde(with = "snapshot::sequences")]
@@ -254,19 +254,29 @@ impl User {
         let absent = Chat::default();
         let chat = self.chats.get(session).unwrap_or(&absent);
         let stream = StreamId::new(StreamKind::Chat, session);
-        let begins_a_session =
-            matches!(command, ChatCommand::Ask { .. }) && self.sequence(&stream) == 0;
-        if begins_a_session {
-            self.check_room_for_a_session()?;
+        let is_begun = self.sequence(&stream) > 0;
+        match &command {
+            ChatCommand::Ask { .. } if !is_begun || chat.is_removed() => {
+                self.check_room_for_a_session()?;
+            }
+            ChatCommand::Rename { .. } | ChatCommand::Remove if !is_begun => {
+                return Err(Refusal::not_found("session"));
+            }
+            _ => {}
         }
-        Ok(changes(session, chat.decide(command)?))
+        let mut events = chat.decide(command)?;
+        if chat.is_removed() && !events.is_empty() {
+            events.insert(0, ChatEvent::Reopened);
+        }
+        Ok(changes(session, events))
     }
 
     fn check_room_for_a_session(&self) -> Result<(), Refusal> {
         if self.sessions < MAX_SESSIONS {
             return Ok(());
         }
-        let sentence = format!("You have {MAX_SESSIONS} chat sessions; go on in one of them");
+        let sentence =
+            format!("You have {MAX_SESSIONS} chat sessions; go on in one of them, or delete some");
         Err(Refusal::conflict("too_many_sessions", sentence))
     }
 
@@ -283,7 +293,11 @@ impl User {
             }
             Event::Job(event) => self.evolve_job(stream, JobId(stream.id), event),
             Event::Chat(event) => {
-                self.sessions += u32::from(sequence == 1);
+                match &event {
+                    ChatEvent::Removed { .. } => self.sessions = self.sessions.saturating_sub(1),
+                    ChatEvent::Reopened => self.sessions += 1,
+                    _ => self.sessions += u32::from(sequence == 1),
+                }
                 let session = SessionId(stream.id);
                 self.chats.entry(session).or_default().evolve(event);
             }

@@ -107,7 +107,12 @@ CREATE TABLE chats (
     running_turn  text COLLATE "C",
     created_at    bigint NOT NULL,
     updated_at    bigint NOT NULL,
-    title_sealed  bytea NOT NULL
+    -- The name by which clients know it.
+    name_sealed   bytea NOT NULL,
+    -- The title that its first question gave it.
+    opening_sealed bytea NOT NULL,
+    -- The title that its user gave it.
+    title_sealed  bytea
 );
 CREATE INDEX chats_of_user ON chats (user_id, updated_at, session_id);
 

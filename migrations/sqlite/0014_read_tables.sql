@@ -107,7 +107,12 @@ CREATE TABLE chats (
     running_turn  TEXT,
     created_at    INTEGER NOT NULL,
     updated_at    INTEGER NOT NULL,
-    title_sealed  BLOB    NOT NULL
+    -- The name by which clients know it.
+    name_sealed   BLOB    NOT NULL,
+    -- The title that its first question gave it.
+    opening_sealed BLOB   NOT NULL,
+    -- The title that its user gave it.
+    title_sealed  BLOB
 ) STRICT;
 CREATE INDEX chats_of_user ON chats (user_id, updated_at, session_id);
 

@@ -1,11 +1,11 @@
 //! `chats` and `messages`: the chat sessions, with the user's and the model's messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
-    chat::{ChatEvent, Failure, TurnMetrics},
+    chat::{ChatEvent, Failure, TurnMetrics, default_title},
 };
 use genie_log::{
     Log, LogError,
@@ -16,6 +16,7 @@ use genie_log::{
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use crate::{
     projection::{Projection, Seen, Tx, begun_before, open, read},
@@ -67,24 +68,79 @@ impl Projection for Projector {
         tx: &'a mut Tx,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let mut chats = BTreeMap::new();
+            let mut batch = ChatChanges::default();
             for row in BY_ID.run(tx, &begun_before(facts, |_| false)).await? {
-                chats.insert(row.try_get("session_id")?, ChatColumns::read(&row)?);
+                let id = row.try_get("session_id")?;
+                batch.chats.insert(id, ChatColumns::read(&row)?);
             }
-            let mut messages = Vec::with_capacity(facts.len());
             for seen in facts {
                 if let Event::Chat(event) = seen.event {
-                    fold(&mut chats, seen, event);
-                    messages.push(message(seen, event)?);
+                    batch.take(seen, event)?;
                 }
             }
-            let rows = chats.into_iter().map(|(id, chat)| chat.cells(id));
+            DELETE.run(tx, &batch.removed).await?;
+            DELETE_MESSAGES.run(tx, &batch.removed).await?;
+            let rows = batch.chats.into_iter().map(|(id, chat)| chat.cells(id));
             UPSERT.write(tx, rows.collect()).await?;
-            MESSAGES.write(tx, messages).await
+            let messages = batch.messages.into_iter().map(|(_, cells)| cells);
+            MESSAGES.write(tx, messages.collect()).await
         }
         .boxed()
     }
 }
+
+/// What a batch of facts makes of the rows.
+#[derive(Default)]
+struct ChatChanges {
+    /// The chat sessions by their streams' ids.
+    chats: BTreeMap<String, ChatColumns>,
+    /// The chat sessions whose rows of earlier batches go.
+    removed: BTreeSet<Uuid>,
+    /// The new messages, each with its chat session.
+    messages: Vec<(String, Vec<Cell>)>,
+}
+
+impl ChatChanges {
+    fn take(&mut self, seen: &Seen<'_>, event: &ChatEvent) -> Result<(), sqlx::Error> {
+        let id = seen.id();
+        if let Some(cells) = message(seen, event)? {
+            self.messages.push((id.clone(), cells));
+        }
+        match event {
+            ChatEvent::Asked {
+                turn,
+                session,
+                message,
+            } => {
+                let chat = self.chats.entry(id);
+                let chat = chat.or_insert_with(|| ChatColumns::new(seen, session, message));
+                chat.add_message(seen, Some(turn.to_string()));
+            }
+            ChatEvent::Answered { .. } => {
+                if let Some(chat) = self.chats.get_mut(&id) {
+                    chat.add_message(seen, None);
+                }
+            }
+            ChatEvent::Renamed { title } => {
+                if let Some(chat) = self.chats.get_mut(&id) {
+                    chat.title_sealed = seen.seal_option(TITLE, title.as_deref());
+                }
+            }
+            ChatEvent::Removed { .. } => {
+                self.chats.remove(&id);
+                self.messages.retain(|(session, _)| *session != id);
+                self.removed.insert(seen.fact.stream.id);
+            }
+            ChatEvent::Reopened => {}
+        }
+        Ok(())
+    }
+}
+
+/// The columns for which texts are sealed.
+const NAME: &str = "chats.name";
+const OPENING: &str = "chats.opening";
+const TITLE: &str = "chats.title";
 
 /// The columns of a chat session's row.
 struct ChatColumns {
@@ -93,13 +149,17 @@ struct ChatColumns {
     running_turn: Option<String>,
     created_at: i64,
     updated_at: i64,
-    title_sealed: Vec<u8>,
+    name_sealed: Vec<u8>,
+    opening_sealed: Vec<u8>,
+    title_sealed: Option<Vec<u8>>,
 }
 
 const BY_ID: ByKey = ByKey::text(
-    "SELECT session_id, user_id, message_count, running_turn, created_at, updated_at, title_sealed FROM chats \
-     WHERE session_id IN ({})",
+    "SELECT session_id, user_id, message_count, running_turn, created_at, updated_at, name_sealed, opening_sealed, \
+     title_sealed FROM chats WHERE session_id IN ({})",
 );
+const DELETE: ByKey = ByKey::text("DELETE FROM chats WHERE session_id IN ({})");
+const DELETE_MESSAGES: ByKey = ByKey::text("DELETE FROM messages WHERE session_id IN ({})");
 
 const UPSERT: Upsert = Upsert {
     table: "chats",
@@ -110,10 +170,13 @@ const UPSERT: Upsert = Upsert {
         "running_turn",
         "created_at",
         "updated_at",
+        "name_sealed",
+        "opening_sealed",
         "title_sealed",
     ],
     on_conflict: "(session_id) DO UPDATE SET message_count = excluded.message_count, \
-                  running_turn = excluded.running_turn, updated_at = excluded.updated_at",
+                  running_turn = excluded.running_turn, updated_at = excluded.updated_at, \
+                  title_sealed = excluded.title_sealed",
 };
 
 const MESSAGES: Upsert = Upsert {
@@ -141,19 +204,29 @@ impl ChatColumns {
             running_turn: row.try_get("running_turn")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
+            name_sealed: row.try_get("name_sealed")?,
+            opening_sealed: row.try_get("opening_sealed")?,
             title_sealed: row.try_get("title_sealed")?,
         })
     }
 
-    fn new(seen: &Seen<'_>, title: &str) -> Self {
+    fn new(seen: &Seen<'_>, name: &str, first_question: &str) -> Self {
         Self {
             user: seen.user(),
             message_count: 0,
             running_turn: None,
             created_at: seen.at().0,
             updated_at: seen.at().0,
-            title_sealed: seen.seal("chats.title", title),
+            name_sealed: seen.seal(NAME, name),
+            opening_sealed: seen.seal(OPENING, &default_title(first_question)),
+            title_sealed: None,
         }
+    }
+
+    fn add_message(&mut self, seen: &Seen<'_>, running_turn: Option<String>) {
+        self.message_count += 1;
+        self.running_turn = running_turn;
+        self.updated_at = seen.at().0;
     }
 
     fn cells(self, id: String) -> Vec<Cell> {
@@ -164,29 +237,15 @@ impl ChatColumns {
             self.running_turn.into(),
             self.created_at.into(),
             self.updated_at.into(),
+            self.name_sealed.into(),
+            self.opening_sealed.into(),
             self.title_sealed.into(),
         ]
     }
 }
 
-fn fold(chats: &mut BTreeMap<String, ChatColumns>, seen: &Seen<'_>, event: &ChatEvent) {
-    let (chat, running_turn) = match event {
-        ChatEvent::Asked { turn, session, .. } => {
-            let chat = chats.entry(seen.id());
-            let chat = chat.or_insert_with(|| ChatColumns::new(seen, session));
-            (Some(chat), Some(turn.to_string()))
-        }
-        ChatEvent::Answered { .. } => (chats.get_mut(&seen.id()), None),
-    };
-    if let Some(chat) = chat {
-        chat.message_count += 1;
-        chat.running_turn = running_turn;
-        chat.updated_at = seen.at().0;
-    }
-}
-
-/// The row of a question or an answer.
-fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Vec<Cell>, sqlx::Error> {
+/// The row of a question or an answer; other facts have none.
+fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Option<Vec<Cell>>, sqlx::Error> {
     let (turn, role, content, outcome, detail) = match event {
         ChatEvent::Asked { turn, message, .. } => (turn, "user", message, None, None),
         ChatEvent::Answered { turn, answer } => {
@@ -206,8 +265,11 @@ fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Vec<Cell>, sqlx::Error>
                 Some(detail),
             )
         }
+        ChatEvent::Renamed { .. } | ChatEvent::Removed { .. } | ChatEvent::Reopened => {
+            return Ok(None);
+        }
     };
-    Ok(vec![
+    Ok(Some(vec![
         seen.fact.event_id.to_string().into(),
         seen.id().into(),
         seen.user().into(),
@@ -218,7 +280,7 @@ fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Vec<Cell>, sqlx::Error>
         (seen.fact.position as i64).into(),
         detail.into(),
         seen.seal("messages.content", content).into(),
-    ])
+    ]))
 }
 
 #[derive(Debug, Clone)]
@@ -227,6 +289,8 @@ pub struct ChatRow {
     pub id: String,
     /// Clients name a chat session by this.
     pub name: String,
+    /// What people see: the user's own title, or the beginning of the first question.
+    pub title: String,
     pub message_count: i64,
     /// The turn that is running now.
     pub running_turn: Option<String>,
@@ -250,7 +314,7 @@ pub struct MessageRow {
     pub position: u64,
 }
 
-const SESSIONS: &str = "SELECT session_id, title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
+const SESSIONS: &str = "SELECT session_id, name_sealed, opening_sealed, title_sealed, message_count, running_turn, created_at, updated_at FROM chats \
                         WHERE user_id = $1 AND (updated_at, session_id) < ($2, $3) \
                         ORDER BY updated_at DESC, session_id DESC LIMIT $4";
 const SESSION: &str = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
@@ -297,10 +361,23 @@ impl ChatReader {
         let rows = rows.await?;
         let keys = self.log.keys().live(user).await?;
         let chat = |row: &AnyRow| {
-            let title: Vec<u8> = row.try_get("title_sealed")?;
+            let name: Vec<u8> = row.try_get("name_sealed")?;
+            let opening: Vec<u8> = row.try_get("opening_sealed")?;
+            let title: Option<Vec<u8>> = row.try_get("title_sealed")?;
+            let name = open(&keys, NAME, &name)?;
+            let title = match title {
+                Some(title) => open(&keys, TITLE, &title)?,
+                None => open(&keys, OPENING, &opening)?,
+            };
             Ok(ChatRow {
                 id: row.try_get("session_id")?,
-                name: open(&keys, "chats.title", &title)?,
+                // A question of invisible characters names nothing.
+                title: if title.is_empty() {
+                    name.clone()
+                } else {
+                    title
+                },
+                name,
                 message_count: row.try_get("message_count")?,
                 running_turn: row.try_get("running_turn")?,
                 created_at: Timestamp(row.try_get("created_at")?),
@@ -424,6 +501,7 @@ impl ChatReader {
 pub(crate) fn statements(store: &Store) -> Vec<String> {
     let of_turn = format!("SELECT {MESSAGE} FROM messages WHERE turn_id = $1 AND user_id = $2");
     let mut all = vec![BY_ID.sql(4), UPSERT.sql(4), MESSAGES.sql(4), of_turn];
+    all.extend([DELETE.sql(4), DELETE_MESSAGES.sql(4)]);
     all.extend([SESSIONS, SESSION].map(String::from));
     all.push(MESSAGES_OF_SESSION.text(store));
     all

@@ -1,4 +1,5 @@
-//! Chat (docs/api.md, Chat): ask a turn, read or resume its stream, stop it; list sessions and messages.
+//! Chat (docs/api.md, Chat): ask a turn, read or resume its stream, stop it; list, search, rename and delete sessions;
+//! list messages.
 
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use genie_actors::{
 use genie_events::{
     SessionId, TurnId, UserId,
     account::Onboarding,
-    chat::{Failure, TurnMetrics},
+    chat::{Failure, MAX_TITLE, TurnMetrics},
     typed_text,
 };
 use genie_log::pages::Paged;
 use genie_projections::{
     accounts::AccountRow,
-    chats::{ChatRow, MessageRow},
+    chats::{ChatReader, ChatRow, MessageRow},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
@@ -28,7 +29,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     app::App,
     http::{
-        body::Body,
+        body::{Body, PatchBody},
         caller::ActingUser,
         error::ApiError,
         idempotency::IdempotencyKey,
@@ -36,7 +37,7 @@ use crate::{
         long_pages,
         read_your_writes::MinPosition,
         request::in_span,
-        response::{self, Answer, ListPage, PageQuery, RawAnswer},
+        response::{self, Answer, ListPage, PageQuery, RawAnswer, Written},
         sse,
         words::{self, Time},
     },
@@ -51,6 +52,8 @@ use stream::{Source, TurnStream};
 const OPENS_AFTER: Duration = Duration::from_millis(250);
 const MAX_SESSION_NAME: usize = 200;
 const MAX_MESSAGE: usize = 100_000;
+/// How many titles a search looks through at once.
+const SEARCHED_AT_ONCE: i64 = 500;
 
 #[derive(Deserialize, ToSchema)]
 pub struct Question {
@@ -67,7 +70,7 @@ pub struct Question {
 pub struct ChatSession {
     /// The session's name, as `sessionId` gave it.
     id: String,
-    /// The same as `id`.
+    /// The title that the user gave it, or the first 60 characters of its first question.
     title: String,
     #[schema(minimum = 0)]
     message_count: i64,
@@ -83,7 +86,7 @@ impl From<&ChatRow> for ChatSession {
     fn from(row: &ChatRow) -> Self {
         Self {
             id: row.name.clone(),
-            title: row.name.clone(),
+            title: row.title.clone(),
             message_count: row.message_count,
             running_turn: row.running_turn.clone(),
             created_at: row.created_at.into(),
@@ -173,9 +176,9 @@ pub async fn ask(
         .map(|name| typed_text::cleaned(&name))
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("genie-{id}"));
-    if session.chars().count() > MAX_SESSION_NAME {
+    if session.chars().count() > MAX_SESSION_NAME || matches!(&*session, "." | "..") {
         return Err(ApiError::field(format!(
-            "`sessionId` must have at most {MAX_SESSION_NAME} characters"
+            "`sessionId` must have at most {MAX_SESSION_NAME} characters, and not be `.` or `..`"
         )));
     }
     if let Some(next_step) = gate(&app, &user).await? {
@@ -395,26 +398,163 @@ async fn ended(mut progress: watch::Receiver<TurnProgress>) {
     let _ = progress.wait_for(|progress| progress.ended.is_some()).await; // a closed feed has ended, too
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SearchQuery {
+    /// Only sessions whose title contains this, in upper or lower case. At most 200 characters; blank is none.
+    #[param(max_length = 200)]
+    search: Option<String>,
+}
+
+impl SearchQuery {
+    /// The wanted part of a title, in the form in which titles are compared.
+    fn wanted(&self) -> Result<Option<String>, ApiError> {
+        let text = self.search.as_deref().unwrap_or_default();
+        if text.chars().count() > MAX_TITLE {
+            return Err(ApiError::field(format!(
+                "`search` must have at most {MAX_TITLE} characters"
+            )));
+        }
+        let wanted = typed_text::cleaned_lower_case(text);
+        Ok(Some(wanted).filter(|wanted| !wanted.is_empty()))
+    }
+}
+
 /// `GET /api/genie/sessions`
 pub async fn sessions(
     app: Data<App>,
     min_position: MinPosition,
     user: ActingUser,
     Query(page): Query<PageQuery>,
+    Query(search): Query<SearchQuery>,
 ) -> Result<ListPage<ChatSession>, ApiError> {
     let id = user.account.user;
     let limit = page.limit()?;
+    let after = page.after_pair()?;
+    let wanted = search.wanted()?;
     min_position.wait(&app, "chats", Some(id)).await?;
-    let rows = app
-        .reads
-        .chats
-        .sessions(id, page.after_pair()?, limit + 1)
-        .await?;
+    let rows = match wanted {
+        None => app.reads.chats.sessions(id, after, limit + 1).await?,
+        Some(wanted) => {
+            let chats = app.reads.chats.clone();
+            let found = async move { found_sessions(&chats, id, after, &wanted, limit + 1).await };
+            long_pages::make(found).await?
+        }
+    };
     ListPage::of(
         &Paged::cut(rows, limit as usize),
         |row| format!("{}/{}", row.updated_at.0, row.id),
         ChatSession::from,
     )
+}
+
+/// The sessions with these words in their titles, after a place. Titles are sealed, so each is opened and looked at. A
+/// user has a bounded number of them, and nobody else's are read.
+async fn found_sessions(
+    chats: &ChatReader,
+    user: UserId,
+    mut after: Option<(i64, String)>,
+    wanted: &str,
+    limit: i64,
+) -> Result<Vec<ChatRow>, ApiError> {
+    let mut found = Vec::new();
+    loop {
+        let rows = chats.sessions(user, after, SEARCHED_AT_ONCE).await?;
+        let is_last = (rows.len() as i64) < SEARCHED_AT_ONCE;
+        after = rows.last().map(|row| (row.updated_at.0, row.id.clone()));
+        let matching = rows
+            .into_iter()
+            .filter(|row| typed_text::cleaned_lower_case(&row.title).contains(wanted));
+        found.extend(matching.take(limit as usize - found.len()));
+        if is_last || found.len() as i64 == limit {
+            return Ok(found);
+        }
+    }
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct RenameRequest {
+    /// 1 to 200 characters, not blank. Null for the first words of the first question again.
+    #[schema(max_length = 200, nullable)]
+    title: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RenamedSession {
+    /// The session's name.
+    id: String,
+    /// The user's own title; null when it has none.
+    #[schema(required)]
+    title: Option<String>,
+}
+
+/// `PATCH /api/genie/sessions/{session}`
+pub async fn rename(
+    app: Data<App>,
+    idempotency_key: IdempotencyKey,
+    user: ActingUser,
+    session: Path<String>,
+    PatchBody { body, cleared }: PatchBody<RenameRequest>,
+) -> Result<Written<RenamedSession>, ApiError> {
+    let context = idempotency_key.asking(&app, &user.caller)?;
+    let title = match body.title {
+        Some(title) => Some(title_of(&title)?),
+        None if cleared.iter().any(|field| field == "title") => None,
+        None => return Err(bad_title()),
+    };
+    let id = user.account.user;
+    let (name, session) = session_of(&app, id, &session);
+    let done = app.write.chats.rename(id, session, title.clone(), context);
+    let done = done.await?;
+    Ok(Written(RenamedSession { id: name, title }, done.position))
+}
+
+/// A title as people see it, on one line.
+fn title_of(text: &str) -> Result<String, ApiError> {
+    let title = typed_text::cleaned(text);
+    let is_good = (1..=MAX_TITLE).contains(&title.chars().count());
+    if !is_good || title.chars().any(char::is_control) {
+        return Err(bad_title());
+    }
+    Ok(title)
+}
+
+fn bad_title() -> ApiError {
+    ApiError::field(format!(
+        "`title` must have 1 to {MAX_TITLE} characters, not be blank, and have no control characters"
+    ))
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct DeletedSession {
+    /// The session's name.
+    id: String,
+    deleted: bool,
+}
+
+/// `DELETE /api/genie/sessions/{session}`: its running turns stop.
+pub async fn delete(
+    app: Data<App>,
+    idempotency_key: IdempotencyKey,
+    user: ActingUser,
+    session: Path<String>,
+) -> Result<Written<DeletedSession>, ApiError> {
+    let context = idempotency_key.asking(&app, &user.caller)?;
+    let id = user.account.user;
+    let (name, session) = session_of(&app, id, &session);
+    let done = app.write.chats.remove(id, session, context).await?;
+    let deleted = DeletedSession {
+        id: name,
+        deleted: true,
+    };
+    Ok(Written(deleted, done.position))
+}
+
+/// The session of this user that a path names, and its name.
+fn session_of(app: &App, user: UserId, path: &str) -> (String, SessionId) {
+    let name = typed_text::cleaned(path);
+    let id = app.log.hashes().session(user, &name);
+    (name, id)
 }
 
 /// `GET /api/genie/sessions/{session}/messages`: oldest first.
@@ -428,7 +568,7 @@ pub async fn messages(
     let id = user.account.user;
     let limit = page.limit()?;
     min_position.wait(&app, "chats", Some(id)).await?;
-    let session: SessionId = app.log.hashes().session(id, &typed_text::cleaned(&session));
+    let (_, session) = session_of(&app, id, &session);
     let after = page.after_number()?.unwrap_or(0);
     let chats = app.reads.chats.clone();
     long_pages::make(async move {

@@ -262,6 +262,8 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/genie/turns/{turn}/stream"        ActingUser, chats::resume;
     DELETE "/api/genie/turns/{turn}"               ActingUser, chats::stop;
     GET    "/api/genie/sessions"                   ActingUser, chats::sessions;
+    PATCH  "/api/genie/sessions/{session}"         ActingUser, chats::rename;
+    DELETE "/api/genie/sessions/{session}"         ActingUser, chats::delete;
     GET    "/api/genie/sessions/{session}/messages" ActingUser, chats::messages;
     GET    "/api/usage"                            ActingUser, usage::show;
     POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original();

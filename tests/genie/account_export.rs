@@ -332,7 +332,7 @@ both_stores!(
 
         // A damaged message breaks the export off. The part that was sent is not valid JSON, so
         // nobody takes it for the whole.
-        genie.store.tamper("UPDATE messages SET content_sealed = (SELECT title_sealed FROM chats) WHERE position = (SELECT max(position) FROM messages)").await;
+        genie.store.tamper("UPDATE messages SET content_sealed = (SELECT name_sealed FROM chats) WHERE position = (SELECT max(position) FROM messages)").await;
         let mut broken = begin().await;
         let mut got = Vec::new();
         assert_eq!(broken.status(), 200);

@@ -25,6 +25,7 @@ mod audit;
 mod bad_input;
 mod browser_files;
 mod callers;
+mod chat_sessions;
 mod chats;
 mod chosen_words;
 mod connections;

@@ -487,6 +487,14 @@ impl<'a> Checker<'a> {
                     );
                 }
             }
+            ChatEvent::Removed { turns } => {
+                for turn in turns {
+                    let turn = stream_hash("turn", &turn.to_string());
+                    self.open.remove(&turn);
+                    self.ended_turns.insert(turn);
+                }
+            }
+            ChatEvent::Renamed { .. } | ChatEvent::Reopened => {}
         }
     }
 

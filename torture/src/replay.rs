@@ -89,6 +89,10 @@ impl Replay {
                     messages.push(format!("assistant: {}", answer.content));
                 }
             }
+            Event::Chat(ChatEvent::Removed { .. }) => {
+                self.chats.remove(&id);
+            }
+            Event::Chat(ChatEvent::Renamed { .. } | ChatEvent::Reopened) => {}
         }
     }
 

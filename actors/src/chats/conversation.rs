@@ -17,6 +17,8 @@ pub(super) struct ConversationBuilder {
     left: usize,
     /// Newest first. Empty until the turn's question is found.
     newest_first: Vec<ModelMessage>,
+    /// The session was removed after the question.
+    removed: bool,
 }
 
 impl ConversationBuilder {
@@ -26,7 +28,13 @@ impl ConversationBuilder {
             turn,
             left: budget.saturating_sub(tokens(SYSTEM_PROMPT)),
             newest_first: Vec::new(),
+            removed: false,
         }
+    }
+
+    /// True when the turn's session was removed, so that there is nothing to answer.
+    pub fn is_removed(&self) -> bool {
+        self.removed
     }
 
     /// Takes the next older event. Returns false when no older one is wanted.
@@ -45,6 +53,11 @@ impl ConversationBuilder {
                 }
                 self.add("assistant", answer.content)
             }
+            ChatEvent::Removed { .. } => {
+                self.removed = self.newest_first.is_empty();
+                false
+            }
+            ChatEvent::Renamed { .. } | ChatEvent::Reopened => true,
         }
     }
 
@@ -219,6 +232,23 @@ mod tests {
             (question, 5),
             "the question always goes"
         );
+    }
+
+    #[test]
+    fn nothing_before_the_removal_of_a_session_is_given() {
+        let removed = ChatEvent::Removed { turns: vec![] };
+        let history = [
+            asked(1, "one"),
+            answered(1, "ONE"),
+            removed.clone(),
+            ChatEvent::Reopened,
+            asked(2, "two"),
+        ];
+        let new = vec![("user", "two".to_owned())];
+        assert_eq!(given(&history, 2, 100_000), (new, 3));
+        let mut conversation = ConversationBuilder::new(turn(2), 1000);
+        assert!(!conversation.take(removed), "removed after its question");
+        assert!(conversation.is_removed());
     }
 
     #[test]

@@ -12,19 +12,21 @@ const PAGE: usize = 64;
 /// The most events of a chat that are read, whatever the budget.
 const MOST_EVENTS: usize = 4096;
 
-/// The conversation that ends in a turn's question.
+/// The conversation that ends in a turn's question; `None` when its session was removed.
 pub(super) async fn read_conversation(
     log: &Log,
     user: UserId,
     stream: &StreamId,
     turn: TurnId,
     budget: usize,
-) -> Result<Vec<ModelMessage>, LogError> {
+) -> Result<Option<Vec<ModelMessage>>, LogError> {
     let mut conversation = ConversationBuilder::new(turn, budget);
     gather(log, user, stream, &mut conversation).await?;
-    conversation
-        .build()
-        .ok_or_else(|| LogError::damaged(0, stream, "it lacks the question of a running turn"))
+    if conversation.is_removed() {
+        return Ok(None);
+    }
+    let lacking = || LogError::damaged(0, stream, "it lacks the question of a running turn");
+    conversation.build().map(Some).ok_or_else(lacking)
 }
 
 /// Hands over the newest events until no older one is wanted. Returns how many were read.

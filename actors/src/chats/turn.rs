@@ -162,8 +162,11 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
 /// never held for the store.
 async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt, LogError> {
     let inner = &supervisor.0;
-    let (keys, conversation) = read_with_retry(task, || read_chat(supervisor, task)).await?;
     let stopped = || TurnAttempt::without_text(AttemptResult::Stopped);
+    let (keys, conversation) = read_with_retry(task, || read_chat(supervisor, task)).await?;
+    let Some(conversation) = conversation else {
+        return Ok(stopped()); // its session was removed, which ended the turn
+    };
     let model = &inner.settings.chat_model;
     let Some(pass) = wait_for_pass(supervisor, task, model).await else {
         return Ok(stopped());
@@ -194,11 +197,11 @@ async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt
     Ok(attempt)
 }
 
-/// The user's keys and the conversation that the model is given.
+/// The user's keys and the conversation that the model is given; without it when its session was removed.
 async fn read_chat(
     supervisor: &Supervisor,
     task: &TurnTask,
-) -> Result<(Arc<UserKeys>, Vec<ModelMessage>), LogError> {
+) -> Result<(Arc<UserKeys>, Option<Vec<ModelMessage>>), LogError> {
     let inner = &supervisor.0;
     let keys = inner.log.keys().live(task.user).await?;
     let budget = inner.token_scale.estimated(inner.settings.context_tokens);
@@ -325,15 +328,7 @@ fn ending(
             answer: answer.clone(),
         };
         let changes = state.decide(now, UserCommand::Chat(session, command))?;
-        let mut work = vec![
-            Work::Lease(LeaseRow::Drop {
-                kind: LeaseKind::Turn,
-                id: turn.to_string(),
-            }),
-            Work::Journal(JournalRow::Prune {
-                turn_id: turn.to_string(),
-            }),
-        ];
+        let mut work = Vec::from(leftovers(turn));
         work.extend(epoch.map(Work::OnlyInEpoch));
         Ok(Plan {
             changes,
@@ -341,4 +336,16 @@ fn ending(
             ..Plan::default()
         })
     }
+}
+
+/// What has to go when a turn ends: its lease and its journal.
+pub(super) fn leftovers(turn: TurnId) -> [Work; 2] {
+    let id = turn.to_string();
+    [
+        Work::Lease(LeaseRow::Drop {
+            kind: LeaseKind::Turn,
+            id: id.clone(),
+        }),
+        Work::Journal(JournalRow::Prune { turn_id: id }),
+    ]
 }

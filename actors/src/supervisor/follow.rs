@@ -6,7 +6,7 @@ use genie_events::{
     CaptionId, Metadata, SessionId, StreamId, StreamKind, TurnId, UserId,
     account::FORGOTTEN,
     caption::{Brief, CaptionEvent},
-    chat::ChatEvent,
+    chat::{self, ChatEvent, TurnAnswer, TurnMetrics, TurnOutcome},
     event::Event,
 };
 use genie_log::{Fact, FactBody, LogError, StoredRow, leases::LeaseKind};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tracing::{error, warn};
 
 use super::Supervisor;
-use crate::{captions, chats};
+use crate::{captions, chats, turn_feed::TurnEnd};
 
 /// The pause after the log could not be read.
 const AWAY: Duration = Duration::from_millis(500);
@@ -34,6 +34,7 @@ impl Supervisor {
     async fn see(&self, row: &StoredRow) {
         match row.event_type.as_ref() {
             "chat.asked" | "caption.requested" => self.start_with_retry(row).await,
+            chat::REMOVED => self.end_removed_turns(row),
             FORGOTTEN => self.drop_user(UserId(row.owner)),
             _ => {}
         }
@@ -117,6 +118,34 @@ impl Supervisor {
         {
             self.release_caption(CaptionId(stream.id));
         }
+    }
+
+    /// Stops the turns that ended with their session, and tells their readers. The node that runs them may be another
+    /// than the one that removed the session.
+    fn end_removed_turns(&self, row: &StoredRow) {
+        let Ok(metadata) = row.metadata() else {
+            return; // a damaged fact; its turns are lost at the next heartbeat, because their leases are gone
+        };
+        let turns = metadata.clear.get("turns").cloned().unwrap_or_default();
+        let turns: Vec<TurnId> = serde_json::from_value(turns).unwrap_or_default();
+        for turn in turns {
+            self.end_removed(turn, row.position);
+        }
+    }
+
+    /// Stops a turn that ended with its session.
+    pub fn end_removed(&self, turn: TurnId, position: u64) {
+        if let Some(run) = self.0.running.lock().get(&turn.to_string()) {
+            run.lost.cancel();
+        }
+        let answer = TurnAnswer {
+            content: String::new(),
+            outcome: TurnOutcome::Stopped,
+            failure: None,
+            model: self.0.settings.chat_model.clone(),
+            metrics: TurnMetrics::default(),
+        };
+        self.0.feeds.end(turn, TurnEnd { answer, position });
     }
 
     /// Stops all runs of a forgotten user, at the model server too. Such an answer has no end: nobody could read it.

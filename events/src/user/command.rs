@@ -103,7 +103,10 @@ impl UserCommand {
             | Self::RetryJob(job)
             | Self::RescheduleJob { job, .. }
             | Self::Job(job, _) => Some(Recall::Job(*job)),
-            Self::Chat(session, ChatCommand::Ask { .. }) => Some(Recall::Session(*session)),
+            Self::Chat(
+                session,
+                ChatCommand::Ask { .. } | ChatCommand::Rename { .. } | ChatCommand::Remove,
+            ) => Some(Recall::Session(*session)),
             Self::ImportCredential { credential, .. }
             | Self::RevealCredential { credential, .. }
             | Self::RefuseCredential { credential, .. }

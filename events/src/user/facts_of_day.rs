@@ -18,7 +18,7 @@ const DAY_SECONDS: i64 = 86_400;
 /// Types that are never refused and never counted: endings of what was begun, reveals, and whatever
 /// protects an account. Each of them needs an earlier fact that counts, or a right that the user
 /// does not have.
-const FREE: [&str; 19] = [
+const FREE: [&str; 20] = [
     "account.forget_requested",
     "account.forget_withdrawn",
     "account.forgotten",
@@ -28,6 +28,7 @@ const FREE: [&str; 19] = [
     "caption.completed",
     "caption.failed",
     "chat.answered",
+    "chat.removed",
     "credential.refused",
     "credential.removed",
     "credential.revealed",

@@ -6,6 +6,7 @@ use std::{collections::HashMap, hash::Hash};
 use super::User;
 use crate::{
     caption::Caption,
+    chat::Chat,
     credential::{Credential, CredentialEvent},
     file::File,
     ids::{BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind},
@@ -16,7 +17,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recall {
     Job(JobId),
-    /// A chat session without a running turn. The number of its events says whether it is new.
+    /// A chat session without a running turn. The number of its events says whether it is new, and its newest event
+    /// whether it was removed.
     Session(SessionId),
     /// A removed credential. That it has events says that it was there.
     Credential(CredentialId),
@@ -62,10 +64,16 @@ impl User {
         self.removed_files.insert(id);
     }
 
-    /// Hands in the number of events of a stream that is left out.
-    pub fn recall_stream(&mut self, recall: &Recall, sequence: u64) {
-        if let Recall::Credential(id) = recall {
-            self.credentials.insert(*id, Credential::Removed);
+    /// Hands in the number of events of a stream that is left out, and the type of the newest.
+    pub fn recall_stream(&mut self, recall: &Recall, sequence: u64, newest: &str) {
+        match recall {
+            Recall::Credential(id) => {
+                self.credentials.insert(*id, Credential::Removed);
+            }
+            Recall::Session(id) => {
+                self.chats.insert(*id, Chat::recalled(newest));
+            }
+            _ => {}
         }
         self.sequences.insert(recall.stream(), sequence);
     }
@@ -76,11 +84,6 @@ impl User {
         self.leave_out_the_finished(&stream);
         self.recalled_file = None;
         self.removed_files.clear();
-        if let Recall::Session(session) = recall
-            && !self.chats.contains_key(session)
-        {
-            self.sequences.remove(&stream);
-        }
     }
 
     /// A job that was left out when it finished, and was queued again since, stays out until it is

@@ -271,7 +271,7 @@ mod tests {
     fn each_reason_has_its_word_and_stands_in_the_credentials_stream() {
         let mut ada = ada();
         happen(&mut ada, credential(3), CredentialEvent::Removed);
-        ada.recall_stream(&Recall::Credential(credential(3)), 2);
+        ada.recall_stream(&Recall::Credential(credential(3)), 2, "credential.removed");
         let later = Timestamp(NOW.0 + 1);
         let ask = |user: &User, now, n, kind, right| {
             let wanted = RevealCriteria {

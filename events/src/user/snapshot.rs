@@ -14,7 +14,7 @@ use crate::{
 /// The version of a snapshot's shape *and* of the fold that made it. Every change of an `evolve` or
 /// of a state raises it. Then the snapshot of an earlier release is ignored, and the user is folded
 /// anew.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 impl User {
     pub fn to_snapshot(&self) -> Vec<u8> {

@@ -249,10 +249,10 @@ fn a_chat_is_in_the_state_only_while_a_turn_runs() {
     assert!(ada.to_snapshot().len() <= before + 2, "nothing of it stays");
     assert_eq!(ask(&mut ada, chat(stop(1))), Ok(0), "answered once");
     // The log says how many events the session has. A command that changes nothing leaves no trace.
-    ada.recall_stream(&recall, 2);
+    ada.recall_stream(&recall, 2, "chat.answered");
     ada.drop_recalled(&recall);
     assert!(!ada.holds(&recall));
-    ada.recall_stream(&recall, 2);
+    ada.recall_stream(&recall, 2, "chat.answered");
     assert_eq!(ask(&mut ada, chat(question(2))), Ok(1));
     assert_eq!(ada.sequence(&recall.stream()), 3);
     ada.drop_recalled(&recall);
@@ -270,11 +270,41 @@ fn a_user_has_at_most_so_many_sessions_and_goes_on_in_each() {
     let one_more = UserCommand::Chat(session(MAX_SESSIONS), question(1));
     let refused = ask(&mut ada, one_more).unwrap_err();
     assert_eq!(refused.code, "too_many_sessions");
-    ada.recall_stream(&Recall::Session(session(7)), 2);
+    ada.recall_stream(&Recall::Session(session(7)), 2, "chat.answered");
     assert_eq!(
         ask(&mut ada, UserCommand::Chat(session(7), question(2))),
         Ok(1)
     );
+}
+
+#[test]
+fn a_removed_session_frees_its_place_and_its_name() {
+    let mut ada = ada();
+    let session = SessionId(Uuid::from_u128(1));
+    let recall = Recall::Session(session);
+    let chat = |command| UserCommand::Chat(session, command);
+    let rename = ChatCommand::Rename {
+        title: Some("t".into()),
+    };
+    for command in [rename.clone(), ChatCommand::Remove] {
+        let refused = ask(&mut ada, chat(command)).unwrap_err();
+        assert_eq!(refused.code, "not_found", "it was never begun");
+    }
+    assert_eq!(ask(&mut ada, chat(question(1))), Ok(1));
+    assert_eq!(ask(&mut ada, chat(rename.clone())), Ok(1), "while it runs");
+    assert_eq!(ada.running_turn(&session), Some(TurnId(id(1))));
+    assert_eq!(
+        (ada.sessions, ask(&mut ada, chat(ChatCommand::Remove))),
+        (1, Ok(1))
+    );
+    assert_eq!((ada.sessions, ada.running_turn(&session)), (0, None));
+    assert!(!ada.holds(&recall));
+    ada.recall_stream(&recall, 3, "chat.removed");
+    assert_eq!(ask(&mut ada, chat(ChatCommand::Remove)), Ok(0));
+    assert_eq!(ask(&mut ada, chat(rename)).unwrap_err().code, "not_found");
+    assert_eq!(ask(&mut ada, chat(question(2))), Ok(2), "it begins anew");
+    assert_eq!((ada.sessions, ada.sequence(&recall.stream())), (1, 5));
+    assert_eq!(ada.running_turn(&session), Some(TurnId(id(2))));
 }
 
 #[test]
@@ -299,7 +329,7 @@ fn a_removed_credential_leaves_the_state_and_is_known_again_when_recalled() {
     ask(&mut ada, remove.clone()).unwrap();
     assert!(!ada.holds(&recall));
     assert!(ada.to_snapshot().len() <= before + 2, "nothing of it stays");
-    ada.recall_stream(&recall, 2);
+    ada.recall_stream(&recall, 2, "credential.removed");
     assert_eq!(ask(&mut ada, remove), Ok(0), "removing twice is no error");
     let refuse = UserCommand::RefuseCredential {
         credential,
@@ -437,7 +467,11 @@ fn an_imported_credential_is_counted_but_not_limited_and_replaces_nothing() {
     );
     ask(&mut ada, UserCommand::RemoveCredential(CredentialId(id(3)))).unwrap();
     // The state leaves a removed credential out. The actor brings it back for a command that names it.
-    ada.recall_stream(&Recall::Credential(CredentialId(id(3))), 2);
+    ada.recall_stream(
+        &Recall::Credential(CredentialId(id(3))),
+        2,
+        "credential.removed",
+    );
     for (again, why) in [
         (import(1, "p1"), "held"),
         (import(3, "p3"), "removed"),

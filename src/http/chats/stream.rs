@@ -12,7 +12,7 @@ use futures_util::Stream;
 use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{
     TurnId, UserId,
-    chat::{Failure, TurnMetrics},
+    chat::{Failure, TurnMetrics, TurnOutcome},
 };
 use genie_log::{LogError, turn_journal::JournalText};
 use tokio::{
@@ -65,6 +65,9 @@ pub struct TurnStream {
     sent: Instant,
     /// The next pause of a reader of the store.
     look: Duration,
+    /// The turn's question is before this position: once the read side is there and does not know the turn, its session
+    /// was removed.
+    asked_before: u64,
 }
 
 /// The news for the reader.
@@ -137,6 +140,7 @@ impl TurnStream {
             checked: now,
             sent: now,
             look: FIRST_LOOK,
+            asked_before: 0,
         }
     }
 
@@ -205,8 +209,27 @@ impl TurnStream {
             return Ok(View::new(progress.stage, &progress.text, self.after, ended));
         }
         let (app, turn, user, after) = (self.app.clone(), self.turn, self.user, self.after);
+        let is_known = app.reads.have_announced(&["chats"], self.asked_before);
         // An answer may have half a mebibyte.
-        long_pages::make(async move { stored_view(&app, turn, user, after).await }).await
+        let view = long_pages::make(async move { stored_view(&app, turn, user, after).await });
+        Ok(match view.await? {
+            Some(view) => view,
+            None if is_known => self.removed_view(),
+            None => View::new(TurnStage::Running, "", 0, None),
+        })
+    }
+
+    /// Of a turn that ended with its session.
+    fn removed_view(&self) -> View {
+        let end = End {
+            outcome: TurnOutcome::Stopped.as_str(),
+            failure: None,
+            model: self.app.config.ollama_model.clone(),
+            metrics: TurnMetrics::default(),
+            length: self.after,
+            position: 0,
+        };
+        View::new(TurnStage::Running, "", 0, Some(end))
     }
 
     /// Waits until there may be more to tell, or a heartbeat is due.
@@ -217,6 +240,7 @@ impl TurnStream {
                 if let Ok(Err(_)) = timeout(longest, progress.changed()).await {
                     // The feed closed without an end: the store knows how the turn ended.
                     self.source = Source::Stored;
+                    self.asked_before = self.app.log.reader().head();
                 }
             }
             Source::Stored => {
@@ -267,12 +291,20 @@ impl TurnStream {
     }
 }
 
-/// Of a turn that runs elsewhere or has ended.
-async fn stored_view(app: &App, turn: TurnId, user: UserId, after: u64) -> Result<View, LogError> {
+/// Of a turn that runs elsewhere or has ended; `None` when the read side does not know it.
+async fn stored_view(
+    app: &App,
+    turn: TurnId,
+    user: UserId,
+    after: u64,
+) -> Result<Option<View>, LogError> {
     let answer = app.reads.chats.answer(user, turn).await?;
     let Some(answer) = answer else {
+        if !app.reads.chats.has_turn(user, turn).await? {
+            return Ok(None);
+        }
         let pieces = app.log.journals().text_after(turn, user, after).await?;
-        return Ok(View::of_pieces(&pieces, after));
+        return Ok(Some(View::of_pieces(&pieces, after)));
     };
     let detail = answer.detail.unwrap_or_default();
     let outcome = ["completed", "stopped", "interrupted"]
@@ -287,7 +319,7 @@ async fn stored_view(app: &App, turn: TurnId, user: UserId, after: u64) -> Resul
         position: answer.position,
     };
     let running = TurnStage::Running;
-    Ok(View::new(running, &answer.content, after, Some(end)))
+    Ok(Some(View::new(running, &answer.content, after, Some(end))))
 }
 
 /// The text from a place on. A place inside a character begins with that character.

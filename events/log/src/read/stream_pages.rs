@@ -167,18 +167,23 @@ impl LogReader {
         }
     }
 
-    /// The number of events of a user's stream; 0 when the user has no such stream.
-    pub async fn last_sequence(&self, user: UserId, stream: StreamId) -> Result<u64, LogError> {
+    /// The number of events of a user's stream, and the type of the newest; `None` when the user has no such stream.
+    pub async fn end_of(
+        &self,
+        user: UserId,
+        stream: StreamId,
+    ) -> Result<Option<(u64, String)>, LogError> {
         let read = async move |store: Store| {
             // A stream belongs to one owner.
-            let sql = "SELECT CASE WHEN owner = unhex($2, '-') THEN sequence ELSE 0 END AS sequence FROM events \
+            let sql = "SELECT CASE WHEN owner = unhex($2, '-') THEN sequence ELSE 0 END AS sequence, event_type FROM events \
                        WHERE stream = unhex($1, '-') ORDER BY events.sequence DESC LIMIT 1";
-            let newest = sqlx::query_scalar::<_, i64>(sql)
+            let newest: Option<(i64, String)> = sqlx::query_as(sql)
                 .bind(stored_stream(&stream).to_string())
                 .bind(user.to_string())
                 .fetch_optional(store.reads())
                 .await?;
-            Ok(newest.unwrap_or(0) as u64)
+            let newest = newest.filter(|(sequence, _)| *sequence > 0);
+            Ok(newest.map(|(sequence, event_type)| (sequence as u64, event_type)))
         };
         self.log().store().run(read).await
     }
@@ -279,8 +284,9 @@ mod tests {
                 seen.extend(next);
             }
             assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
-            let count = async |user| reader.last_sequence(user, stream).await.unwrap();
-            assert_eq!((count(ada).await, count(bob).await), (25, 0));
+            let end = async |user| reader.end_of(user, stream).await.unwrap();
+            assert_eq!(end(ada).await, Some((25, "chat.asked".to_owned())));
+            assert_eq!(end(bob).await, None);
             let others = reader.newest_events(bob, &stream, None, 3);
             assert!(others.await.unwrap().is_empty(), "of another owner");
         }
