@@ -62,6 +62,8 @@ pub struct Config {
     pub forgotten_file: PathBuf,
     pub ollama_urls: Vec<String>,
     pub ollama_model: String,
+    /// The models that programs may ask for; at least one.
+    pub chat_models: Vec<String>,
     pub caption_model: String,
     pub ollama_concurrency: usize,
     pub model_queue: usize,
@@ -257,6 +259,7 @@ impl Config {
             forgotten_file: read.forgotten_file(),
             ollama_urls: read.urls(settings::OLLAMA_URL),
             ollama_model: read.text(settings::OLLAMA_MODEL),
+            chat_models: read.models(),
             caption_model: read.text(settings::CAPTION_MODEL),
             ollama_concurrency: read.number(settings::OLLAMA_CONCURRENCY) as usize,
             model_queue: read.number(settings::GENIE_MODEL_QUEUE) as usize,

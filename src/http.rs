@@ -57,6 +57,8 @@ mod stream_ticket;
 pub mod account_export;
 /// `/api/me/sessions`, `/api/rbac-sync`, `/api/admin/users/*`.
 mod accounts;
+/// `/api/genie/agui`: AG-UI's dialect of a chat's turn.
+mod agui;
 /// `/api/admin/audit/*`.
 mod audit;
 /// `/api/captions/*`.
@@ -91,6 +93,8 @@ mod keys;
 mod marks;
 /// `/api/onboarding/*`.
 mod onboarding;
+/// `/v1/*`: OpenAI's dialect of a chat's turn.
+mod openai;
 /// `/api/openapi.json`.
 mod openapi;
 /// `/` and `/docs`.

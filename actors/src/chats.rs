@@ -10,6 +10,7 @@ use genie_events::{
 use genie_log::leases::LeaseKind;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
 
 use crate::{
     WriteError,
@@ -20,10 +21,13 @@ use crate::{
 };
 
 pub(crate) mod conversation;
+pub mod given;
 mod history;
 mod relay;
 pub(crate) mod token_estimate;
 pub(crate) mod turn;
+
+use given::{GivenConversation, GivenTurn};
 
 #[derive(Debug)]
 pub struct StartedTurn {
@@ -32,6 +36,14 @@ pub struct StartedTurn {
     pub position: u64,
     /// `None` when an earlier request with the same key began the turn.
     pub progress: Option<watch::Receiver<TurnProgress>>,
+}
+
+/// A turn that a program asked for with its messages.
+#[derive(Debug)]
+pub struct PromptedTurn {
+    pub started: StartedTurn,
+    /// The turn stops when this is dropped.
+    pub stop: DropGuard,
 }
 
 #[derive(Debug, Clone)]
@@ -53,23 +65,64 @@ impl Chats {
         message: String,
         context: CommandContext,
     ) -> Result<StartedTurn, WriteError> {
+        let turn = TurnId(self.supervisor.0.log.clock().new_uuid());
+        let command = ChatCommand::Ask {
+            turn,
+            session: session_name.clone(),
+            message,
+        };
+        self.start(turn, user, &session_name, command, context)
+            .await
+    }
+
+    /// Starts a turn whose messages a program gives. It stops when the wait for this method, or its answer, is dropped. A
+    /// session may have several such turns at once.
+    pub async fn prompt(
+        &self,
+        user: UserId,
+        session_name: String,
+        given: GivenConversation,
+        context: CommandContext,
+    ) -> Result<PromptedTurn, WriteError> {
+        let inner = &self.supervisor.0;
+        let turn = TurnId(inner.log.clock().new_uuid());
+        let command = ChatCommand::Prompt {
+            turn,
+            session: session_name.clone(),
+            message: given::question(&given.messages).to_owned(),
+            model: given.model.clone(),
+        };
+        let budget = inner.token_scale.estimated(inner.settings.context_tokens);
+        let given = GivenTurn::new(given, budget, inner.settings.answer_limits())?;
+        let stop = given.stop.clone().drop_guard();
+        // Nothing is awaited from here until the plan runs on its own task, which releases what is opened.
+        inner.given_turns.add(turn, given);
+        let started = self
+            .start(turn, user, &session_name, command, context)
+            .await?;
+        Ok(PromptedTurn { started, stop })
+    }
+
+    /// Writes a turn's question.
+    async fn start(
+        &self,
+        turn: TurnId,
+        user: UserId,
+        session_name: &str,
+        command: ChatCommand,
+        context: CommandContext,
+    ) -> Result<StartedTurn, WriteError> {
         let supervisor = &self.supervisor;
-        let log = &supervisor.0.log;
-        let turn = TurnId(log.clock().new_uuid());
-        supervisor
-            .admit(&turn.to_string())
-            .map_err(|full| supervisor.with_retry_after(full.into()))?;
-        let session = log.hashes().session(user, &session_name);
+        if let Err(full) = supervisor.admit(&turn.to_string()) {
+            supervisor.release_turn(turn);
+            return Err(supervisor.with_retry_after(full.into()));
+        }
+        let session = supervisor.0.log.hashes().session(user, session_name);
         let progress = supervisor.0.feeds.open(turn, user);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
         let recall = Recall::Session(session);
         let planner = move |state: &User, now| {
-            let command = ChatCommand::Ask {
-                turn,
-                session: session_name.clone(),
-                message: message.clone(),
-            };
-            let changes = state.decide(now, UserCommand::Chat(session, command))?;
+            let changes = state.decide(now, UserCommand::Chat(session, command.clone()))?;
             Ok(Plan {
                 changes,
                 work: vec![lease.clone()],

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use genie_events::chat::Failure;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
@@ -17,6 +18,7 @@ mod stream;
 
 pub use failure::UNREACHABLE;
 use failure::{broke_off, not_ollama, refused, too_slow, unreachable};
+pub use frame::FrameCall;
 pub use stream::{ModelFrame, ModelStream};
 
 /// The longest time to connect, and to answer a question about the server itself.
@@ -51,11 +53,93 @@ pub struct Ollama {
     waits: TokenWaits,
 }
 
+/// A message as the wire carries it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelMessage {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: &'static str,
     pub content: String,
+    /// Pictures, in base64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
+    /// The calls that the model asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<CalledTool>,
+    /// Of a result: the tool, and the id of the call.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub result_of: Option<ResultOf>,
+}
+
+impl ModelMessage {
+    pub fn new(role: &'static str, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            images: Vec::new(),
+            tool_calls: Vec::new(),
+            result_of: None,
+        }
+    }
+}
+
+/// A call as the wire carries it. Its arguments are an object.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CalledTool {
+    pub id: String,
+    pub function: CalledFunction,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CalledFunction {
+    pub name: String,
+    pub arguments: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResultOf {
+    pub tool_name: String,
+    pub tool_call_id: String,
+}
+
+/// How an answer is drawn. What is absent is the model's own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Sampling {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// The answer ends before any of these texts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+}
+
+/// What a model is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelPrompt<'a> {
+    pub messages: &'a [ModelMessage],
+    /// The tools that it may ask for, each as the wire describes it.
+    pub tools: &'a [Value],
+    /// `"json"`, or a JSON Schema that the answer follows.
+    pub format: Option<&'a Value>,
+    pub sampling: Option<&'a Sampling>,
+}
+
+impl<'a> ModelPrompt<'a> {
+    /// A conversation alone.
+    pub fn of(messages: &'a [ModelMessage]) -> Self {
+        Self {
+            messages,
+            tools: &[],
+            format: None,
+            sampling: None,
+        }
+    }
 }
 
 /// What an answer may take of the model.
@@ -92,14 +176,20 @@ impl ModelPresence {
 struct ChatRequest<'a> {
     model: &'a str,
     messages: &'a [ModelMessage],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tools: &'a [Value],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<&'a Value>,
     stream: bool,
-    options: ModelOptions,
+    options: ModelOptions<'a>,
 }
 
 #[derive(Serialize)]
-struct ModelOptions {
+struct ModelOptions<'a> {
     num_ctx: u32,
     num_predict: u32,
+    #[serde(flatten)]
+    sampling: Option<&'a Sampling>,
 }
 
 /// The answer of `/api/version`.
@@ -186,16 +276,19 @@ impl Ollama {
     pub async fn chat(
         &self,
         model: &str,
-        messages: &[ModelMessage],
+        prompt: &ModelPrompt<'_>,
         limits: AnswerLimits,
     ) -> Result<ModelStream, Failure> {
         let request = ChatRequest {
             model,
-            messages,
+            messages: prompt.messages,
+            tools: prompt.tools,
+            format: prompt.format,
             stream: true,
             options: ModelOptions {
                 num_ctx: limits.context_tokens,
                 num_predict: limits.answer_tokens,
+                sampling: prompt.sampling,
             },
         };
         let due = Instant::now() + self.waits.first;
@@ -206,6 +299,7 @@ impl Ollama {
         if status.is_success() {
             let bytes = answer.bytes_stream().boxed();
             let mut stream = ModelStream::new(bytes, model, due, self.waits.between);
+            stream.takes_calls = !prompt.tools.is_empty();
             stream.first_token().await?;
             return Ok(stream);
         }

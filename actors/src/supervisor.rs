@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     WriteError,
     captions::CaptionWaiters,
-    chats::token_estimate::TokenScale,
+    chats::{given::GivenTurns, token_estimate::TokenScale},
     model_queue::{ModelQueue, QueueAdmission},
     ollama::{AnswerLimits, Ollama, TokenWaits},
     outbound::ProxyUse,
@@ -74,6 +74,7 @@ pub(crate) struct Inner {
     pub model_servers: Vec<Ollama>,
     pub settings: ModelSettings,
     pub feeds: TurnFeeds,
+    pub given_turns: GivenTurns,
     pub caption_waiters: CaptionWaiters,
     pub queue: ModelQueue,
     /// Of the chat's model.
@@ -130,6 +131,7 @@ impl Supervisor {
             queue: ModelQueue::new(model_servers.len(), settings.concurrency, settings.queue),
             model_servers,
             feeds: TurnFeeds::default(),
+            given_turns: GivenTurns::default(),
             caption_waiters: CaptionWaiters::default(),
             token_scale: TokenScale::default(),
             settings,
@@ -167,6 +169,7 @@ impl Supervisor {
     /// Gives back what was opened for a turn that does not run here.
     pub fn release_turn(&self, turn: TurnId) {
         self.0.admitted.lock().remove(&turn.to_string());
+        self.0.given_turns.remove(turn);
         self.0.feeds.close(turn);
     }
 
@@ -198,13 +201,23 @@ impl Supervisor {
 
     /// Enters a run; `None` when it runs already.
     pub fn begin_run(&self, id: String, user: UserId) -> Option<RunHandle> {
+        self.begin_run_until(id, user, CancellationToken::new())
+    }
+
+    /// The same, of a run that `cancel` stops.
+    pub fn begin_run_until(
+        &self,
+        id: String,
+        user: UserId,
+        cancel: CancellationToken,
+    ) -> Option<RunHandle> {
         let mut running = self.0.running.lock();
         if running.contains_key(&id) {
             return None;
         }
         let run = RunHandle {
             user,
-            cancel: CancellationToken::new(),
+            cancel,
             lost: CancellationToken::new(),
         };
         running.insert(id, run.clone());

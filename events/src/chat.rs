@@ -1,7 +1,9 @@
 //! `chat`: the turns of a session. Each turn is a question and one answer, whatever its outcome.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::{aggregate, domain_event, ids::TurnId, refusal::Refusal, typed_text};
@@ -14,6 +16,9 @@ pub const REMOVED: &str = "chat.removed";
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Chat {
     running: Option<TurnId>,
+    /// The running turns whose messages a program gave, and their models. They do not wait for each other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    prompted: BTreeMap<TurnId, String>,
     /// The session was removed, and nothing was asked since.
     #[serde(skip)]
     removed: bool,
@@ -78,6 +83,8 @@ pub enum FinishReason {
     Stop,
     /// It had no tokens left, so the answer may break off in the middle.
     Length,
+    /// It asked for tools.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -86,6 +93,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }
@@ -119,6 +127,15 @@ pub enum ChatCommand {
         /// The user's words; personal.
         message: String,
     },
+    /// Asks with messages that the program gives itself: it keeps its own history.
+    Prompt {
+        turn: TurnId,
+        /// The session's name; personal.
+        session: String,
+        /// The last of the user's messages; personal.
+        message: String,
+        model: String,
+    },
     Answer {
         turn: TurnId,
         answer: TurnAnswer,
@@ -130,6 +147,15 @@ pub enum ChatCommand {
     },
     /// Removes the session with its messages. Its name is free again.
     Remove,
+}
+
+/// A call of a tool that the model asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// The model's words; personal.
+    pub arguments: Map<String, Value>,
 }
 
 /// The answer of a turn and its outcome.
@@ -145,6 +171,9 @@ pub struct TurnAnswer {
     pub model: String,
     #[serde(default)]
     pub metrics: TurnMetrics,
+    /// The calls of the program's own tools with which the answer ends; personal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
 }
 
 /// Why something failed: a stable code, and a sentence that says what to do.
@@ -163,6 +192,15 @@ pub enum ChatEvent {
         session: String,
         /// The user's words; personal.
         message: String,
+    },
+    /// A program asked, with messages of its own.
+    Prompted {
+        turn: TurnId,
+        /// The session's name; personal.
+        session: String,
+        /// The last of the user's messages; personal.
+        message: String,
+        model: String,
     },
     Answered {
         turn: TurnId,
@@ -185,6 +223,7 @@ pub enum ChatEvent {
 
 domain_event!(ChatEvent,
     Self::Asked { .. } => "chat.asked",
+    Self::Prompted { .. } => "chat.prompted",
     Self::Answered { .. } => "chat.answered",
     Self::Renamed { .. } => "chat.renamed",
     Self::Removed { .. } => "chat.removed",
@@ -199,6 +238,12 @@ impl ChatEvent {
             Self::Asked { turn, message, .. } => {
                 json!({"turn": turn, "bytes": message.len()})
             }
+            Self::Prompted {
+                turn,
+                message,
+                model,
+                ..
+            } => json!({"turn": turn, "bytes": message.len(), "model": model}),
             Self::Answered { turn, answer } => json!({
                 "turn": turn, "outcome": answer.outcome, "model": answer.model, "bytes": answer.content.len(),
                 "failure": answer.failure.as_ref().map(|failure| &failure.code),
@@ -226,6 +271,27 @@ impl Chat {
         self.removed
     }
 
+    /// The model of a running turn whose messages a program gave.
+    pub fn prompted_model(&self, turn: TurnId) -> Option<&str> {
+        self.prompted.get(&turn).map(String::as_str)
+    }
+
+    fn running_turns(&self) -> impl Iterator<Item = TurnId> {
+        self.running
+            .into_iter()
+            .chain(self.prompted.keys().copied())
+    }
+
+    /// True while this turn runs.
+    fn is_running(&self, turn: TurnId) -> bool {
+        self.running == Some(turn) || self.prompted.contains_key(&turn)
+    }
+
+    /// True when no turn runs.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_none() && self.prompted.is_empty()
+    }
+
     pub fn decide(&self, command: ChatCommand) -> Result<Vec<ChatEvent>, Refusal> {
         match command {
             ChatCommand::Ask {
@@ -244,10 +310,22 @@ impl Chat {
                     message,
                 }]),
             },
+            ChatCommand::Prompt { turn, .. } if self.is_running(turn) => Ok(vec![]),
+            ChatCommand::Prompt {
+                turn,
+                session,
+                message,
+                model,
+            } => Ok(vec![ChatEvent::Prompted {
+                turn,
+                session,
+                message,
+                model,
+            }]),
             // A turn that is not running has its answer already or never existed, so there is
             // nothing to record.
             ChatCommand::Answer { turn, answer } => {
-                let is_running = self.running == Some(turn);
+                let is_running = self.is_running(turn);
                 let answered = is_running.then_some(ChatEvent::Answered { turn, answer });
                 Ok(answered.into_iter().collect())
             }
@@ -255,7 +333,7 @@ impl Chat {
             ChatCommand::Rename { title } => Ok(vec![ChatEvent::Renamed { title }]),
             ChatCommand::Remove if self.removed => Ok(vec![]),
             ChatCommand::Remove => Ok(vec![ChatEvent::Removed {
-                turns: self.running.into_iter().collect(),
+                turns: self.running_turns().collect(),
             }]),
         }
     }
@@ -263,7 +341,14 @@ impl Chat {
     pub fn evolve(&mut self, event: ChatEvent) {
         match event {
             ChatEvent::Asked { turn, .. } => self.running = Some(turn),
-            ChatEvent::Answered { .. } => self.running = None,
+            ChatEvent::Prompted { turn, model, .. } => {
+                self.prompted.insert(turn, model);
+            }
+            ChatEvent::Answered { turn, .. } => {
+                if self.prompted.remove(&turn).is_none() {
+                    self.running = None;
+                }
+            }
             ChatEvent::Renamed { .. } => {}
             ChatEvent::Removed { .. } => {
                 *self = Self {
@@ -316,6 +401,7 @@ mod tests {
             failure: None,
             model: "m".into(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
         }
     }
 
@@ -341,6 +427,54 @@ mod tests {
             .given(ended)
             .when(ask(2))
             .then_expect_events(vec![asked(2)]);
+    }
+
+    #[test]
+    fn prompted_turns_wait_for_nothing_and_hold_nothing_up() {
+        let prompt = |n| ChatCommand::Prompt {
+            turn: turn(n),
+            session: "s".into(),
+            message: "hello".into(),
+            model: "m".into(),
+        };
+        let prompted = |n| ChatEvent::Prompted {
+            turn: turn(n),
+            session: "s".into(),
+            message: "hello".into(),
+            model: "m".into(),
+        };
+        let answered = ChatEvent::Answered {
+            turn: turn(2),
+            answer: answer(),
+        };
+        let running = vec![asked(1), prompted(2)];
+        Given::with(())
+            .given(running.clone())
+            .when(prompt(3))
+            .then_expect_events(vec![prompted(3)]);
+        Given::with(())
+            .given(running.clone())
+            .when(prompt(2))
+            .then_expect_events(vec![]);
+        let answer = ChatCommand::Answer {
+            turn: turn(2),
+            answer: answer(),
+        };
+        Given::with(())
+            .given(running.clone())
+            .when(answer.clone())
+            .then_expect_events(vec![answered.clone()]);
+        let still_running = [running, vec![answered]].concat();
+        Given::with(())
+            .given(still_running.clone())
+            .when(answer)
+            .then_expect_events(vec![]);
+        let refused = Given::with(())
+            .given(still_running)
+            .when(ask(4))
+            .inspect_result()
+            .unwrap_err();
+        assert_eq!(refused.turn, Some(turn(1)), "the session's own turn runs");
     }
 
     #[test]

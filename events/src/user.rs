@@ -170,6 +170,11 @@ impl User {
         self.chats.get(session).and_then(Chat::running)
     }
 
+    /// The model of a running turn whose messages a program gave.
+    pub fn prompted_model(&self, session: &SessionId, turn: TurnId) -> Option<&str> {
+        self.chats.get(session)?.prompted_model(turn)
+    }
+
     /// Decides a command. All returned changes are appended together or not at all.
     #[expect(clippy::too_many_lines, reason = "a table with a row for each command")]
     pub fn decide(&self, now: Now, command: UserCommand) -> Result<Vec<Change>, Refusal> {
@@ -256,7 +261,9 @@ impl User {
         let stream = StreamId::new(StreamKind::Chat, session);
         let is_begun = self.sequence(&stream) > 0;
         match &command {
-            ChatCommand::Ask { .. } if !is_begun || chat.is_removed() => {
+            ChatCommand::Ask { .. } | ChatCommand::Prompt { .. }
+                if !is_begun || chat.is_removed() =>
+            {
                 self.check_room_for_a_session()?;
             }
             ChatCommand::Rename { .. } | ChatCommand::Remove if !is_begun => {

@@ -31,6 +31,7 @@ const PERSONAL: [&str; 20] = [
     "file_name",
     "stated_reason",
     "title",
+    "tool_calls",
 ];
 const CANARY: &str = "canary";
 

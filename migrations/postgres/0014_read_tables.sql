@@ -127,7 +127,8 @@ CREATE TABLE messages (
     position       bigint NOT NULL,
     -- Model, metrics and failure of an answer, as JSON.
     detail         text COLLATE "C",
-    content_sealed bytea NOT NULL
+    content_sealed bytea NOT NULL,
+    tool_calls_sealed bytea
 );
 CREATE INDEX messages_of_session ON messages (session_id, position);
 CREATE INDEX messages_of_turn ON messages (turn_id);

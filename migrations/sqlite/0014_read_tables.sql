@@ -127,7 +127,8 @@ CREATE TABLE messages (
     position       INTEGER NOT NULL,
     -- Model, metrics and failure of an answer, as JSON.
     detail         TEXT,
-    content_sealed BLOB    NOT NULL
+    content_sealed BLOB    NOT NULL,
+    tool_calls_sealed BLOB
 ) STRICT;
 CREATE INDEX messages_of_session ON messages (session_id, position);
 CREATE INDEX messages_of_turn ON messages (turn_id);

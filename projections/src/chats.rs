@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
     Event, SessionId, StreamKind, Timestamp, TurnId, UserId,
-    chat::{ChatEvent, Failure, TurnMetrics, default_title},
+    chat::{ChatEvent, Failure, ToolCall, TurnMetrics, default_title},
 };
 use genie_log::{
     Log, LogError,
@@ -19,7 +19,7 @@ use sqlx::{Row, any::AnyRow};
 use uuid::Uuid;
 
 use crate::{
-    projection::{Projection, Seen, Tx, begun_before, open, read},
+    projection::{Projection, Seen, Tx, begun_before, open, open_option, read},
     rows::{ByKey, Cell, Upsert},
 };
 
@@ -116,9 +116,20 @@ impl ChatChanges {
                 let chat = chat.or_insert_with(|| ChatColumns::new(seen, session, message));
                 chat.add_message(seen, Some(turn.to_string()));
             }
-            ChatEvent::Answered { .. } => {
+            // Turns of programs do not hold the session up, so they are not its running turn.
+            ChatEvent::Prompted {
+                session, message, ..
+            } => {
+                let chat = self.chats.entry(id);
+                let chat = chat.or_insert_with(|| ChatColumns::new(seen, session, message));
+                let running_turn = chat.running_turn.take();
+                chat.add_message(seen, running_turn);
+            }
+            ChatEvent::Answered { turn, .. } => {
                 if let Some(chat) = self.chats.get_mut(&id) {
-                    chat.add_message(seen, None);
+                    let running_turn = chat.running_turn.take();
+                    let other = running_turn.filter(|running| *running != turn.to_string());
+                    chat.add_message(seen, other);
                 }
             }
             ChatEvent::Renamed { title } => {
@@ -192,6 +203,7 @@ const MESSAGES: Upsert = Upsert {
         "position",
         "detail",
         "content_sealed",
+        "tool_calls_sealed",
     ],
     on_conflict: "(message_id) DO NOTHING",
 };
@@ -246,16 +258,21 @@ impl ChatColumns {
 
 /// The row of a question or an answer; other facts have none.
 fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Option<Vec<Cell>>, sqlx::Error> {
-    let (turn, role, content, outcome, detail) = match event {
-        ChatEvent::Asked { turn, message, .. } => (turn, "user", message, None, None),
+    let (turn, role, content, outcome, detail, calls) = match event {
+        ChatEvent::Asked { turn, message, .. } | ChatEvent::Prompted { turn, message, .. } => {
+            (turn, "user", message, None, None, None)
+        }
         ChatEvent::Answered { turn, answer } => {
             let detail = AnswerDetail {
                 model: answer.model.clone(),
                 metrics: answer.metrics.clone(),
                 failure: answer.failure.clone(),
             };
-            let detail = serde_json::to_string(&detail)
-                .map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            let detail = json(&detail)?;
+            let calls = match &answer.tool_calls[..] {
+                [] => None,
+                calls => Some(json(&calls)?),
+            };
             let outcome = answer.outcome.as_str().to_owned();
             (
                 turn,
@@ -263,6 +280,7 @@ fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Option<Vec<Cell>>, sqlx
                 &answer.content,
                 Some(outcome),
                 Some(detail),
+                calls,
             )
         }
         ChatEvent::Renamed { .. } | ChatEvent::Removed { .. } | ChatEvent::Reopened => {
@@ -280,7 +298,13 @@ fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Option<Vec<Cell>>, sqlx
         (seen.fact.position as i64).into(),
         detail.into(),
         seen.seal("messages.content", content).into(),
+        seen.seal_option("messages.tool_calls", calls.as_deref())
+            .into(),
     ]))
+}
+
+fn json(value: &impl Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
 #[derive(Debug, Clone)]
@@ -310,6 +334,8 @@ pub struct MessageRow {
     pub outcome: Option<String>,
     /// Model, metrics and failure; only answers have them.
     pub detail: Option<AnswerDetail>,
+    /// The calls of a program's tools with which an answer ended.
+    pub tool_calls: Vec<ToolCall>,
     pub created_at: Timestamp,
     pub position: u64,
 }
@@ -318,13 +344,13 @@ const SESSIONS: &str = "SELECT session_id, name_sealed, opening_sealed, title_se
                         WHERE user_id = $1 AND (updated_at, session_id) < ($2, $3) \
                         ORDER BY updated_at DESC, session_id DESC LIMIT $4";
 const SESSION: &str = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
-const MESSAGE: &str =
-    "message_id, turn_id, role, content_sealed, outcome, detail, created_at, position";
+const MESSAGE: &str = "message_id, turn_id, role, content_sealed, tool_calls_sealed, outcome, detail, created_at, position";
 const MESSAGES_OF_SESSION: PageSql<'static> = PageSql {
     table: "messages",
     columns: MESSAGE,
     key: "message_id",
-    bytes: "octet_length(content_sealed) + coalesce(octet_length(detail), 0)",
+    bytes: "octet_length(content_sealed) + coalesce(octet_length(tool_calls_sealed), 0) \
+            + coalesce(octet_length(detail), 0)",
     condition: "session_id = $1 AND user_id = $2 AND position > $3",
     order: &["position"],
     descending: false,
@@ -482,6 +508,11 @@ impl ChatReader {
         let message = |row: &AnyRow| {
             let content: Vec<u8> = row.try_get("content_sealed")?;
             let detail: Option<String> = row.try_get("detail")?;
+            let calls = open_option(
+                &keys,
+                "messages.tool_calls",
+                row.try_get("tool_calls_sealed")?,
+            )?;
             Ok(MessageRow {
                 id: row.try_get("message_id")?,
                 turn: row.try_get("turn_id")?,
@@ -489,6 +520,9 @@ impl ChatReader {
                 content: open(&keys, "messages.content", &content)?,
                 outcome: row.try_get("outcome")?,
                 detail: detail.and_then(|detail| serde_json::from_str(&detail).ok()),
+                tool_calls: calls
+                    .and_then(|calls| serde_json::from_str(&calls).ok())
+                    .unwrap_or_default(),
                 created_at: Timestamp(row.try_get("created_at")?),
                 position: row.try_get::<i64, _>("position")? as u64,
             })

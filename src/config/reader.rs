@@ -322,6 +322,17 @@ impl Reader<'_> {
         })
     }
 
+    /// The names of models that programs may ask for.
+    pub(super) fn models(&mut self) -> Vec<String> {
+        let listed = self.text(settings::CHAT_MODELS);
+        let names = listed.split(',').map(str::trim).map(str::to_owned);
+        let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+        if names.is_empty() {
+            return vec![self.text(settings::OLLAMA_MODEL)];
+        }
+        names
+    }
+
     /// One address or more.
     pub(super) fn urls(&mut self, setting: Setting) -> Vec<String> {
         let value = self.text(setting);

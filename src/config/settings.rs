@@ -122,6 +122,7 @@ settings! {
     GENIE_FORGOTTEN_FILE = text("", "file", "the ledger of the forgotten, read at each start; without it, GENIE_DATA_DIR/forgotten");
     OLLAMA_URL = text("http://127.0.0.1:11434", "URLs, separated by commas", "the model servers; an answer whose server fails before the first token is asked of another");
     OLLAMA_MODEL = text("qwen2.5:latest", "name", "the model that chats");
+    CHAT_MODELS = text("", "names, separated by commas", "the models that programs may ask for by `POST /v1/chat/completions`; empty: `OLLAMA_MODEL` alone");
     CAPTION_MODEL = text("dolphin-mistral:7b", "name", "the model that writes captions");
     OLLAMA_CONCURRENCY = number("1", (1, 1024), "answers", "how many answers each server runs at once");
     GENIE_MODEL_QUEUE = number("64", (0, 100_000), "answers", "how many answers may wait on each server; one more is 429");

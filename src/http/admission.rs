@@ -22,7 +22,7 @@ use crate::{
     app::App,
     http::{
         caller::SECRET_HEADER,
-        error::{ApiError, DirectusError},
+        error::{ApiError, DirectusError, OpenAiError},
         request, route_rules,
     },
     rate_limiter::RateStanding,
@@ -120,11 +120,13 @@ pub async fn admit<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// The refusal, in Directus' shape on Directus' own routes.
+/// The refusal, in Directus' shape on Directus' own routes, and in OpenAI's on those of its dialect.
 fn refused<B>(request: ServiceRequest, error: ApiError) -> ServiceResponse<EitherBody<B>> {
     let is_directus = request.path().starts_with("/auth/") || request.path().starts_with("/users/");
     let response: HttpResponse = if is_directus {
         DirectusError(error).error_response()
+    } else if request.path().starts_with("/v1/") {
+        OpenAiError::from(error).error_response()
     } else {
         error.error_response()
     };

@@ -9,12 +9,13 @@ use actix_web::{
 };
 use genie_actors::{
     WriteError,
+    chats::StartedTurn,
     turn_feed::{TurnProgress, TurnStage},
 };
 use genie_events::{
     SessionId, TurnId, UserId,
     account::Onboarding,
-    chat::{Failure, MAX_TITLE, TurnMetrics},
+    chat::{Failure, MAX_TITLE, ToolCall, TurnMetrics},
     typed_text,
 };
 use genie_log::pages::Paged;
@@ -23,6 +24,7 @@ use genie_projections::{
     chats::{ChatReader, ChatRow, MessageRow},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::{sync::watch, time::timeout};
 use utoipa::{IntoParams, ToSchema};
 
@@ -44,13 +46,13 @@ use crate::{
 };
 
 pub mod event;
-mod stream;
+pub mod stream;
 use event::TurnStreamEvent;
 use stream::{Source, TurnStream};
 
 /// The stream opens after this time even when nothing came yet. Until then a failure is an HTTP status.
 const OPENS_AFTER: Duration = Duration::from_millis(250);
-const MAX_SESSION_NAME: usize = 200;
+pub const MAX_SESSION_NAME: usize = 200;
 const MAX_MESSAGE: usize = 100_000;
 /// How many titles a search looks through at once.
 const SEARCHED_AT_ONCE: i64 = 500;
@@ -116,6 +118,28 @@ pub struct Message {
     /// Why the turn failed, for programs. Present only when it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
+    /// The calls of a program's own tools with which the answer ended. Present only when there are some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    tool_calls: Vec<MessageToolCall>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct MessageToolCall {
+    #[schema(value_type = Object)]
+    arguments: Map<String, Value>,
+    id: String,
+    name: String,
+}
+
+impl From<&ToolCall> for MessageToolCall {
+    fn from(call: &ToolCall) -> Self {
+        Self {
+            arguments: call.arguments.clone(),
+            id: call.id.clone(),
+            name: call.name.clone(),
+        }
+    }
 }
 
 impl From<&MessageRow> for Message {
@@ -133,6 +157,7 @@ impl From<&MessageRow> for Message {
             created_at: row.created_at.into(),
             error: failure.map(|failure| failure.sentence.clone()),
             code: failure.map(|failure| failure.code.clone()),
+            tool_calls: row.tool_calls.iter().map(MessageToolCall::from).collect(),
         }
     }
 }
@@ -204,12 +229,7 @@ pub async fn ask(
             }
             Source::Live(progress)
         }
-        None => {
-            let wait = app.config.read_wait;
-            app.reads.wait_for("chats", position, wait).await?;
-            let found = find(&app, id, turn).await?;
-            found.ok_or(ApiError::NotFound("turn"))?
-        }
+        None => earlier(&app, id, turn, position).await?,
     };
     let stream = TurnStream::new(app.clone(), request, turn, id, source, 0, open);
     let response = sse::response()
@@ -217,6 +237,22 @@ pub async fn ask(
         .insert_header((response::POSITION, response::opaque(position)))
         .streaming(in_span(stream.events()));
     Ok(RawAnswer::new(response))
+}
+
+/// Where a started turn is read.
+pub async fn source_of(app: &App, user: UserId, started: StartedTurn) -> Result<Source, ApiError> {
+    match started.progress {
+        Some(progress) => Ok(Source::Live(progress)),
+        None => earlier(app, user, started.turn, started.position).await,
+    }
+}
+
+/// Where a turn is read that an earlier request with the same key began.
+async fn earlier(app: &App, user: UserId, turn: TurnId, position: u64) -> Result<Source, ApiError> {
+    let wait = app.config.read_wait;
+    app.reads.wait_for("chats", position, wait).await?;
+    let found = find(app, user, turn).await?;
+    found.ok_or(ApiError::NotFound("turn"))
 }
 
 /// Waits for the first sign of a turn. Returns its failure when that is the first sign, `None` when the stream is to
@@ -236,7 +272,7 @@ async fn early_failure(progress: &mut watch::Receiver<TurnProgress>) -> Option<(
 }
 
 /// The step that a user must take before chatting; `None` when the user may chat.
-async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
+pub async fn gate(app: &App, user: &ActingUser) -> Result<Option<&'static str>, ApiError> {
     let is_open = |account: &AccountRow| {
         Onboarding::parse(&account.onboarding)
             .and_then(next_step)

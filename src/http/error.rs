@@ -29,10 +29,12 @@ use crate::{
 };
 
 mod directus;
+mod openai;
 
 pub use directus::DirectusError;
 #[cfg(test)]
 pub use directus::DirectusFailure;
+pub use openai::{OpenAiError, OpenAiFailure};
 
 /// `Retry-After` of failures that a moment may mend.
 const RETRY_SECONDS: u64 = 1;
@@ -549,6 +551,7 @@ pub async fn no_such_route(request: HttpRequest) -> HttpResponse {
     let mut parts = request.path().split('/').skip(1);
     match parts.next() {
         Some("auth" | "users") => DirectusError(ApiError::NoRoute).error_response(),
+        Some("v1") => OpenAiError::from(ApiError::NoRoute).error_response(),
         _ => ApiError::NoRoute.error_response(),
     }
 }

@@ -91,6 +91,16 @@ impl IdempotencyKey {
     }
 }
 
+/// The context of a command that takes no key.
+pub fn without_key(request: &HttpRequest, caller: &Caller) -> CommandContext {
+    let extensions = request.extensions();
+    let bytes = extensions.get::<TakenBytes>().map_or(0, TakenBytes::count);
+    CommandContext {
+        bytes,
+        ..caller.metadata().into()
+    }
+}
+
 fn checked(header: &HeaderValue) -> Result<&str, ApiError> {
     let key = header
         .to_str()

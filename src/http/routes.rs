@@ -15,12 +15,12 @@ use tracing::{Instrument, Span, info_span, instrument::Instrumented};
 use crate::http::openapi::describe::{self, Operation};
 use crate::http::{
     access::RouteAccess,
-    account_export, accounts, audit,
+    account_export, accounts, agui, audit,
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
     error::no_such_route,
     events, files, forgetting, health, identity, impersonation, invites, jobs, marks, onboarding,
-    openapi, pages,
+    openai, openapi, pages,
     route_rules::{RouteRule, RouteRules},
     service_keys, usage, workers,
 };
@@ -265,6 +265,10 @@ pub static API: &[Endpoint] = routes! {
     PATCH  "/api/genie/sessions/{session}"         ActingUser, chats::rename;
     DELETE "/api/genie/sessions/{session}"         ActingUser, chats::delete;
     GET    "/api/genie/sessions/{session}/messages" ActingUser, chats::messages;
+    POST   "/api/genie/agui"                       ActingUser, agui::run                    .bulk();
+    POST   "/v1/chat/completions"                  ActingUser, openai::complete             .bulk();
+    GET    "/v1/models"                            ActingUser, openai::models;
+    GET    "/v1/models/{id}"                       ActingUser, openai::model;
     GET    "/api/usage"                            ActingUser, usage::show;
     POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original();
 

@@ -37,6 +37,12 @@ pub fn place(id: &str) -> Bytes {
     Bytes::from(format!(": still here\nid: {id}\n\n"))
 }
 
+/// One event without an id, in a stream that is not resumed.
+pub fn data(data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).expect("a struct with names for fields is JSON");
+    Bytes::from(format!("data: {data}\n\n"))
+}
+
 /// One event. JSON has no raw line feeds, so one `data:` line is enough.
 pub fn event(id: &str, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).expect("a struct with names for fields is JSON");

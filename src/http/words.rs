@@ -126,6 +126,12 @@ constants! {
     CloudEvents1 = "1.0";
     Genie = "/genie";
     FormatOne = 1;
+    CompletionObject = "chat.completion";
+    ChunkObject = "chat.completion.chunk";
+    FunctionWord = "function";
+    ListObject = "list";
+    ModelObject = "model";
+    GenieWord = "genie";
 }
 
 macro_rules! words {
@@ -188,7 +194,7 @@ words! {
     /// Whether the model server has a model. The next answer of one that is `on_disk` waits until it is loaded.
     ModelState = ["missing", "on_disk", "loaded"];
     /// Why a model ended its answer.
-    FinishReason = ["stop", "length"];
+    FinishReason = ["stop", "length", "tool_calls"];
     /// How a turn ended.
     Outcome = ["completed", "stopped", "failed", "interrupted"];
 }

@@ -280,6 +280,7 @@ fn turn(log: &Log, session: Uuid, name: &str, n: usize) -> [NewFact; 2] {
             failure: None,
             model: "fake".into(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
         },
     };
     [(sequence, asked), (sequence + 1, answered)].map(|(sequence, event)| NewFact {

@@ -33,6 +33,8 @@ pub enum Step {
     Hold,
     /// Sends a frame with a thought.
     Think(&'static str),
+    /// Sends a frame that calls a tool, with these arguments as JSON.
+    Call(&'static str, &'static str),
     /// Sends this line as it is.
     Raw(&'static str),
     /// Sends the last frame.
@@ -149,6 +151,15 @@ fn thinking(thought: &str) -> Value {
     })
 }
 
+fn call(name: &str, arguments: &str) -> Value {
+    let arguments: Value = serde_json::from_str(arguments).unwrap();
+    json!({
+        "model": "fake", "created_at": "2026-01-02T03:04:05.678901Z",
+        "message": {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]},
+        "done": false,
+    })
+}
+
 fn last_frame(reason: &str) -> Value {
     json!({
         "model": "fake", "created_at": "2026-01-02T03:04:05.678901Z", "message": {"role": "assistant", "content": ""},
@@ -254,6 +265,7 @@ async fn play(
             Step::EndWithoutDone => None,
             Step::Say(text) => Some(frame(text).to_string()),
             Step::Think(thought) => Some(thinking(thought).to_string()),
+            Step::Call(name, arguments) => Some(call(name, arguments).to_string()),
             Step::Raw(line) => Some(line.to_owned()),
             Step::Done => Some(last_frame("stop").to_string()),
             Step::DoneBecause(reason) => Some(last_frame(reason).to_string()),

@@ -154,6 +154,7 @@ async fn add_turns(
             failure: None,
             model: "fake".into(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
         };
         for event in [asked, ChatEvent::Answered { turn, answer }] {
             let sequence =

@@ -75,9 +75,14 @@ impl Replay {
                 };
                 self.captions.insert(id, status);
             }
-            Event::Chat(ChatEvent::Asked {
-                session, message, ..
-            }) => {
+            Event::Chat(
+                ChatEvent::Asked {
+                    session, message, ..
+                }
+                | ChatEvent::Prompted {
+                    session, message, ..
+                },
+            ) => {
                 self.chats
                     .entry(id)
                     .or_insert((session, Vec::new()))

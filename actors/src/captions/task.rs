@@ -15,7 +15,7 @@ use super::text::{clean, cut, is_too_long, prompt, shorter};
 use crate::{
     chats::conversation::fitting,
     model_queue::{QueueClass, QueuePass},
-    ollama::{AnswerLimits, ModelFrame, ModelMessage},
+    ollama::{AnswerLimits, ModelFrame, ModelMessage, ModelPrompt},
     supervisor::{
         RunHandle, Supervisor,
         failure::{died, interrupted, took_too_long},
@@ -167,7 +167,8 @@ async fn whole_answer(
         answer_tokens: CAPTION_TOKENS,
         ..settings.answer_limits()
     };
-    let asking = supervisor.open_answer(pass, model, conversation, limits);
+    let prompt = ModelPrompt::of(conversation);
+    let asking = supervisor.open_answer(pass, model, &prompt, limits);
     let OpenAnswer { mut stream, pass } = asking.await?;
     let mut whole = String::new();
     let mut room = MAX_CAPTION_BYTES;

@@ -23,28 +23,19 @@ pub fn prompt(brief: &Brief) -> Vec<ModelMessage> {
         ));
     }
     vec![
-        ModelMessage {
-            role: "system",
-            content: "You write captions for creators. Answer with the caption alone.".into(),
-        },
-        ModelMessage {
-            role: "user",
-            content: wanted,
-        },
+        ModelMessage::new(
+            "system",
+            "You write captions for creators. Answer with the caption alone.",
+        ),
+        ModelMessage::new("user", wanted),
     ]
 }
 
 /// The same conversation after a reply that was too long.
 pub fn shorter(mut conversation: Vec<ModelMessage>, reply: &str, cap: usize) -> Vec<ModelMessage> {
-    conversation.push(ModelMessage {
-        role: "assistant",
-        content: reply.to_owned(),
-    });
+    conversation.push(ModelMessage::new("assistant", reply));
     let content = format!("That is too long. Write it again with at most {cap} characters.");
-    conversation.push(ModelMessage {
-        role: "user",
-        content,
-    });
+    conversation.push(ModelMessage::new("user", content));
     conversation
 }
 

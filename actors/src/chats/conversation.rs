@@ -5,7 +5,7 @@ use genie_events::{TurnId, chat::ChatEvent};
 use super::token_estimate::{PER_MESSAGE, estimate};
 use crate::ollama::ModelMessage;
 
-const SYSTEM_PROMPT: &str =
+pub(super) const SYSTEM_PROMPT: &str =
     "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
 
 /// A conversation that is gathered backwards, from its newest event, until the budget is full.
@@ -40,7 +40,7 @@ impl ConversationBuilder {
     /// Takes the next older event. Returns false when no older one is wanted.
     pub fn take(&mut self, event: ChatEvent) -> bool {
         match event {
-            ChatEvent::Asked { turn, message, .. } => {
+            ChatEvent::Asked { turn, message, .. } | ChatEvent::Prompted { turn, message, .. } => {
                 if self.newest_first.is_empty() && turn != self.turn {
                     return true; // of a later turn
                 }
@@ -69,7 +69,7 @@ impl ConversationBuilder {
             return false;
         }
         self.left = self.left.saturating_sub(tokens);
-        self.newest_first.push(ModelMessage { role, content });
+        self.newest_first.push(ModelMessage::new(role, content));
         true
     }
 
@@ -80,10 +80,7 @@ impl ConversationBuilder {
         if self.newest_first.is_empty() {
             return None;
         }
-        let mut messages = vec![ModelMessage {
-            role: "system",
-            content: SYSTEM_PROMPT.into(),
-        }];
+        let mut messages = vec![ModelMessage::new("system", SYSTEM_PROMPT)];
         let oldest_first = self.newest_first.into_iter().rev();
         for message in oldest_first.skip_while(|message| message.role == "assistant") {
             match messages.last_mut() {
@@ -99,7 +96,7 @@ impl ConversationBuilder {
 }
 
 /// The estimated tokens of a message.
-fn tokens(content: &str) -> usize {
+pub(super) fn tokens(content: &str) -> usize {
     estimate(content) + PER_MESSAGE
 }
 
@@ -152,6 +149,7 @@ mod tests {
             failure: None,
             model: "m".into(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
         };
         ChatEvent::Answered {
             turn: turn(n),

@@ -13,7 +13,7 @@ use super::{
     turn::{AttemptResult, TurnAttempt, TurnTask},
 };
 use crate::{
-    ollama::{ModelFrame, ModelStream},
+    ollama::{FrameCall, ModelFrame, ModelStream},
     supervisor::{
         Supervisor,
         failure::{died, journal_unwritable, took_too_long},
@@ -32,6 +32,8 @@ pub(super) struct Relay<'a> {
     shown: String,
     /// The text that has arrived since the last commit began.
     arrived: String,
+    /// The tools that the model asks for.
+    calls: Vec<FrameCall>,
     /// The bytes that the answer may still grow by.
     room: usize,
     committing: Option<JoinHandle<Result<String, Failure>>>,
@@ -46,6 +48,7 @@ impl<'a> Relay<'a> {
             keys,
             shown: String::new(),
             arrived: String::new(),
+            calls: Vec::new(),
             room: MAX_ANSWER_BYTES,
             committing: None,
             end: None,
@@ -80,6 +83,7 @@ impl<'a> Relay<'a> {
             if is_drained && let Some(end) = self.end.take() {
                 return TurnAttempt {
                     text: self.shown,
+                    calls: self.calls,
                     end,
                 };
             }
@@ -115,20 +119,35 @@ impl<'a> Relay<'a> {
     }
 
     fn take(&mut self, frame: Result<ModelFrame, Failure>) {
-        let (text, end) = match frame {
-            Ok(ModelFrame::Text(text)) => (text, None),
-            Ok(ModelFrame::Done { text, metrics }) => {
-                (text, Some(AttemptResult::Completed(metrics)))
-            }
-            Err(failure) => (String::new(), Some(AttemptResult::Failed(failure))),
+        let (text, calls, end) = match frame {
+            Ok(ModelFrame::Text(text)) => (text, vec![], None),
+            Ok(ModelFrame::Done {
+                text,
+                calls,
+                metrics,
+            }) => (text, calls, Some(AttemptResult::Completed(metrics))),
+            Err(failure) => (String::new(), vec![], Some(AttemptResult::Failed(failure))),
         };
         let fitting = fitting(&text, &mut self.room);
         self.arrived.push_str(fitting);
-        self.end = if fitting.len() < text.len() {
+        self.end = if fitting.len() < text.len() || !self.have_room(&calls) {
             Some(AttemptResult::Failed(too_long()))
         } else {
+            self.calls = calls;
             end
         };
+    }
+
+    /// True when these calls fit into the answer beside its text.
+    fn have_room(&mut self, calls: &[FrameCall]) -> bool {
+        let bytes = |call: &FrameCall| {
+            let arguments = serde_json::to_string(&call.arguments);
+            call.name.len() + arguments.map_or(0, |arguments| arguments.len())
+        };
+        let bytes: usize = calls.iter().map(bytes).sum();
+        let room = self.room.checked_sub(bytes);
+        self.room = room.unwrap_or(0);
+        room.is_some()
     }
 }
 

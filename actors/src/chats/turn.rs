@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use genie_events::{
     Metadata, SessionId, StreamId, StreamKind, TurnId, User, UserCommand, UserId,
-    chat::{ChatCommand, Failure, TurnAnswer, TurnMetrics, TurnOutcome},
+    chat::{ChatCommand, Failure, ToolCall, TurnAnswer, TurnMetrics, TurnOutcome},
 };
 use genie_log::leases::LeaseRow;
 use genie_log::turn_journal::JournalRow;
@@ -14,15 +14,16 @@ use tracing::{Instrument, Span, error, info, warn};
 
 use super::{
     conversation::{fitting, tokens_of},
+    given::{GivenTurn, call_id},
     history::read_conversation,
     relay::{MAX_ANSWER_BYTES, Relay},
 };
 use crate::{
     WriteError,
     model_queue::{QueueClass, QueuePass},
-    ollama::ModelMessage,
+    ollama::{AnswerLimits, FrameCall, ModelMessage, ModelPrompt},
     supervisor::{
-        RunHandle, Supervisor,
+        ModelSettings, RunHandle, Supervisor,
         failure::{died, history_unreadable, interrupted},
         retry::{bounded_pauses, pauses},
     },
@@ -37,6 +38,10 @@ pub(crate) struct TurnTask {
     pub session: SessionId,
     pub metadata: Metadata,
     pub run: RunHandle,
+    /// Present when a program gave the messages.
+    pub given: Option<Arc<GivenTurn>>,
+    /// The model that answers.
+    pub model: String,
     /// Set when the turn belonged to another node: the only epoch in which it may be ended.
     pub epoch: Option<Epoch>,
 }
@@ -44,6 +49,8 @@ pub(crate) struct TurnTask {
 /// An attempt at an answer: the text that was committed and shown, and how it ended.
 pub(super) struct TurnAttempt {
     pub text: String,
+    /// The program's own tools that the model asks for.
+    pub calls: Vec<FrameCall>,
     pub end: AttemptResult,
 }
 
@@ -57,11 +64,17 @@ impl TurnAttempt {
     fn without_text(end: AttemptResult) -> Self {
         Self {
             text: String::new(),
+            calls: Vec::new(),
             end,
         }
     }
 
-    fn into_answer(self, model: String) -> TurnAnswer {
+    fn into_answer(self, turn: TurnId, model: String) -> TurnAnswer {
+        let call = |(n, call): (usize, FrameCall)| ToolCall {
+            id: call_id(turn, n + 1),
+            name: call.name,
+            arguments: call.arguments,
+        };
         let (outcome, failure, metrics) = match self.end {
             AttemptResult::Completed(metrics) => (TurnOutcome::Completed, None, metrics),
             AttemptResult::Stopped => (TurnOutcome::Stopped, None, TurnMetrics::default()),
@@ -75,6 +88,7 @@ impl TurnAttempt {
             failure,
             model,
             metrics,
+            tool_calls: self.calls.into_iter().enumerate().map(call).collect(),
         }
     }
 }
@@ -87,18 +101,25 @@ pub(crate) fn start(
     session: SessionId,
     metadata: Metadata,
 ) {
-    let Some(run) = supervisor.begin_run(turn.to_string(), user) else {
+    let given = supervisor.0.given_turns.get(turn);
+    let cancel = given.as_ref().map(|given| given.stop.clone());
+    let cancel = cancel.unwrap_or_default();
+    let Some(run) = supervisor.begin_run_until(turn.to_string(), user, cancel) else {
         return;
     };
-    let supervisor = supervisor.clone();
+    let chat_model = &supervisor.0.settings.chat_model;
+    let model = given.as_ref().map_or(chat_model, |given| &given.model);
     let task = TurnTask {
         turn,
         user,
         session,
         metadata,
         run,
+        model: model.clone(),
+        given,
         epoch: None,
     };
+    let supervisor = supervisor.clone();
     let work = async move {
         let running = tokio::spawn(run_turn(supervisor.clone(), task.clone()).in_current_span());
         if let Err(stopped) = running.await {
@@ -106,6 +127,7 @@ pub(crate) fn start(
             end_dead_turn(&supervisor, &task, died()).await;
         }
         supervisor.end_run(&turn.to_string());
+        supervisor.0.given_turns.remove(turn);
     };
     tokio::spawn(work.instrument(Span::current()));
 }
@@ -117,6 +139,7 @@ pub(crate) fn end_orphan(
     turn: TurnId,
     user: UserId,
     session: SessionId,
+    model: String,
 ) {
     let Some(run) = supervisor.begin_run(turn.to_string(), user) else {
         return;
@@ -128,6 +151,8 @@ pub(crate) fn end_orphan(
         session,
         metadata: Metadata::system(),
         run,
+        given: None,
+        model,
         epoch: Some(epoch),
     };
     tokio::spawn(async move {
@@ -153,7 +178,7 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
         // Another node has the turn and writes its end. Readers find it in the store.
         return supervisor.0.feeds.close(task.turn);
     }
-    let answer = attempt.into_answer(supervisor.0.settings.chat_model.clone());
+    let answer = attempt.into_answer(task.turn, task.model.clone());
     info!(turn.id = %task.turn, outcome = answer.outcome.as_str(), answer.bytes = answer.content.len(), "turn: ended");
     end_turn(&supervisor, &task, answer).await;
 }
@@ -163,23 +188,23 @@ async fn run_turn(supervisor: Supervisor, task: TurnTask) {
 async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt, LogError> {
     let inner = &supervisor.0;
     let stopped = || TurnAttempt::without_text(AttemptResult::Stopped);
-    let (keys, conversation) = read_with_retry(task, || read_chat(supervisor, task)).await?;
-    let Some(conversation) = conversation else {
+    let (keys, asked) = read_with_retry(task, || read_prompt(supervisor, task)).await?;
+    let Some(asked) = asked else {
         return Ok(stopped()); // its session was removed, which ended the turn
     };
-    let model = &inner.settings.chat_model;
-    let Some(pass) = wait_for_pass(supervisor, task, model).await else {
+    let Some(pass) = wait_for_pass(supervisor, task).await else {
         return Ok(stopped());
     };
     inner.feeds.stage(task.turn, TurnStage::Running);
-    let limits = inner.settings.answer_limits();
+    let limits = asked.limits(&inner.settings);
+    let prompt = asked.prompt();
     let opened = tokio::select! {
         biased;
         () = task.run.over() => return Ok(stopped()),
-        opened = supervisor.open_answer(pass, model, &conversation, limits) => opened,
+        opened = supervisor.open_answer(pass, &task.model, &prompt, limits) => opened,
     };
-    let estimated = tokens_of(&conversation);
-    drop(conversation);
+    let estimated = asked.estimated();
+    drop(asked);
     let attempt = match opened {
         Ok(mut answer) => {
             let relay = Relay::new(supervisor, task, keys);
@@ -191,23 +216,59 @@ async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt
         prompt_tokens: Some(counted),
         ..
     }) = attempt.end
+        && let Some(estimated) = estimated
     {
         inner.token_scale.learn(estimated, counted);
     }
     Ok(attempt)
 }
 
-/// The user's keys and the conversation that the model is given; without it when its session was removed.
-async fn read_chat(
+/// What the model is asked in a turn.
+enum TurnPrompt {
+    /// The newest messages of the session.
+    Conversation(Vec<ModelMessage>),
+    Given(Arc<GivenTurn>),
+}
+
+impl TurnPrompt {
+    fn prompt(&self) -> ModelPrompt<'_> {
+        match self {
+            Self::Conversation(messages) => ModelPrompt::of(messages),
+            Self::Given(given) => given.prompt(),
+        }
+    }
+
+    fn limits(&self, settings: &ModelSettings) -> AnswerLimits {
+        match self {
+            Self::Conversation(_) => settings.answer_limits(),
+            Self::Given(given) => given.limits,
+        }
+    }
+
+    /// The estimate that the model's own count corrects. Given messages correct none: tools and pictures count
+    /// otherwise, and so may another model.
+    fn estimated(&self) -> Option<usize> {
+        match self {
+            Self::Conversation(messages) => Some(tokens_of(messages)),
+            Self::Given(_) => None,
+        }
+    }
+}
+
+/// The user's keys, and what the model is asked; without it when the session was removed.
+async fn read_prompt(
     supervisor: &Supervisor,
     task: &TurnTask,
-) -> Result<(Arc<UserKeys>, Option<Vec<ModelMessage>>), LogError> {
+) -> Result<(Arc<UserKeys>, Option<TurnPrompt>), LogError> {
     let inner = &supervisor.0;
     let keys = inner.log.keys().live(task.user).await?;
+    if let Some(given) = &task.given {
+        return Ok((keys, Some(TurnPrompt::Given(Arc::clone(given)))));
+    }
     let budget = inner.token_scale.estimated(inner.settings.context_tokens);
     let stream = StreamId::new(StreamKind::Chat, task.session);
     let conversation = read_conversation(&inner.log, task.user, &stream, task.turn, budget).await?;
-    Ok((keys, conversation))
+    Ok((keys, conversation.map(TurnPrompt::Conversation)))
 }
 
 /// Reads, retrying a bounded number of times while the store is away, unless the turn was stopped meanwhile.
@@ -233,11 +294,11 @@ where
 }
 
 /// Waits in the line and tells the readers the place; `None` when the turn was stopped meanwhile.
-async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask, model: &str) -> Option<QueuePass> {
+async fn wait_for_pass(supervisor: &Supervisor, task: &TurnTask) -> Option<QueuePass> {
     let tell = |stage| supervisor.0.feeds.stage(task.turn, stage);
     let id = task.turn.to_string();
     let waiting = async {
-        let lining_up = supervisor.line_up(&id, QueueClass::Chat, task.user, model);
+        let lining_up = supervisor.line_up(&id, QueueClass::Chat, task.user, &task.model);
         lining_up.await.wait(tell).await
     };
     tokio::select! {
@@ -260,8 +321,9 @@ async fn end_dead_turn(supervisor: &Supervisor, task: &TurnTask, failure: Failur
         content,
         outcome,
         failure: Some(failure),
-        model: supervisor.0.settings.chat_model.clone(),
+        model: task.model.clone(),
         metrics: TurnMetrics::default(),
+        tool_calls: vec![],
     };
     end_turn(supervisor, task, answer).await;
 }

@@ -6,7 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What one line says.
 #[derive(Debug)]
@@ -17,8 +17,17 @@ pub(super) struct Frame {
     pub text: TextPiece,
     /// The model thought. Thoughts are no part of the answer.
     pub has_thought: bool,
+    /// The tools that the model asks for.
+    pub calls: Vec<FrameCall>,
     /// Present in the last line of an answer.
     pub done: Option<TurnMetrics>,
+}
+
+/// A call of a tool, whole. Models make calls without an id, without arguments, or with arguments as text.
+#[derive(Debug, PartialEq)]
+pub struct FrameCall {
+    pub name: String,
+    pub arguments: Map<String, Value>,
 }
 
 /// A piece of text in WTF-8: UTF-8 that may begin or end in the middle of a character of two UTF-16 halves.
@@ -44,8 +53,29 @@ impl Frame {
             error: wire.error.as_ref().map(error_text),
             text: message.content.unwrap_or_default(),
             has_thought: !thought.0.is_empty(),
+            calls: calls(message.tool_calls.as_ref()),
             done,
         })
+    }
+}
+
+fn calls(listed: Option<&Value>) -> Vec<FrameCall> {
+    let listed = listed.and_then(Value::as_array).into_iter().flatten();
+    let call = |call: &Value| {
+        let function = call.get("function")?;
+        let name = function.get("name")?.as_str()?.to_owned();
+        let arguments = object(function.get("arguments"));
+        Some(FrameCall { name, arguments })
+    };
+    listed.filter_map(call).collect()
+}
+
+/// Arguments as an object, whatever they are.
+fn object(arguments: Option<&Value>) -> Map<String, Value> {
+    match arguments {
+        Some(Value::Object(fields)) => fields.clone(),
+        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_default(),
+        _ => Map::new(),
     }
 }
 
@@ -85,6 +115,7 @@ struct WireFrame {
 struct WireMessage {
     content: Option<TextPiece>,
     thinking: Option<TextPiece>,
+    tool_calls: Option<Value>,
 }
 
 impl<'de> Deserialize<'de> for TextPiece {
@@ -241,5 +272,22 @@ mod tests {
         assert_eq!(reason, Some(FinishReason::Length));
         assert!(Frame::read(b"<html>").is_err());
         assert!(Frame::read(br#"{"message":{"content":7}}"#).is_err());
+    }
+
+    #[test]
+    fn calls_are_read_however_they_are_written() {
+        let line = br#"{"message":{"content":"","tool_calls":[
+            {"id":"call_1","function":{"index":0,"name":"a","arguments":{"x":1}}},
+            {"function":{"name":"b","arguments":"{\"y\":2}"}},
+            {"function":{"name":"c"}},{"function":{}},7]}}"#;
+        let frame = Frame::read(line).unwrap();
+        let calls: Vec<String> = frame
+            .calls
+            .iter()
+            .map(|call| format!("{} {}", call.name, Value::from(call.arguments.clone())))
+            .collect();
+        assert_eq!(calls, [r#"a {"x":1}"#, r#"b {"y":2}"#, "c {}"]);
+        let frame = Frame::read(br#"{"message":{"tool_calls":null}}"#).unwrap();
+        assert_eq!(frame.calls, []);
     }
 }

@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::{StreamExt, stream::BoxStream};
-use genie_events::chat::{Failure, TurnMetrics};
+use genie_events::chat::{Failure, FinishReason, TurnMetrics};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::{
     failure::{broke_off, incomplete, no_text, refused_with, too_slow},
-    frame::{Frame, TextJoiner},
+    frame::{Frame, FrameCall, TextJoiner},
 };
 
 /// The longest line. Ollama's own client allows the same.
 const MAX_LINE: usize = 8 << 20;
+
+/// The most calls of tools in one answer.
+const MAX_CALLS: usize = 64;
 
 /// One frame of the stream.
 #[derive(Debug, PartialEq)]
@@ -25,6 +28,8 @@ pub enum ModelFrame {
     Done {
         /// The rest of the answer.
         text: String,
+        /// The tools that the model asks for, from all frames.
+        calls: Vec<FrameCall>,
         metrics: TurnMetrics,
     },
 }
@@ -43,6 +48,9 @@ pub struct ModelStream {
     text: TextJoiner,
     has_text: bool,
     has_thought: bool,
+    /// True when the model was offered tools. Otherwise calls are nothing that it could mean.
+    pub(super) takes_calls: bool,
+    calls: Vec<FrameCall>,
     /// The first frame, until it is taken.
     first: Option<ModelFrame>,
 }
@@ -65,6 +73,8 @@ impl ModelStream {
             text: TextJoiner::default(),
             has_text: false,
             has_thought: false,
+            takes_calls: true,
+            calls: Vec::new(),
             first: None,
         }
     }
@@ -76,13 +86,21 @@ impl ModelStream {
             match self.next().await? {
                 ModelFrame::Text(text) => {
                     blank.push_str(&text);
-                    if self.has_text || self.has_thought {
+                    if self.has_text || self.has_thought || !self.calls.is_empty() {
                         break ModelFrame::Text(blank);
                     }
                 }
-                ModelFrame::Done { text, metrics } => {
+                ModelFrame::Done {
+                    text,
+                    calls,
+                    metrics,
+                } => {
                     let text = blank + &text;
-                    break ModelFrame::Done { text, metrics };
+                    break ModelFrame::Done {
+                        text,
+                        calls,
+                        metrics,
+                    };
                 }
             }
         });
@@ -157,22 +175,47 @@ impl ModelStream {
         }
         self.has_thought |= frame.has_thought;
         self.has_text |= !text.trim().is_empty();
+        let has_calls = self.takes_calls && !frame.calls.is_empty();
+        if has_calls {
+            self.take_calls(frame.calls)?;
+        }
         // Neither a line without a token nor blanks before the text are a sign of life.
-        if frame.has_thought || (self.has_text && !text.is_empty()) {
+        if has_calls || frame.has_thought || (self.has_text && !text.is_empty()) {
             self.due = Instant::now() + self.between_tokens;
         }
         match frame.done {
             None => Ok(ModelFrame::Text(text)),
-            Some(_) if !self.has_text => Err(no_text(self.has_thought)),
-            Some(metrics) => Ok(ModelFrame::Done { text, metrics }),
+            Some(_) if !self.has_text && self.calls.is_empty() => Err(no_text(self.has_thought)),
+            Some(metrics) => Ok(self.done(text, metrics)),
+        }
+    }
+
+    fn take_calls(&mut self, calls: Vec<FrameCall>) -> Result<(), Failure> {
+        if self.calls.len() + calls.len() > MAX_CALLS {
+            warn!(
+                model = self.model,
+                "model server: the model asks for too many tools; the answer ends"
+            );
+            return Err(broke_off());
+        }
+        self.calls.extend(calls);
+        Ok(())
+    }
+
+    fn done(&mut self, text: String, mut metrics: TurnMetrics) -> ModelFrame {
+        if !self.calls.is_empty() {
+            metrics.finish_reason = Some(FinishReason::ToolCalls);
+        }
+        ModelFrame::Done {
+            text,
+            calls: std::mem::take(&mut self.calls),
+            metrics,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use genie_events::chat::FinishReason;
-
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -191,7 +234,7 @@ mod tests {
         loop {
             match stream.next().await {
                 Ok(ModelFrame::Text(text)) => said.push_str(&text),
-                Ok(ModelFrame::Done { text, metrics }) => return (said + &text, Ok(metrics)),
+                Ok(ModelFrame::Done { text, metrics, .. }) => return (said + &text, Ok(metrics)),
                 Err(failure) => return (said, Err(failure.code)),
             }
         }
@@ -259,6 +302,26 @@ mod tests {
             let failure = stream(&[answer]).next().await.unwrap_err();
             assert!(failure.sentence.contains("nothing"), "{failure:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn calls_of_tools_are_an_answer_and_come_with_its_end() {
+        let call = |name: &str| {
+            format!(
+                "{{\"message\":{{\"content\":\"\",\"tool_calls\":[{{\"function\":{{\"name\":\"{name}\"}}}}]}}}}\n"
+            )
+        };
+        let lines = [call("a"), call("b"), "{\"done\":true}".into()];
+        let mut stream = stream(&lines.each_ref().map(String::as_str));
+        stream.first_token().await.unwrap();
+        assert_eq!(stream.next().await, Ok(ModelFrame::Text(String::new())));
+        assert_eq!(stream.next().await, Ok(ModelFrame::Text(String::new())));
+        let Ok(ModelFrame::Done { calls, metrics, .. }) = stream.next().await else {
+            panic!("the end");
+        };
+        let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(metrics.finish_reason, Some(FinishReason::ToolCalls));
     }
 
     #[tokio::test]

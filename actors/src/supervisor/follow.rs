@@ -33,7 +33,9 @@ impl Supervisor {
 
     async fn see(&self, row: &StoredRow) {
         match row.event_type.as_ref() {
-            "chat.asked" | "caption.requested" => self.start_with_retry(row).await,
+            "chat.asked" | "chat.prompted" | "caption.requested" => {
+                self.start_with_retry(row).await
+            }
             chat::REMOVED => self.end_removed_turns(row),
             FORGOTTEN => self.drop_user(UserId(row.owner)),
             _ => {}
@@ -67,6 +69,14 @@ impl Supervisor {
         match &fact.body {
             FactBody::Open(Event::Chat(ChatEvent::Asked { turn, .. }), _) => {
                 self.start_turn(*turn, user, &fact).await
+            }
+            FactBody::Open(Event::Chat(ChatEvent::Prompted { turn, .. }), _) => {
+                if self.0.given_turns.get(*turn).is_some() {
+                    return self.start_turn(*turn, user, &fact).await;
+                }
+                // Another node's, or its request has failed. Then it ends when its lease expires.
+                self.release_turn(*turn);
+                Ok(())
             }
             FactBody::Open(Event::Caption(CaptionEvent::Requested { brief, .. }), _) => {
                 self.start_caption(user, brief, &fact).await
@@ -144,6 +154,7 @@ impl Supervisor {
             failure: None,
             model: self.0.settings.chat_model.clone(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
         };
         self.0.feeds.end(turn, TurnEnd { answer, position });
     }

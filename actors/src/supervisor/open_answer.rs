@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Supervisor;
 use crate::{
     model_queue::{ModelRequest, QueueClass, QueuePass, QueueTicket},
-    ollama::{AnswerLimits, ModelMessage, ModelStream, UNREACHABLE},
+    ollama::{AnswerLimits, ModelPrompt, ModelStream, UNREACHABLE},
 };
 
 /// An answer that has begun. It holds its place at the model server.
@@ -49,14 +49,14 @@ impl Supervisor {
         &self,
         mut pass: QueuePass,
         model: &str,
-        messages: &[ModelMessage],
+        prompt: &ModelPrompt<'_>,
         limits: AnswerLimits,
     ) -> Result<OpenAnswer, Failure> {
         let mut tried = Vec::new();
         let mut told: Option<Failure> = None;
         loop {
             let server = &self.0.model_servers[pass.server()];
-            let failure = match server.chat(model, messages, limits).await {
+            let failure = match server.chat(model, prompt, limits).await {
                 Ok(stream) => {
                     pass.answered();
                     return Ok(OpenAnswer { stream, pass });

@@ -7,6 +7,7 @@ use genie_log::{
     Election, Epoch, LogError,
     leases::{Lease, LeaseKind},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -20,6 +21,16 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const LEFTOVERS: Duration = Duration::from_secs(300);
 /// The most lapsed runs taken over in one look.
 const TAKEN_OVER: i64 = 100;
+
+/// A turn whose answer is not written.
+#[derive(Serialize, Deserialize)]
+enum UnansweredTurn {
+    Asked,
+    /// A program gave its messages.
+    Prompted {
+        model: String,
+    },
+}
 
 impl Supervisor {
     /// Renews the leases of the runs on this node for ever. Spawn it. A lease without a run is not renewed, so that
@@ -151,39 +162,50 @@ impl Supervisor {
     }
 
     /// Takes over a turn. One that has shown nothing starts anew; one that has ends as interrupted, with the text
-    /// that was shown.
+    /// that was shown. So does one whose messages a program gave: only its node had them.
     async fn take_over_turn(&self, epoch: Epoch, lease: Lease) -> Result<(), WriteError> {
         let (Ok(turn), Ok(session)) = (lease.id.parse::<TurnId>(), lease.stream_id.parse()) else {
             return Ok(());
         };
-        if !self.is_unanswered(turn, lease.user, &session).await? {
+        let Some(unanswered) = self.unanswered(turn, lease.user, session).await? else {
             let leases = self.0.log.leases();
             return Ok(leases
                 .remove(LeaseKind::Turn, &lease.id, &self.0.node)
                 .await?);
-        }
+        };
         let shown = self.0.log.journals().text(turn, lease.user).await?;
         info!(turn.id = %turn, shown.bytes = shown.len(), "supervisor: going on with a turn that another server left unfinished");
-        if shown.is_empty() {
-            chats::turn::start(self, turn, lease.user, session, Metadata::system());
-        } else {
-            chats::turn::end_orphan(self, epoch, turn, lease.user, session);
-        }
+        let model = match unanswered {
+            UnansweredTurn::Asked if shown.is_empty() => {
+                chats::turn::start(self, turn, lease.user, session, Metadata::system());
+                return Ok(());
+            }
+            UnansweredTurn::Asked => self.0.settings.chat_model.clone(),
+            UnansweredTurn::Prompted { model } => model,
+        };
+        chats::turn::end_orphan(self, epoch, turn, lease.user, session, model);
         Ok(())
     }
 
     /// Whether a turn runs is in its user's state.
-    async fn is_unanswered(
+    async fn unanswered(
         &self,
         turn: TurnId,
         user: UserId,
-        session: &SessionId,
-    ) -> Result<bool, WriteError> {
-        let session = *session;
-        let look = move |state: &User| json!(state.running_turn(&session) == Some(turn));
+        session: SessionId,
+    ) -> Result<Option<UnansweredTurn>, WriteError> {
+        let look = move |state: &User| {
+            let prompted = state.prompted_model(&session, turn);
+            let prompted = prompted.map(|model| UnansweredTurn::Prompted {
+                model: model.to_owned(),
+            });
+            let is_asked = state.running_turn(&session) == Some(turn);
+            json!(prompted.or(is_asked.then_some(UnansweredTurn::Asked)))
+        };
         match self.0.users.look(user, look).await {
-            Ok(is_running) => Ok(is_running == true),
-            Err(WriteError::Forgotten) => Ok(false),
+            Ok(seen) => serde_json::from_value(seen)
+                .map_err(|error| WriteError::Internal(error.to_string())),
+            Err(WriteError::Forgotten) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -147,6 +147,7 @@ both_stores!(
             failure: None,
             model: "m".into(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
         };
         let end = UserCommand::Chat(session, ChatCommand::Answer { turn, answer });
         assert_eq!(
@@ -291,6 +292,7 @@ both_stores!(
                 failure: None,
                 model: "m".into(),
                 metrics: TurnMetrics::default(),
+                tool_calls: vec![],
             };
             ChatCommand::Answer { turn, answer }
         };
@@ -353,6 +355,7 @@ both_stores!(
                 failure: None,
                 model: "m".into(),
                 metrics: TurnMetrics::default(),
+                tool_calls: vec![],
             };
             for command in [question, ChatCommand::Answer { turn, answer }] {
                 let command = UserCommand::Chat(session, command);

@@ -105,7 +105,10 @@ impl UserCommand {
             | Self::Job(job, _) => Some(Recall::Job(*job)),
             Self::Chat(
                 session,
-                ChatCommand::Ask { .. } | ChatCommand::Rename { .. } | ChatCommand::Remove,
+                ChatCommand::Ask { .. }
+                | ChatCommand::Prompt { .. }
+                | ChatCommand::Rename { .. }
+                | ChatCommand::Remove,
             ) => Some(Recall::Session(*session)),
             Self::ImportCredential { credential, .. }
             | Self::RevealCredential { credential, .. }

@@ -141,7 +141,7 @@ impl User {
             }
             StreamKind::Chat => {
                 let session = SessionId(stream.id);
-                remove_if(&mut self.chats, &session, |chat| chat.running().is_none())
+                remove_if(&mut self.chats, &session, Chat::is_idle)
             }
             StreamKind::File => true,
             _ => false,

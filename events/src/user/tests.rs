@@ -228,6 +228,7 @@ fn stop(turn: u128) -> ChatCommand {
         failure: None,
         model: "m".into(),
         metrics: TurnMetrics::default(),
+        tool_calls: vec![],
     };
     ChatCommand::Answer {
         turn: TurnId(id(turn)),

@@ -12,7 +12,7 @@ use futures_util::Stream;
 use genie_actors::turn_feed::{TurnProgress, TurnStage};
 use genie_events::{
     TurnId, UserId,
-    chat::{Failure, TurnMetrics, TurnOutcome},
+    chat::{Failure, ToolCall, TurnMetrics, TurnOutcome},
 };
 use genie_log::{LogError, turn_journal::JournalText};
 use tokio::{
@@ -24,7 +24,7 @@ use tracing::warn;
 use super::event::TurnStreamEvent;
 use crate::{
     app::App,
-    http::{caller::ActingUser, long_pages, sse},
+    http::{caller::ActingUser, error::ApiError, long_pages, sse},
     streams::OpenStream,
 };
 
@@ -71,20 +71,22 @@ pub struct TurnStream {
 }
 
 /// The news for the reader.
-struct View {
+pub struct View {
     stage: TurnStage,
     /// The text from the reader's place on.
-    fresh: String,
+    pub fresh: String,
     /// The place after the fresh text.
     upto: u64,
-    ended: Option<End>,
+    pub ended: Option<End>,
 }
 
-struct End {
+pub struct End {
     outcome: &'static str,
-    failure: Option<Failure>,
-    model: String,
-    metrics: TurnMetrics,
+    pub failure: Option<Failure>,
+    pub model: String,
+    pub metrics: TurnMetrics,
+    /// The calls of a program's own tools.
+    pub tool_calls: Vec<ToolCall>,
     /// The length of the whole text.
     length: u64,
     position: u64,
@@ -107,6 +109,32 @@ impl View {
             fresh: from(&pieces.text, after.saturating_sub(pieces.begin)),
             upto: pieces.begin + pieces.text.len() as u64,
             ended: None,
+        }
+    }
+
+    /// A failure before any text is the answer's status.
+    pub fn or_early_failure(self, turn: TurnId) -> Result<Self, ApiError> {
+        let ended = self.ended.as_ref().filter(|_| self.fresh.is_empty());
+        ended.map_or(Ok(()), |end| end.check(turn))?;
+        Ok(self)
+    }
+}
+
+impl End {
+    /// True when the user stopped the turn.
+    pub fn is_stopped(&self) -> bool {
+        self.outcome == TurnOutcome::Stopped.as_str()
+    }
+
+    /// Fails when the turn failed.
+    pub fn check(&self, turn: TurnId) -> Result<(), ApiError> {
+        match &self.failure {
+            None => Ok(()),
+            Some(failure) => Err(ApiError::Model {
+                failure: failure.clone(),
+                turn: Some(turn),
+                position: self.position,
+            }),
         }
     }
 }
@@ -142,6 +170,29 @@ impl TurnStream {
             look: FIRST_LOOK,
             asked_before: 0,
         }
+    }
+
+    pub fn turn(&self) -> TurnId {
+        self.turn
+    }
+
+    /// The news since the last call: more text or the end, and nothing after [`sse::HEARTBEAT`] without either. `None`
+    /// when the stream has to end before its turn.
+    pub async fn news(&mut self) -> Result<Option<View>, LogError> {
+        while self.may_go_on().await {
+            let view = self.view().await?;
+            if !view.fresh.is_empty() {
+                self.look = NEXT_LOOK;
+                self.after = view.upto;
+            }
+            let is_quiet = view.fresh.is_empty() && view.ended.is_none();
+            if !is_quiet || self.sent.elapsed() >= sse::HEARTBEAT {
+                self.sent = Instant::now();
+                return Ok(Some(view));
+            }
+            self.wait().await;
+        }
+        Ok(None)
     }
 
     /// The events, to the end. A reader that goes away changes nothing for the turn.
@@ -203,6 +254,7 @@ impl TurnStream {
                 failure: ended.answer.failure.clone(),
                 model: ended.answer.model.clone(),
                 metrics: ended.answer.metrics.clone(),
+                tool_calls: ended.answer.tool_calls.clone(),
                 length: progress.text.len() as u64,
                 position: ended.position,
             });
@@ -226,6 +278,7 @@ impl TurnStream {
             failure: None,
             model: self.app.config.ollama_model.clone(),
             metrics: TurnMetrics::default(),
+            tool_calls: vec![],
             length: self.after,
             position: 0,
         };
@@ -315,6 +368,7 @@ async fn stored_view(
         failure: detail.failure,
         model: detail.model,
         metrics: detail.metrics,
+        tool_calls: answer.tool_calls,
         length: answer.content.len() as u64,
         position: answer.position,
     };

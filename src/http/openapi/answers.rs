@@ -10,6 +10,7 @@ use super::{
 };
 use crate::http::{
     account_export::ExportDocument,
+    agui::{RunEvent, RunEvents},
     chats::{NewTurn, TurnEvents, event::TurnStreamEvent},
     events::{LiveFeed, cloud_event::CloudEvent},
     files::{
@@ -18,6 +19,7 @@ use crate::http::{
         tus::{TusAnswer, TusChunk, TusCreated, TusShown},
     },
     jobs::{JobAnswer, stream::JobEvents},
+    openai::{CatalogueModel, Completion, CompletionAnswer, CompletionChunk, ModelCatalogue},
     response::RawAnswer,
     sse,
 };
@@ -100,6 +102,42 @@ impl Describe for TurnEvents {
     fn describe(operation: &mut Operation) {
         stream_of::<TurnStreamEvent>(operation, &turn());
         operation.header("Genie-Turn");
+    }
+}
+
+impl Describe for RunEvents {
+    fn describe(operation: &mut Operation) {
+        let event = operation.reference::<RunEvent>();
+        let content = json!({"schema": {"type": "string"}, "x-event-schema": event});
+        operation.content("text/event-stream", content);
+        operation.header("Genie-Turn");
+        operation.header("Genie-Position");
+    }
+}
+
+impl Describe for CompletionAnswer {
+    fn describe(operation: &mut Operation) {
+        let whole = operation.reference::<Completion>();
+        let event = operation.reference::<CompletionChunk>();
+        operation.content("application/json", json!({"schema": whole}));
+        let content = json!({"schema": {"type": "string"}, "x-event-schema": event});
+        operation.content("text/event-stream", content);
+        operation.header("Genie-Turn");
+        operation.header("Genie-Position");
+    }
+}
+
+impl Describe for ModelCatalogue {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.reference::<Self>();
+        operation.content("application/json", json!({"schema": schema}));
+    }
+}
+
+impl Describe for CatalogueModel {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.reference::<Self>();
+        operation.content("application/json", json!({"schema": schema}));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
             ActingUser, AdminCaller, AnyCaller, DirectusActingUser, DirectusAdmin, DirectusUser,
             Opens, Operator, SecretCaller, ServerCaller, UserCaller,
         },
-        error::{ApiError, DirectusError, FailureBody},
+        error::{ApiError, DirectusError, FailureBody, OpenAiError},
         health::{Probe, Readiness, ReadyOnly},
         held_job::LeaseHeaders,
         idempotency::IdempotencyKey,
@@ -37,6 +37,7 @@ use crate::{
 pub enum Shape {
     Genie,
     Directus,
+    OpenAi,
 }
 
 #[derive(Default)]
@@ -237,6 +238,13 @@ impl<T: Describe> Describe for Result<T, ApiError> {
 impl<T: Describe> Describe for Result<T, DirectusError> {
     fn describe(operation: &mut Operation) {
         operation.shape = Some(Shape::Directus);
+        T::describe(operation);
+    }
+}
+
+impl<T: Describe> Describe for Result<T, OpenAiError> {
+    fn describe(operation: &mut Operation) {
+        operation.shape = Some(Shape::OpenAi);
         T::describe(operation);
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::http::{
     access::RouteAccess,
-    error::{DirectusFailure, FailureBody, QuotaRefusal},
+    error::{DirectusFailure, FailureBody, OpenAiFailure, QuotaRefusal},
     response::SuccessFlags,
     routes::{API, Endpoint},
 };
@@ -158,6 +158,7 @@ fn shared_schemas() -> BTreeMap<String, Value> {
     shared.reference::<FailureBody>();
     shared.reference::<QuotaRefusal>();
     shared.reference::<DirectusFailure>();
+    shared.reference::<OpenAiFailure>();
     shared.schemas
 }
 
@@ -254,8 +255,11 @@ fn security(access: RouteAccess) -> Value {
 fn responses(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
     let mut responses = Map::new();
     for (status, name) in refusals(route, told) {
-        let is_directus = told.shape == Some(Shape::Directus);
-        let shape = if is_directus { "Directus" } else { "" };
+        let shape = match told.shape {
+            Some(Shape::Directus) => "Directus",
+            Some(Shape::OpenAi) => "OpenAi",
+            Some(Shape::Genie) | None => "",
+        };
         responses.insert(status.to_owned(), shared(&format!("{shape}{name}")));
     }
     for (status, answer) in &told.answers {
@@ -291,7 +295,8 @@ fn shared(name: &str) -> Value {
 fn failure(shape: Option<Shape>) -> Value {
     let name = match shape {
         Some(Shape::Directus) => "DirectusFailure",
-        _ => "Failure",
+        Some(Shape::OpenAi) => "OpenAiFailure",
+        Some(Shape::Genie) | None => "Failure",
     };
     components::failure(&json!({"$ref": format!("#/components/schemas/{name}")}))
 }
@@ -307,9 +312,9 @@ fn refusals(route: &Endpoint, told: &Operation) -> Vec<(&'static str, &'static s
     };
     let has_body = told.takes_json;
     let asks_for_caller = route.access != RouteAccess::Public;
-    let is_directus = shape == Shape::Directus;
+    let is_another_s = shape != Shape::Genie;
     if has_body || asks_for_caller || told.takes_min_position || !told.query.is_empty() {
-        let name = if has_body || is_directus {
+        let name = if has_body || is_another_s {
             "BadRequest"
         } else {
             "BadQuery"

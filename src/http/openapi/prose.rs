@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 /// In the order of the document.
-const TAGS: [&str; 11] = [
+const TAGS: [&str; 12] = [
     include_str!("identity.md"),
     include_str!("onboarding.md"),
     include_str!("files.md"),
@@ -16,6 +16,7 @@ const TAGS: [&str; 11] = [
     include_str!("workers.md"),
     include_str!("captions.md"),
     include_str!("chat.md"),
+    include_str!("dialects.md"),
     include_str!("usage.md"),
     include_str!("feed.md"),
     include_str!("operations.md"),

@@ -88,6 +88,7 @@ fn answered(n: u128) -> ChatEvent {
             failure: None,
             model,
             metrics,
+            tool_calls: vec![],
         },
     }
 }
