@@ -378,7 +378,7 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
             "configuration: RBAC_SYNC_WEBHOOK_SECRET is not set; routes of servers and workers answer 503"
         );
     }
-    match write.models().await {
+    match write.models(&config.chat_models).await {
         Err(failure) => warn!(
             reason = failure.sentence,
             "model server: no answer; chat and captions answer 502 until it does"

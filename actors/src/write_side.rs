@@ -120,10 +120,16 @@ impl WriteSide {
         tokio::spawn(self.accounts.clone().sweep(election));
     }
 
-    /// The models that this server asks, each with whether a model server has it. Fails when none answers.
-    pub async fn models(&self) -> Result<BTreeMap<String, ModelPresence>, Failure> {
+    /// The models that this server asks, those of programs included, each with whether a model server has it. Fails when
+    /// none answers.
+    pub async fn models(
+        &self,
+        of_programs: &[String],
+    ) -> Result<BTreeMap<String, ModelPresence>, Failure> {
         let inner = &self.supervisor.0;
         let mut names = vec![&inner.settings.chat_model, &inner.settings.caption_model];
+        names.extend(of_programs);
+        names.sort();
         names.dedup();
         let servers = inner.model_servers.iter();
         let answers = join_all(servers.map(|server| server.presences(&names))).await;

@@ -71,7 +71,6 @@ struct RunMessage {
     /// `user`, `assistant`, `system`, `developer` or `tool`. Messages of other roles are left out.
     role: String,
     /// A text, or a list of parts of the types `text` and `image`.
-    #[schema(value_type = Option<Object>)]
     content: Option<Value>,
     #[serde(rename = "toolCalls")]
     calls: Option<Vec<RunCall>>,

@@ -243,7 +243,7 @@ pub async fn ready(app: Data<App>, recent: Data<Recent<Readiness>>, request: Htt
 async fn readiness(app: &App) -> Result<Readiness, Infallible> {
     let (store, models, directus, statuses, elected) = tokio::join!(
         app.log.store().ping(),
-        app.write.models(),
+        app.write.models(&app.config.chat_models),
         directus(app),
         app.reads.statuses(),
         leader(app)

@@ -37,7 +37,6 @@ pub struct CompletionRequest {
     top_p: Option<f64>,
     seed: Option<i64>,
     /// A text, or at most 16, before which the answer ends.
-    #[schema(value_type = Option<Object>)]
     stop: Option<Value>,
     /// At most `CHAT_MAX_TOKENS`, which is also the default.
     #[schema(minimum = 1)]
@@ -54,7 +53,6 @@ pub struct CompletionRequest {
     #[schema(value_type = Option<Vec<Object>>, max_items = 128)]
     tools: Option<Vec<Value>>,
     /// `auto` or `none`.
-    #[schema(value_type = Option<Object>)]
     tool_choice: Option<Value>,
     /// 1.
     n: Option<u32>,
@@ -105,7 +103,6 @@ enum FormatKind {
 struct CompletionMessage {
     role: CompletionRole,
     /// A text, or a list of parts of the types `text` and `image_url`.
-    #[schema(value_type = Option<Object>)]
     content: Option<Value>,
     /// The calls of an assistant's message. Arguments that are no JSON object count as an empty one.
     tool_calls: Option<Vec<ReplayedCall>>,
