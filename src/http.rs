@@ -59,6 +59,8 @@ pub mod account_export;
 mod accounts;
 /// `/api/genie/agui`: AG-UI's dialect of a chat's turn.
 mod agui;
+/// `/api/me/keys`.
+mod api_keys;
 /// `/api/admin/audit/*`.
 mod audit;
 /// `/api/captions/*`.

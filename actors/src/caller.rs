@@ -8,6 +8,8 @@ use genie_log::RequestKey;
 pub struct Caller {
     who: CallerIdentity,
     request_id: String,
+    /// The program that acts for the user, in the form of [`Metadata::agent_name`].
+    agent: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -15,6 +17,11 @@ enum CallerIdentity {
     User {
         id: UserId,
         admin: bool,
+    },
+    /// A program with a key of the user's own.
+    OwnKey {
+        user: UserId,
+        key: ServiceKeyId,
     },
     Impersonator {
         by: UserId,
@@ -30,25 +37,35 @@ enum CallerIdentity {
 impl Caller {
     /// A user whose token was checked.
     pub fn user(id: UserId, admin: bool, request_id: impl Into<String>) -> Self {
+        Self::new(CallerIdentity::User { id, admin }, request_id)
+    }
+
+    /// A program with a user's own key that was checked. It never administers.
+    pub fn own_key(user: UserId, key: ServiceKeyId, request_id: impl Into<String>) -> Self {
+        Self::new(CallerIdentity::OwnKey { user, key }, request_id)
+    }
+
+    fn new(who: CallerIdentity, request_id: impl Into<String>) -> Self {
         Self {
-            who: CallerIdentity::User { id, admin },
+            who,
             request_id: request_id.into(),
+            agent: None,
         }
+    }
+
+    /// The same caller, with the name that its program gave itself.
+    pub fn with_agent(self, said: Option<&str>) -> Self {
+        let agent = said.and_then(Metadata::agent_name);
+        Self { agent, ..self }
     }
 
     /// An administrator who acts for a user, and may do what the user may.
     pub fn impersonator(by: UserId, user: UserId, request_id: impl Into<String>) -> Self {
-        Self {
-            who: CallerIdentity::Impersonator { by, user },
-            request_id: request_id.into(),
-        }
+        Self::new(CallerIdentity::Impersonator { by, user }, request_id)
     }
 
     pub fn shared_secret(request_id: impl Into<String>) -> Self {
-        Self {
-            who: CallerIdentity::SharedSecret,
-            request_id: request_id.into(),
-        }
+        Self::new(CallerIdentity::SharedSecret, request_id)
     }
 
     /// A service key that was checked.
@@ -57,18 +74,15 @@ impl Caller {
         scopes: Vec<Scope>,
         request_id: impl Into<String>,
     ) -> Self {
-        Self {
-            who: CallerIdentity::ServiceKey { id, scopes },
-            request_id: request_id.into(),
-        }
+        Self::new(CallerIdentity::ServiceKey { id, scopes }, request_id)
     }
 
     /// The user that is acted for, if any.
     pub fn user_id(&self) -> Option<UserId> {
         match self.who {
-            CallerIdentity::User { id, .. } | CallerIdentity::Impersonator { user: id, .. } => {
-                Some(id)
-            }
+            CallerIdentity::User { id, .. }
+            | CallerIdentity::OwnKey { user: id, .. }
+            | CallerIdentity::Impersonator { user: id, .. } => Some(id),
             CallerIdentity::SharedSecret | CallerIdentity::ServiceKey { .. } => None,
         }
     }
@@ -82,12 +96,15 @@ impl Caller {
         match &self.who {
             CallerIdentity::SharedSecret => true,
             CallerIdentity::ServiceKey { scopes, .. } => scopes.contains(&scope),
-            CallerIdentity::User { .. } | CallerIdentity::Impersonator { .. } => false,
+            CallerIdentity::User { .. }
+            | CallerIdentity::OwnKey { .. }
+            | CallerIdentity::Impersonator { .. } => false,
         }
     }
 
-    pub fn is_impersonator(&self) -> bool {
-        matches!(self.who, CallerIdentity::Impersonator { .. })
+    /// True when the request shows a token that the user's identity provider made for the user.
+    pub fn shows_user_token(&self) -> bool {
+        matches!(self.who, CallerIdentity::User { .. })
     }
 
     pub fn is_service_key(&self) -> bool {
@@ -102,6 +119,7 @@ impl Caller {
     pub fn scope(&self) -> String {
         match &self.who {
             CallerIdentity::User { id, .. } => id.to_string(),
+            CallerIdentity::OwnKey { user, key } => format!("{user} by key {key}"),
             CallerIdentity::Impersonator { by, user } => format!("{by} for {user}"),
             CallerIdentity::SharedSecret => "shared secret".to_owned(),
             CallerIdentity::ServiceKey { id, .. } => format!("service key {id}"),
@@ -110,13 +128,20 @@ impl Caller {
 
     /// The metadata of the facts that this caller causes.
     pub fn metadata(&self) -> Metadata {
-        match &self.who {
+        let metadata = match &self.who {
             CallerIdentity::User { id, .. } => Metadata::user(*id, &self.request_id),
+            CallerIdentity::OwnKey { user, key } => {
+                Metadata::user_by_key(*user, *key, &self.request_id)
+            }
             CallerIdentity::Impersonator { by, user } => {
                 Metadata::impersonator(*by, *user, &self.request_id)
             }
             CallerIdentity::SharedSecret => Metadata::shared_secret(&self.request_id),
             CallerIdentity::ServiceKey { id, .. } => Metadata::service_key(*id, &self.request_id),
+        };
+        Metadata {
+            agent: self.agent.clone(),
+            ..metadata
         }
     }
 }

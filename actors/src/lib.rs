@@ -22,6 +22,8 @@ mod system_stream;
 
 pub mod accounts;
 mod administrators;
+/// Keys of users' own, for their programs.
+pub mod api_keys;
 /// E-mail addresses.
 pub mod emails;
 /// Files: uploads and what jobs made.

@@ -13,7 +13,7 @@ use crate::{
     system_stream::{self, SystemStream},
 };
 
-/// The beginning of every service key.
+/// The beginning of every service key, and of every key of a user's own.
 pub const PREFIX: &str = "gk_";
 /// The random bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -24,7 +24,7 @@ pub struct ServiceKeys {
     append: Append,
 }
 
-/// A new service key. It is shown once: only its hash is kept.
+/// A new service key, or a user's own. It is shown once: only its hash is kept.
 #[derive(Debug)]
 pub struct NewServiceKey {
     pub key: SecretString,
@@ -47,11 +47,7 @@ impl ServiceKeys {
         wanted: ServiceKeyGrant,
         metadata: Metadata,
     ) -> Result<NewServiceKey, WriteError> {
-        let key = SecretString::from(format!(
-            "{PREFIX}{}",
-            hex::encode(clock::random_bytes::<KEY_BYTES>())
-        ));
-        let id = self.log.hashes().service_key(key.expose_secret());
+        let (key, id) = new_key(&self.log);
         let create = |state: &ServiceKey| state.decide(ServiceKeyCommand::Create(wanted.clone()));
         let position = system_stream::ask(
             &self.append,
@@ -92,6 +88,16 @@ impl ServiceKeys {
         )
         .await
     }
+}
+
+/// A new key, and the hash that names it. A user's own key has the same form.
+pub(crate) fn new_key(log: &Log) -> (SecretString, ServiceKeyId) {
+    let key = SecretString::from(format!(
+        "{PREFIX}{}",
+        hex::encode(clock::random_bytes::<KEY_BYTES>())
+    ));
+    let id = log.hashes().service_key(key.expose_secret());
+    (key, id)
 }
 
 /// True when the key may exist, so that looking into the log is worth it.

@@ -11,6 +11,7 @@ use crate::{
     ModelPresence, WriteError,
     access::AccessLog,
     accounts::Accounts,
+    api_keys::ApiKeys,
     captions::{self, Captions},
     chats::Chats,
     credentials::Credentials,
@@ -60,6 +61,7 @@ pub struct WriteSide {
     pub captions: Captions,
     pub usage: UsageCounter,
     pub service_keys: ServiceKeys,
+    pub api_keys: ApiKeys,
     pub access: AccessLog,
     supervisor: Supervisor,
 }
@@ -94,6 +96,7 @@ impl WriteSide {
             captions: Captions::new(supervisor.clone()),
             usage: UsageCounter::new(users.clone()),
             service_keys: ServiceKeys::new(append.clone()),
+            api_keys: ApiKeys::new(log.clone(), users.clone()),
             access: AccessLog::new(append),
             supervisor,
             users,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     access::AccessEvent,
     account::{AccountEvent, ExternalAccount, Registration},
+    api_key::ApiKeyEvent,
     caption::CaptionEvent,
     chat::ChatEvent,
     credential::CredentialEvent,
@@ -36,6 +37,7 @@ pub enum Event {
     ServiceKey(ServiceKeyEvent),
     Access(AccessEvent),
     File(FileEvent),
+    ApiKey(ApiKeyEvent),
 }
 
 /// An event and its stream.
@@ -135,6 +137,7 @@ any_event!(
     ServiceKey(ServiceKeyEvent),
     Access(AccessEvent),
     File(FileEvent),
+    ApiKey(ApiKeyEvent),
 );
 
 /// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.

@@ -122,7 +122,7 @@ uuid_id!(
     "invite id"
 );
 uuid_id!(
-    /// A service key: keyed hash of it.
+    /// A service key, or a user's own: keyed hash of it.
     ServiceKeyId,
     "key id"
 );
@@ -158,10 +158,12 @@ pub enum StreamKind {
     Access,
     /// One per file.
     File,
+    /// One per key of a user's own.
+    ApiKey,
 }
 
 impl StreamKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Account,
         Self::Usage,
         Self::Credential,
@@ -173,6 +175,7 @@ impl StreamKind {
         Self::ServiceKey,
         Self::Access,
         Self::File,
+        Self::ApiKey,
     ];
 
     /// As stored in `kind`. A number is never given to another kind.
@@ -189,6 +192,7 @@ impl StreamKind {
             Self::ServiceKey => 9,
             Self::Access => 10,
             Self::File => 11,
+            Self::ApiKey => 12,
         }
     }
 
@@ -211,6 +215,7 @@ impl StreamKind {
             Self::ServiceKey => "service_key",
             Self::Access => "access",
             Self::File => "file",
+            Self::ApiKey => "api_key",
         }
     }
 

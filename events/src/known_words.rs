@@ -1,7 +1,31 @@
-//! Platforms and roles that genie knows. Others are words that somebody chose: they may be personal, so the log
+//! Platforms, roles and agents that genie knows. Others are words that somebody chose: they may be personal, so the log
 //! shows a keyed hash of them.
 
 use crate::{caption::Platform, tier::Tier};
+
+/// The names that widespread programs for agents give themselves, in small letters and without a version.
+const AGENTS: [&str; 20] = [
+    "chatgpt",
+    "claude",
+    "claude-ai",
+    "claude-code",
+    "cline",
+    "codex",
+    "codex-mcp-client",
+    "continue",
+    "cursor",
+    "cursor-vscode",
+    "gemini-cli",
+    "goose",
+    "inspector",
+    "librechat",
+    "mcp-inspector",
+    "n8n",
+    "open-webui",
+    "visual-studio-code",
+    "windsurf",
+    "zed",
+];
 
 /// The last is Directus' own name for it.
 const ROLES: [&str; 3] = ["creator", "administrator", "Administrator"];
@@ -11,6 +35,7 @@ pub fn is_known(field: &str, word: &str) -> bool {
     match field {
         "platform" => Platform::parse(word).is_some(),
         "role" => ROLES.contains(&word) || Tier::parse(word).is_some(),
+        "agent" => AGENTS.contains(&word),
         _ => false,
     }
 }
@@ -26,6 +51,7 @@ mod tests {
             ("role", "creator"),
             ("role", "Administrator"),
             ("role", "studio"),
+            ("agent", "claude-code"),
         ] {
             assert!(is_known(field, word), "{field} {word}");
         }
@@ -36,6 +62,7 @@ mod tests {
             ("role", "anna"),
             ("role", ""),
             ("operation", "creator"),
+            ("agent", "anna-s-diary"),
         ] {
             assert!(!is_known(field, word), "{field} {word}");
         }

@@ -36,6 +36,8 @@ pub mod user_name;
 pub mod access;
 /// `account`: identity, rights and onboarding of one user.
 pub mod account;
+/// `api_key`: a user's own keys, for programs that act for the user.
+pub mod api_key;
 /// `caption`: one caption that the model was asked for.
 pub mod caption;
 /// `chat`: the turns of a session.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{EventId, ServiceKeyId, UserId};
 
+/// The most characters of an agent's name.
+const MAX_AGENT: usize = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallerKind {
@@ -45,11 +48,15 @@ pub struct Metadata {
     /// The user for whom an administrator acted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<UserId>,
-    /// The caller's service key.
+    /// The caller's service key, or the key with which a program acted for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<ServiceKeyId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// The program that acted for the user, as it names itself; see [`Metadata::agent_name`]. A name that genie does
+    /// not know may be personal, so the log has a keyed hash of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// The event that led to this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<EventId>,
@@ -67,6 +74,7 @@ impl Metadata {
             on_behalf_of: None,
             key: None,
             request_id: None,
+            agent: None,
             cause: None,
             clear: BTreeMap::new(),
         }
@@ -99,6 +107,32 @@ impl Metadata {
         }
     }
 
+    /// Metadata of a command by a program with a user's own key.
+    pub fn user_by_key(by: UserId, key: ServiceKeyId, request_id: &str) -> Self {
+        Self {
+            key: Some(key),
+            ..Self::user(by, request_id)
+        }
+    }
+
+    /// The name of a program as a word: small letters, digits, `.`, `_` and `-`, at most 64. `None` if nothing is left.
+    pub fn agent_name(said: &str) -> Option<String> {
+        let may_stand = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
+        let mut name = String::new();
+        for c in said.trim().chars() {
+            if name.len() == MAX_AGENT {
+                break;
+            }
+            if may_stand(c) {
+                name.push(c.to_ascii_lowercase());
+            } else if !name.ends_with('-') {
+                name.push('-');
+            }
+        }
+        let name = name.trim_matches('-');
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
     /// Metadata of a command by the holder of a service key.
     pub fn service_key(key: ServiceKeyId, request_id: &str) -> Self {
         Self {
@@ -115,6 +149,22 @@ impl Metadata {
             caller: CallerKind::SharedSecret,
             request_id: Some(request_id.to_owned()),
             ..Self::system()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_s_name_is_a_short_word() {
+        let name = |said: &str| Metadata::agent_name(said);
+        assert_eq!(name("claude-code"), Some("claude-code".into()));
+        assert_eq!(name(" My  Agent (beta) \n"), Some("my-agent-beta".into()));
+        assert_eq!(name(&"a".repeat(70)), Some("a".repeat(64)));
+        for nothing in ["", "  ", "\u{1f600}", "---"] {
+            assert_eq!(name(nothing), None, "{nothing:?}");
         }
     }
 }

@@ -35,37 +35,55 @@ impl ServiceKeyGrant {
     /// Lists each scope once, in order.
     pub fn new(
         name: &str,
-        mut scopes: Vec<Scope>,
+        scopes: Vec<Scope>,
         expires_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let name = typed_text::cleaned(name);
-        if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-            let sentence = format!(
-                "`name` must have 1 to {MAX_NAME} characters that are seen, none of them control characters"
-            );
-            return Err(Refusal::invalid("name", sentence));
-        }
-        if scopes.is_empty() {
-            return Err(Refusal::invalid(
-                "scopes",
-                "`scopes` must have at least one scope",
-            ));
-        }
-        if expires_at.is_some_and(|at| at <= now) {
-            return Err(Refusal::invalid(
-                "expires_at",
-                "`expires_at` must lie in the future",
-            ));
-        }
-        scopes.sort_unstable();
-        scopes.dedup();
         Ok(Self {
-            name,
-            scopes,
-            expires_at,
+            name: checked_name(name)?,
+            scopes: checked_scopes(scopes)?,
+            expires_at: checked_end(expires_at, now)?,
         })
     }
+}
+
+/// The name of a key, as a person sees it.
+pub(crate) fn checked_name(name: &str) -> Result<String, Refusal> {
+    let name = typed_text::cleaned(name);
+    if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+        let sentence = format!(
+            "`name` must have 1 to {MAX_NAME} characters that are seen, none of them control characters"
+        );
+        return Err(Refusal::invalid("name", sentence));
+    }
+    Ok(name)
+}
+
+/// Each scope once, in order.
+pub(crate) fn checked_scopes<S: Ord>(mut scopes: Vec<S>) -> Result<Vec<S>, Refusal> {
+    if scopes.is_empty() {
+        return Err(Refusal::invalid(
+            "scopes",
+            "`scopes` must have at least one scope",
+        ));
+    }
+    scopes.sort_unstable();
+    scopes.dedup();
+    Ok(scopes)
+}
+
+/// The end of a new key, which must be to come.
+pub(crate) fn checked_end(
+    expires_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Refusal> {
+    if expires_at.is_some_and(|at| at <= now) {
+        return Err(Refusal::invalid(
+            "expires_at",
+            "`expires_at` must lie in the future",
+        ));
+    }
+    Ok(expires_at)
 }
 
 /// A right of a service key.

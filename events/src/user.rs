@@ -12,13 +12,15 @@ use uuid::Uuid;
 use crate::{
     Now,
     account::{Account, AccountCommand, AccountEvent, ProfileCommand},
+    api_key::ApiKeyGrant,
     caption::Caption,
     chat::{Chat, ChatCommand, ChatEvent},
     credential::{Credential, CredentialCommand, CredentialKind},
     event::{Change, Event},
     file::File,
     ids::{
-        BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind, TurnId, UserId,
+        BlobId, CaptionId, CredentialId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind,
+        TurnId, UserId,
     },
     job::Job,
     platform_name::PlatformName,
@@ -27,6 +29,8 @@ use crate::{
     user_name::UserName,
 };
 
+/// Decisions about the user's own keys.
+mod api_keys;
 /// Decisions about captions that need more than the caption's own state.
 mod captions;
 mod command;
@@ -82,6 +86,9 @@ pub struct User {
     /// The files that jobs name which were queued again and are left out.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     files_of_left_out: HashMap<JobId, Vec<BlobId>>,
+    /// The user's own keys that were not revoked.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    api_keys: HashMap<ServiceKeyId, ApiKeyGrant>,
     /// A file that a command needs. The state holds no files otherwise.
     #[serde(skip)]
     recalled_file: Option<(BlobId, File)>,
@@ -107,6 +114,7 @@ impl User {
             today: FactsOfDay::default(),
             files: FileTally::default(),
             files_of_left_out: HashMap::new(),
+            api_keys: HashMap::new(),
             recalled_file: None,
             removed_files: HashSet::new(),
         }
@@ -240,6 +248,8 @@ impl User {
             UserCommand::FinishCaption(caption, result) => self.finish_caption(caption, result),
             UserCommand::StoreFile(file, about) => self.store_file(&now, file, about),
             UserCommand::RemoveFile(file, reason) => self.remove_file(file, reason),
+            UserCommand::CreateApiKey(key, grant) => self.create_api_key(key, grant),
+            UserCommand::RevokeApiKey(key) => self.revoke_api_key(key),
             UserCommand::CountUsage { counter, .. } if counter.is_counted_by_genie() => Ok(vec![]),
             UserCommand::CountUsage { counter, amount } => self.can_perform(&now, counter, amount),
         }
@@ -313,6 +323,7 @@ impl User {
                 self.captions.entry(caption).or_default().evolve(event);
             }
             Event::File(event) => self.evolve_file(event),
+            Event::ApiKey(event) => self.evolve_api_key(ServiceKeyId(stream.id), event),
             Event::Email(_) | Event::Invite(_) | Event::ServiceKey(_) | Event::Access(_) => {}
         }
         self.leave_out_the_finished(stream);

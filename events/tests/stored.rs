@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
 /// look for it where it must not be.
-const PERSONAL: [&str; 21] = [
+const PERSONAL: [&str; 22] = [
     "email",
     "first_name",
     "own_name",
@@ -32,6 +32,7 @@ const PERSONAL: [&str; 21] = [
     "stated_reason",
     "title",
     "tool_calls",
+    "key_name",
 ];
 const CANARY: &str = "canary";
 

@@ -185,6 +185,8 @@ CREATE TABLE damaged (
 CREATE TABLE service_keys (
     -- The keyed hash of the key.
     key_id      TEXT NOT NULL PRIMARY KEY,
+    -- The user whose own key it is; NULL for a service key.
+    user_id     TEXT,
     name_sealed BLOB NOT NULL,
     -- The scopes, separated by spaces.
     scopes      TEXT NOT NULL,
@@ -194,6 +196,7 @@ CREATE TABLE service_keys (
     revoked_at  INTEGER
 ) STRICT;
 CREATE INDEX service_keys_by_time ON service_keys (created_at, key_id);
+CREATE INDEX service_keys_by_user ON service_keys (user_id, created_at, key_id);
 
 CREATE TABLE invites (
     -- The keyed hash of the code.

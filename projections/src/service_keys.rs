@@ -1,18 +1,19 @@
-//! `service_keys`: the list of service keys for administrators. Authentication asks the log itself,
-//! not this table.
+//! `service_keys`: the lists of service keys, for administrators, and of each user's own keys.
+//! Authentication asks the log itself, not this table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use genie_events::{
-    Event, StreamKind, Timestamp,
-    service_key::{ServiceKeyEvent, ServiceKeyGrant},
+    Event, StreamKind, Timestamp, UserId,
+    api_key::{ApiKeyEvent, MAX_KEYS},
+    service_key::ServiceKeyEvent,
 };
-use genie_log::{Log, LogError, forgetting::UserRows, store::Store};
+use genie_log::{Log, LogError, UserKeys, forgetting::UserRows, store::Store, stored_ids::IdForm};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    projection::{Projection, Seen, Tx, open, read},
+    projection::{Projection, Seen, Tx, open, read, user_id},
     rows::{Cell, Upsert},
 };
 
@@ -26,11 +27,16 @@ impl Projection for Projector {
     }
 
     fn wants(&self, kind: StreamKind) -> bool {
-        kind == StreamKind::ServiceKey
+        matches!(kind, StreamKind::ServiceKey | StreamKind::ApiKey)
     }
 
     fn rows(&self) -> &'static [UserRows] {
-        &[]
+        &[UserRows {
+            table: "service_keys",
+            user: "user_id",
+            key: "key_id",
+            ids: IdForm::Text,
+        }]
     }
 
     fn mentions(&self) -> &'static [(&'static str, &'static str)] {
@@ -45,17 +51,27 @@ impl Projection for Projector {
         async move {
             let mut created = BTreeMap::new();
             let mut revoked: BTreeMap<String, i64> = BTreeMap::new();
+            let mut removed = BTreeSet::new();
             for seen in facts {
-                let Event::ServiceKey(event) = seen.event else {
-                    continue;
-                };
-                match event {
-                    ServiceKeyEvent::Created(key) => {
-                        created.insert(seen.id(), cells(seen, key));
+                match seen.event {
+                    Event::ServiceKey(ServiceKeyEvent::Created(key)) => {
+                        let scopes = key.scopes.iter().map(|scope| scope.as_str());
+                        let cells = cells(seen, &key.name, scopes, key.expires_at);
+                        created.insert(seen.id(), cells);
                     }
-                    ServiceKeyEvent::Revoked => {
+                    Event::ServiceKey(ServiceKeyEvent::Revoked) => {
                         revoked.insert(seen.id(), seen.at().0);
                     }
+                    Event::ApiKey(ApiKeyEvent::Created(key)) => {
+                        let scopes = key.scopes.iter().map(|scope| scope.as_str());
+                        let cells = cells(seen, &key.key_name, scopes, key.expires_at);
+                        created.insert(seen.id(), cells);
+                    }
+                    Event::ApiKey(ApiKeyEvent::Revoked) => {
+                        created.remove(&seen.id());
+                        removed.insert(seen.id());
+                    }
+                    _ => {}
                 }
             }
             INSERT.write(tx, created.into_values().collect()).await?;
@@ -65,6 +81,9 @@ impl Projection for Projector {
                     .bind(at)
                     .execute(&mut **tx)
                     .await?;
+            }
+            for id in removed {
+                sqlx::query(REMOVE).bind(id).execute(&mut **tx).await?;
             }
             Ok(())
         }
@@ -76,6 +95,7 @@ const INSERT: Upsert = Upsert {
     table: "service_keys",
     columns: &[
         "key_id",
+        "user_id",
         "name_sealed",
         "scopes",
         "expires_at",
@@ -85,13 +105,22 @@ const INSERT: Upsert = Upsert {
     on_conflict: "(key_id) DO NOTHING",
 };
 
-fn cells(seen: &Seen<'_>, key: &ServiceKeyGrant) -> Vec<Cell> {
-    let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+/// A user's own key that is revoked leaves the user's list.
+const REMOVE: &str = "DELETE FROM service_keys WHERE key_id = $1";
+
+fn cells(
+    seen: &Seen<'_>,
+    name: &str,
+    scopes: impl Iterator<Item = &'static str>,
+    expires_at: Option<Timestamp>,
+) -> Vec<Cell> {
+    let scopes: Vec<&str> = scopes.collect();
     vec![
         seen.id().into(),
-        seen.seal(NAME, &key.name).into(),
+        seen.fact.user.map(|user| user.to_string()).into(),
+        seen.seal(NAME, name).into(),
         scopes.join(" ").into(),
-        key.expires_at.map(|at| at.0).into(),
+        expires_at.map(|at| at.0).into(),
         seen.at().0.into(),
         seen.fact.metadata.by.map(|by| by.to_string()).into(),
     ]
@@ -102,8 +131,10 @@ fn cells(seen: &Seen<'_>, key: &ServiceKeyGrant) -> Vec<Cell> {
 pub struct ServiceKeyRow {
     /// The keyed hash of the key.
     pub id: String,
-    /// The name that an administrator gave it.
-    pub name: String,
+    /// The user whose own key it is; `None` for a service key.
+    pub user: Option<UserId>,
+    /// The name that its maker gave it. A user's own key shows it to the user alone.
+    pub name: Option<String>,
     pub scopes: Vec<String>,
     pub expires_at: Option<Timestamp>,
     pub created_at: Timestamp,
@@ -111,8 +142,12 @@ pub struct ServiceKeyRow {
     pub revoked_at: Option<Timestamp>,
 }
 
-const LIST: &str = "SELECT key_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
+const LIST: &str = "SELECT key_id, user_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
                     WHERE (created_at, key_id) > ($1, $2) ORDER BY created_at, key_id LIMIT $3";
+
+/// A user's own keys. There are few: see `api_key::MAX_KEYS`.
+const OF_USER: &str = "SELECT key_id, user_id, name_sealed, scopes, expires_at, created_at, created_by, revoked_at FROM service_keys \
+                       WHERE user_id = $1 ORDER BY user_id, created_at, key_id LIMIT $2";
 
 #[derive(Debug, Clone)]
 pub struct ServiceKeyReader {
@@ -140,25 +175,51 @@ impl ServiceKeyReader {
                 .fetch_all(store.reads())
                 .await?)
         });
-        rows.await?.iter().map(|row| self.open(row)).collect()
+        let keys = self.log.keys();
+        let rows = rows.await?;
+        let shown = rows.iter().map(|row| show(row, keys.system(), None));
+        shown.collect()
     }
 
-    fn open(&self, row: &AnyRow) -> Result<ServiceKeyRow, LogError> {
-        let name: Vec<u8> = row.try_get("name_sealed")?;
-        let scopes: String = row.try_get("scopes")?;
-        Ok(ServiceKeyRow {
-            id: row.try_get("key_id")?,
-            name: open(self.log.keys().system(), NAME, &name)?,
-            scopes: scopes.split(' ').map(str::to_owned).collect(),
-            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
-            created_at: Timestamp(row.try_get("created_at")?),
-            created_by: row.try_get("created_by")?,
-            revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(Timestamp),
-        })
+    /// A user's own keys that were not revoked, oldest first, with their names.
+    pub async fn of_user(&self, user: UserId) -> Result<Vec<ServiceKeyRow>, LogError> {
+        let rows = read(&self.log, async move |store: Store| {
+            Ok(sqlx::query(OF_USER)
+                .bind(user.to_string())
+                .bind(MAX_KEYS as i64)
+                .fetch_all(store.reads())
+                .await?)
+        });
+        let rows = rows.await?;
+        let keys = self.log.keys().live(user).await?;
+        rows.iter()
+            .map(|row| show(row, &keys, Some(user)))
+            .collect()
     }
+}
+
+/// Shows a row with its name, if `keys` are those of its owner.
+fn show(row: &AnyRow, keys: &UserKeys, owner: Option<UserId>) -> Result<ServiceKeyRow, LogError> {
+    let name: Vec<u8> = row.try_get("name_sealed")?;
+    let scopes: String = row.try_get("scopes")?;
+    let user = row.try_get::<Option<String>, _>("user_id")?;
+    let user = user.as_deref().map(user_id).transpose()?;
+    let name = (user == owner)
+        .then(|| open(keys, NAME, &name))
+        .transpose()?;
+    Ok(ServiceKeyRow {
+        id: row.try_get("key_id")?,
+        user,
+        name,
+        scopes: scopes.split(' ').map(str::to_owned).collect(),
+        expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp),
+        created_at: Timestamp(row.try_get("created_at")?),
+        created_by: row.try_get("created_by")?,
+        revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(Timestamp),
+    })
 }
 
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<String> {
-    vec![INSERT.sql(4), LIST.into()]
+    vec![INSERT.sql(4), LIST.into(), OF_USER.into(), REMOVE.into()]
 }

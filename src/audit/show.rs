@@ -55,10 +55,12 @@ fn caller(fact: &Fact) -> String {
         .by
         .map(|by| by.to_string())
         .or_else(|| fact.metadata.key.as_ref().map(ToString::to_string));
-    match (who, fact.metadata.on_behalf_of) {
-        (Some(who), Some(user)) => format!("{kind}:{who} for {user}"),
-        (Some(who), None) => format!("{kind}:{who}"),
-        (None, _) => kind.to_owned(),
+    let with_key = fact.metadata.key.filter(|_| fact.metadata.by.is_some());
+    match (who, fact.metadata.on_behalf_of, with_key) {
+        (Some(who), Some(user), _) => format!("{kind}:{who} for {user}"),
+        (Some(who), None, Some(key)) => format!("{kind}:{who} with key {key}"),
+        (Some(who), None, None) => format!("{kind}:{who}"),
+        (None, _, _) => kind.to_owned(),
     }
 }
 

@@ -11,7 +11,7 @@ pub enum RouteAccess {
     PublicByDefault,
     /// A user in person.
     User,
-    /// A user, or an administrator who acts for them.
+    /// A user, an administrator who acts for them, or a program with a key of the user's own.
     ActingUser,
     /// An administrator in person.
     Admin,

@@ -29,7 +29,8 @@ pub struct UserCaller {
     pub login: Option<Uuid>,
 }
 
-/// A user, or an administrator who acts for them. `account` is the user's; `caller` names both.
+/// A user, an administrator who acts for them, or a program with a key of the user's own. `account` is the user's;
+/// `caller` names both.
 pub struct ActingUser {
     pub caller: Caller,
     pub account: Arc<AccountRow>,
@@ -40,7 +41,7 @@ pub struct AdminCaller(pub Caller);
 
 pub struct SecretCaller(pub Caller);
 
-/// A user, or an administrator who acts for them; or a server or worker as [`ServerCaller`].
+/// As [`ActingUser`]; or a server or worker as [`ServerCaller`].
 pub enum AnyCaller<W = NoScope> {
     User(Box<ActingUser>),
     Server(ServerCaller<W>),
@@ -103,10 +104,13 @@ fn with_scope<W: Opens>(key: Caller) -> Result<Caller, ApiError> {
     }
     Err(W::SCOPES
         .first()
-        .map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(*scope)))
+        .map_or(NOT_FOR_KEYS, |scope| ApiError::ScopeNeeded(scope.as_str())))
 }
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
+const NOT_FOR_OWN_KEYS: ApiError = ApiError::Forbidden(
+    "Only the user in person may do this, logged in, not a program with a key",
+);
 const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden(
     "Only the user in person may do this, not an administrator who acts for the user",
 );
@@ -127,6 +131,7 @@ impl Admitted for UserCaller {
             TokenHolder::User(user) => Ok(user),
             TokenHolder::Impersonator(_) => Err(NOT_FOR_IMPERSONATORS),
             TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
+            TokenHolder::OwnKey(_) => Err(NOT_FOR_OWN_KEYS),
         }
     }
 }
@@ -140,6 +145,7 @@ impl Admitted for ActingUser {
             }),
             TokenHolder::Impersonator(acting) => Ok(acting),
             TokenHolder::ServiceKey(_) => Err(NOT_FOR_KEYS),
+            TokenHolder::OwnKey(key) => key.on_route(request),
         }
     }
 }
@@ -187,6 +193,7 @@ impl<W: Opens> Admitted for AnyCaller<W> {
             })),
             TokenHolder::Impersonator(acting) => Self::User(Box::new(acting)),
             TokenHolder::ServiceKey(key) => server(with_scope::<W>(key)?),
+            TokenHolder::OwnKey(key) => Self::User(Box::new(key.on_route(request)?)),
         })
     }
 }
@@ -200,7 +207,8 @@ impl<W: Opens> Admitted for ServerCaller<W> {
             (Some(holder), _) => holder,
             (None, Some(key)) if authenticate::is_service_key(key) => {
                 let app = authenticate::app(request)?;
-                with_scope::<W>(authenticate::service_key(&app, request, key).await?)?
+                let key = authenticate::service_key(&app, request, key).await?;
+                with_scope::<W>(key.ok_or(ONLY_FOR_SERVERS)?)?
             }
             (None, _) => return Err(authenticate::no_secret(request, ONLY_FOR_SERVERS).await),
         };
@@ -218,7 +226,7 @@ impl<W: Opens> Admitted for Operator<W> {
             None => match authenticate::token_holder(request).await? {
                 TokenHolder::ServiceKey(key) => with_scope::<W>(key)?,
                 TokenHolder::User(user) if user.caller.is_admin() => user.caller,
-                TokenHolder::User(_) => return Err(NOT_FOR_USERS),
+                TokenHolder::User(_) | TokenHolder::OwnKey(_) => return Err(NOT_FOR_USERS),
                 TokenHolder::Impersonator(_) => return Err(NOT_FOR_IMPERSONATORS),
             },
         };

@@ -256,8 +256,8 @@ pub async fn show_me(
     min_position: MinPosition,
     DirectusActingUser(user): DirectusActingUser,
 ) -> Result<HttpResponse, DirectusError> {
-    if user.caller.is_impersonator() {
-        // Directus does not know the tokens of impersonations.
+    if !user.caller.shows_user_token() {
+        // Directus does not know the tokens of impersonations, and no keys.
         let user = DirectusActingUser(user);
         let fields = FieldsQuery::of(&request);
         let shown = identity::show_me(app, fields, min_position, user).await?;

@@ -8,7 +8,7 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use genie_actors::WriteError;
-use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure, service_key::Scope};
+use genie_events::{Refusal, RefusalKind, TurnId, chat::Failure};
 use genie_log::{LogError, merkle_proof::CantProve};
 use genie_media::zip_check::BadZip;
 use genie_projections::ReadError;
@@ -70,8 +70,8 @@ pub enum ApiError {
         "Pages of this origin may not call genie; its operator can add the origin to CORS_ORIGINS"
     )]
     OriginRefused,
-    #[error("This needs a service key with the scope `{0}`")]
-    ScopeNeeded(Scope),
+    #[error("This needs a key with the scope `{0}`")]
+    ScopeNeeded(&'static str),
     #[error("A request may carry one token: one `Authorization` header, and none in the address")]
     TwoTokens,
     #[error("There is no such {0}, or it is not yours")]
@@ -324,6 +324,12 @@ impl ApiError {
             RefusalKind::Quota { in_tier: false, .. } => Some(SpentQuota::NotInTier),
             _ => None,
         }
+    }
+
+    /// The reason of a failure of the server, for the log alone.
+    pub fn server_reason(&self) -> Option<String> {
+        let status = self.wire().status;
+        status.is_server_error().then(|| self.to_string())
     }
 
     fn logged_failure(&self, status: StatusCode, code: String) -> LoggedFailure {

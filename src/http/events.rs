@@ -169,7 +169,7 @@ async fn shows(
         return Ok(Shown::Clear);
     }
     if !may {
-        return Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal));
+        return Err(ApiError::ScopeNeeded(Scope::EventsReadPersonal.as_str()));
     }
     let reason = stated_reason(caller, query.reason.as_deref())?;
     app.write
@@ -481,6 +481,8 @@ pub async fn whole(log: &Log, row: &StoredRow) -> Result<CloudEvent, LogError> {
 /// A row as a CloudEvent (CloudEvents 1.0.2, JSON format). A damaged row is marked as damaged, not left out.
 async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEvent, LogError> {
     let mut event = CloudEvent {
+        agent: None,
+        callerkey: None,
         caller: None,
         callerid: None,
         cursor: response::opaque(row.position),
@@ -514,10 +516,12 @@ async fn cloud_event(log: &Log, row: &StoredRow, shown: Shown) -> Result<CloudEv
     match said(log, row, shown).await {
         Ok((metadata, fields)) => {
             event.caller = Some(metadata.caller.as_str());
-            event.callerid = metadata
-                .by
-                .map(|by| by.to_string())
-                .or(metadata.key.map(|key| key.to_string()));
+            let key = metadata.key.map(|key| key.to_string());
+            event.agent = metadata.agent;
+            (event.callerid, event.callerkey) = match metadata.by {
+                Some(by) => (Some(by.to_string()), key),
+                None => (key, None),
+            };
             event.onbehalfof = metadata.on_behalf_of.map(|user| user.to_string());
             event.requestid = metadata.request_id;
             event.data = Some(fields.into_iter().map(shown_time).collect());

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use actix_web::{HttpMessage, HttpRequest, web::Data};
+use genie_events::api_key::ApiScope;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RouteRule {
@@ -16,6 +17,8 @@ pub struct RouteRule {
     pub is_original: bool,
     /// The route takes many things at once, in a larger body.
     pub is_bulk: bool,
+    /// The scope of a user's own key that opens the route; `api` does it, too. `None`: no such key opens it.
+    pub own_key: Option<ApiScope>,
 }
 
 /// The rules, by path.
@@ -31,6 +34,7 @@ impl FromIterator<(&'static str, RouteRule)> for RouteRules {
             known.is_uncounted |= rule.is_uncounted;
             known.is_original |= rule.is_original;
             known.is_bulk |= rule.is_bulk;
+            known.own_key = known.own_key.or(rule.own_key);
         }
         Self(all)
     }

@@ -7,15 +7,18 @@
 //! - `.bulk()`: the body may be larger, because it holds many things.
 //! - `.with_directus(handler)`: another handler when a Directus is the identity.
 //! - `.not_with_directus()`: the route is absent when a Directus is the identity.
+//! - `.api()`, `.chat()`, `.mcp()`: the scope with which a user's own key opens the route. Each route of `ActingUser` and
+//!   `UserOrServer` has one; those of `User` are closed to keys.
 
 use actix_web::{Handler, Route, http::Method, web};
+use genie_events::api_key::ApiScope;
 use tracing::{Instrument, Span, info_span, instrument::Instrumented};
 
 #[cfg(test)]
 use crate::http::openapi::describe::{self, Operation};
 use crate::http::{
     access::RouteAccess,
-    account_export, accounts, agui, audit,
+    account_export, accounts, agui, api_keys, audit,
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
     error::no_such_route,
@@ -34,6 +37,7 @@ pub struct Endpoint {
     is_original: bool,
     is_counted: bool,
     is_bulk: bool,
+    own_key: Option<ApiScope>,
 }
 
 /// How a route differs when a Directus is the identity.
@@ -115,6 +119,7 @@ impl Endpoint {
             is_original: false,
             is_counted: true,
             is_bulk: false,
+            own_key: None,
         }
     }
 
@@ -133,6 +138,19 @@ impl Endpoint {
         self
     }
 
+    const fn api(self) -> Self {
+        self.own_key(ApiScope::Api)
+    }
+
+    const fn chat(self) -> Self {
+        self.own_key(ApiScope::Chat)
+    }
+
+    const fn own_key(mut self, scope: ApiScope) -> Self {
+        self.own_key = Some(scope);
+        self
+    }
+
     const fn with_directus(mut self, handler: RoutedHandler) -> Self {
         self.with_directus = WithDirectus::Another(handler);
         self
@@ -147,6 +165,12 @@ impl Endpoint {
     #[cfg(test)]
     pub fn is_counted(&self) -> bool {
         self.is_counted
+    }
+
+    /// The scope of a user's own key that opens the route.
+    #[cfg(test)]
+    pub fn opening_scope(&self) -> Option<ApiScope> {
+        self.own_key
     }
 
     /// The route's description, from the types of its handler.
@@ -177,7 +201,7 @@ pub static API: &[Endpoint] = routes! {
     GET    "/auth"                                 Public, identity::providers              .with_directus(directus::providers);
     POST   "/auth/password/request"                Public, identity::passwords::request     .with_directus(directus::pass_password_on);
     POST   "/auth/password/reset"                  Public, identity::passwords::reset       .with_directus(directus::pass_password_on);
-    GET    "/users/me"                             ActingUser, identity::show_me            .with_directus(directus::show_me);
+    GET    "/users/me"                             ActingUser, identity::show_me            .with_directus(directus::show_me).api();
     PATCH  "/users/me"                             User, identity::change_me                .with_directus(directus::change_me);
     POST   "/users/me/tfa/generate"                User, identity::two_factor::generate     .with_directus(directus::change_me);
     POST   "/users/me/tfa/enable"                  User, identity::two_factor::enable       .with_directus(directus::change_me);
@@ -191,6 +215,9 @@ pub static API: &[Endpoint] = routes! {
     DELETE "/api/me/sessions/{id}"                 User, accounts::end_session              .not_with_directus();
     GET    "/api/me/export"                        User, account_export::without_secrets;
     POST   "/api/me/export"                        User, account_export::with_secrets;
+    GET    "/api/me/keys"                          User, api_keys::list;
+    POST   "/api/me/keys"                          User, api_keys::create;
+    DELETE "/api/me/keys/{id}"                     User, api_keys::revoke;
     POST   "/api/rbac-sync"                        SharedSecret, accounts::sync             .original();
 
     GET    "/api/admin/password-requests"          Admin, identity::passwords::list_requests   .not_with_directus();
@@ -208,20 +235,20 @@ pub static API: &[Endpoint] = routes! {
     DELETE "/api/admin/impersonations/{session}"   Admin, impersonation::end;
     GET    "/api/admin/audit/proof"                Operator(ReadsAudit), audit::show_proof;
 
-    GET    "/api/onboarding/state"                 ActingUser, onboarding::show_state;
-    PATCH  "/api/onboarding/state"                 ActingUser, onboarding::advance;
-    POST   "/api/onboarding/zip-upload"            ActingUser, onboarding::upload;
-    POST   "/api/files"                            UserOrServer(WorksOnJobs), files::upload;
-    GET    "/api/files"                            ActingUser, files::list;
+    GET    "/api/onboarding/state"                 ActingUser, onboarding::show_state .api();
+    PATCH  "/api/onboarding/state"                 ActingUser, onboarding::advance .api();
+    POST   "/api/onboarding/zip-upload"            ActingUser, onboarding::upload .api();
+    POST   "/api/files"                            UserOrServer(WorksOnJobs), files::upload .api();
+    GET    "/api/files"                            ActingUser, files::list .api();
     OPTIONS "/api/files/tus"                       Public, files::tus::options;
-    POST   "/api/files/tus"                        ActingUser, files::tus::create;
-    GET    "/api/files/tus/{id}"                   ActingUser, files::tus::show;
-    PATCH  "/api/files/tus/{id}"                   ActingUser, files::tus::add;
-    DELETE "/api/files/tus/{id}"                   ActingUser, files::tus::terminate;
-    GET    "/api/files/{id}"                       UserOrServer(WorksOnJobs), files::download;
-    POST   "/api/files/{id}/link"                  ActingUser, files::link::make;
+    POST   "/api/files/tus"                        ActingUser, files::tus::create .api();
+    GET    "/api/files/tus/{id}"                   ActingUser, files::tus::show .api();
+    PATCH  "/api/files/tus/{id}"                   ActingUser, files::tus::add .api();
+    DELETE "/api/files/tus/{id}"                   ActingUser, files::tus::terminate .api();
+    GET    "/api/files/{id}"                       UserOrServer(WorksOnJobs), files::download .api();
+    POST   "/api/files/{id}/link"                  ActingUser, files::link::make .api();
     GET    "/api/files/{id}/linked"                Public, files::link::linked;
-    DELETE "/api/files/{id}"                       ActingUser, files::remove;
+    DELETE "/api/files/{id}"                       ActingUser, files::remove .api();
 
     POST   "/api/credentials/create-profile"       User, credentials::create_profile;
     POST   "/api/credentials/update-profile-creds" User, credentials::update_profile;
@@ -239,16 +266,16 @@ pub static API: &[Endpoint] = routes! {
 
     GET    "/api/queue/stats"                      PublicByDefault, jobs::stats;
     POST   "/api/queue/taxonomy/invalidate"        Operator(NoScope), jobs::invalidate_taxonomy  .original();
-    POST   "/api/queue/media"                      ActingUser, jobs::submit;
-    POST   "/api/queue/media/batch"                ActingUser, jobs::batch::submit          .bulk();
-    POST   "/api/queue/retry/{id}"                 ActingUser, jobs::retry;
-    POST   "/api/queue/cancel/{id}"                ActingUser, jobs::cancel;
-    GET    "/api/jobs"                             ActingUser, jobs::list;
-    GET    "/api/jobs/{id}"                        ActingUser, jobs::show;
-    PATCH  "/api/jobs/{id}"                        ActingUser, jobs::reschedule;
-    GET    "/api/jobs/{id}/stream"                 ActingUser, jobs::stream::stream;
+    POST   "/api/queue/media"                      ActingUser, jobs::submit .api();
+    POST   "/api/queue/media/batch"                ActingUser, jobs::batch::submit          .bulk().api();
+    POST   "/api/queue/retry/{id}"                 ActingUser, jobs::retry .api();
+    POST   "/api/queue/cancel/{id}"                ActingUser, jobs::cancel .api();
+    GET    "/api/jobs"                             ActingUser, jobs::list .api();
+    GET    "/api/jobs/{id}"                        ActingUser, jobs::show .api();
+    PATCH  "/api/jobs/{id}"                        ActingUser, jobs::reschedule .api();
+    GET    "/api/jobs/{id}/stream"                 ActingUser, jobs::stream::stream .api();
     POST   "/api/jobs/{id}/ticket"                 User, jobs::stream::ticket;
-    POST   "/api/media/verify-mark"                ActingUser, marks::verify;
+    POST   "/api/media/verify-mark"                ActingUser, marks::verify .api();
     POST   "/api/worker/claim"                     Server(WorksOnJobs), workers::claim;
     POST   "/api/worker/report"                    Server(WorksOnJobs), workers::bulk_report::report  .bulk();
     POST   "/api/worker/jobs/{id}/heartbeat"       Server(WorksOnJobs), workers::heartbeat;
@@ -256,24 +283,24 @@ pub static API: &[Endpoint] = routes! {
     POST   "/api/worker/jobs/{id}/fail"            Server(WorksOnJobs), workers::fail;
     POST   "/api/worker/jobs/{id}/release"         Server(WorksOnJobs), workers::release;
 
-    POST   "/api/captions/generate"                ActingUser, captions::generate;
-    GET    "/api/captions"                         ActingUser, captions::list;
-    POST   "/api/genie/stream-chat"                ActingUser, chats::ask;
-    GET    "/api/genie/turns/{turn}/stream"        ActingUser, chats::resume;
-    DELETE "/api/genie/turns/{turn}"               ActingUser, chats::stop;
-    GET    "/api/genie/sessions"                   ActingUser, chats::sessions;
-    PATCH  "/api/genie/sessions/{session}"         ActingUser, chats::rename;
-    DELETE "/api/genie/sessions/{session}"         ActingUser, chats::delete;
-    GET    "/api/genie/sessions/{session}/messages" ActingUser, chats::messages;
-    POST   "/api/genie/agui"                       ActingUser, agui::run                    .bulk();
-    POST   "/v1/chat/completions"                  ActingUser, openai::complete             .bulk();
-    GET    "/v1/models"                            ActingUser, openai::models;
-    GET    "/v1/models/{id}"                       ActingUser, openai::model;
-    GET    "/api/usage"                            ActingUser, usage::show;
-    POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original();
+    POST   "/api/captions/generate"                ActingUser, captions::generate .api();
+    GET    "/api/captions"                         ActingUser, captions::list .api();
+    POST   "/api/genie/stream-chat"                ActingUser, chats::ask .chat();
+    GET    "/api/genie/turns/{turn}/stream"        ActingUser, chats::resume .chat();
+    DELETE "/api/genie/turns/{turn}"               ActingUser, chats::stop .chat();
+    GET    "/api/genie/sessions"                   ActingUser, chats::sessions .chat();
+    PATCH  "/api/genie/sessions/{session}"         ActingUser, chats::rename .chat();
+    DELETE "/api/genie/sessions/{session}"         ActingUser, chats::delete .chat();
+    GET    "/api/genie/sessions/{session}/messages" ActingUser, chats::messages .chat();
+    POST   "/api/genie/agui"                       ActingUser, agui::run                    .bulk().chat();
+    POST   "/v1/chat/completions"                  ActingUser, openai::complete             .bulk().chat();
+    GET    "/v1/models"                            ActingUser, openai::models .chat();
+    GET    "/v1/models/{id}"                       ActingUser, openai::model .chat();
+    GET    "/api/usage"                            ActingUser, usage::show .api();
+    POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original().api();
 
     GET    "/api/events"                           Operator(ReadsEvents), events::all;
-    GET    "/api/me/events"                        ActingUser, events::mine;
+    GET    "/api/me/events"                        ActingUser, events::mine .api();
     GET    "/healthz"                              Public, health::alive                    .uncounted();
     GET    "/readyz"                               Public, health::ready                    .uncounted();
     GET    "/api/openapi.json"                     Public, openapi::document;
@@ -329,6 +356,7 @@ pub fn rules() -> RouteRules {
         is_uncounted: !endpoint.is_counted,
         is_original: endpoint.is_original,
         is_bulk: endpoint.is_bulk,
+        own_key: endpoint.own_key,
     };
     all()
         .map(|endpoint| (endpoint.path, rule(endpoint)))
@@ -351,6 +379,31 @@ mod tests {
             assert!(all().any(|route| route.path == busy), "{busy}");
             assert!(!busy.contains('{'), "{busy}");
         }
+    }
+
+    /// A new route has to say which of a user's own keys open it.
+    #[test]
+    fn a_route_that_others_may_use_for_a_user_says_which_keys_open_it() {
+        let mut by_path = std::collections::BTreeMap::new();
+        let mut seen = 0;
+        for route in all() {
+            let of = format!("{} {}", route.method, route.path);
+            let is_for_programs = matches!(
+                route.access,
+                RouteAccess::ActingUser | RouteAccess::UserOrServer(_)
+            );
+            assert_eq!(
+                route.own_key.is_some(),
+                is_for_programs,
+                "{of}: note `.api()`, `.chat()` or `.mcp()`, or close the route to keys by `User`"
+            );
+            if let Some(scope) = route.own_key {
+                let others = by_path.entry(route.path).or_insert(scope);
+                assert_eq!(*others, scope, "{of}: the methods of a path have one scope");
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "{seen} routes for keys");
     }
 
     /// With a Directus the built-in passwords, logins and second factors do not exist, so none of their handlers may

@@ -1,11 +1,14 @@
-//! Service keys (docs/api.md, Service keys): administrators make and revoke them. Each is shown once.
+//! Service keys (docs/api.md, Service keys): administrators make and revoke them, and keys of users, too. Each is shown
+//! once.
 
 use actix_web::web::{Data, Path};
+use genie_actors::Caller;
 use genie_events::{
-    ServiceKeyId, Timestamp,
+    ServiceKeyId, Timestamp, UserId,
+    api_key::ApiScope,
     service_key::{Scope, ServiceKeyGrant},
 };
-use genie_log::pages::Paged;
+use genie_log::{KeyKind, pages::Paged};
 use genie_projections::service_keys::ServiceKeyRow;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,7 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     http::{
+        api_keys,
         body::Body,
         caller::AdminCaller,
         error::ApiError,
@@ -31,8 +35,12 @@ pub struct ServiceKeyRequest {
     /// A name for the list, 1 to 100 characters.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
-    #[schema(value_type = Vec<words::Scope>, min_items = 1)]
+    /// Of a service key; or, with `user_id`, of a user's own key: `api`, `chat`, `mcp`.
+    #[schema(value_type = Vec<words::KeyScope>, min_items = 1)]
     scopes: Vec<String>,
+    /// Makes a key of this user's own, for a program that acts for the user.
+    #[schema(value_type = Option<Uuid>)]
+    user_id: Option<UserId>,
     /// A time in the future, RFC 3339 with any offset. Without it the key does not expire.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
@@ -43,16 +51,21 @@ pub struct ServiceKeyRequest {
 pub struct ServiceKeyAnswer {
     /// Facts and revocations name the key by this id.
     id: String,
-    name: String,
-    #[schema(value_type = Vec<words::Scope>)]
+    /// The user whose own key it is; null for a service key.
+    #[schema(required, value_type = Option<Uuid>)]
+    user_id: Option<UserId>,
+    /// Null in the list for a user's own key: only the user sees that name.
+    #[schema(required)]
+    name: Option<String>,
+    #[schema(value_type = Vec<words::KeyScope>)]
     scopes: Vec<String>,
     #[schema(required)]
     expires_at: Option<Time>,
     created_at: Time,
-    /// The administrator who made the key.
+    /// The administrator who made the key, or the user.
     #[schema(required, format = Uuid)]
     created_by: Option<String>,
-    /// Null until the key is revoked.
+    /// Null until the key is revoked. A revoked key of a user's own leaves the list.
     #[schema(required)]
     revoked_at: Option<Time>,
 }
@@ -61,6 +74,7 @@ impl From<&ServiceKeyRow> for ServiceKeyAnswer {
     fn from(row: &ServiceKeyRow) -> Self {
         Self {
             id: row.id.clone(),
+            user_id: row.user,
             name: row.name.clone(),
             scopes: row.scopes.clone(),
             expires_at: row.expires_at.map(Time::from),
@@ -85,6 +99,15 @@ pub struct RevokedServiceKey {
     revoked: bool,
 }
 
+impl RevokedServiceKey {
+    pub fn of(id: &ServiceKeyId) -> Self {
+        Self {
+            id: id.to_string(),
+            revoked: true,
+        }
+    }
+}
+
 impl ServiceKeyRequest {
     fn read(self, now: Timestamp) -> Result<ServiceKeyGrant, ApiError> {
         let scopes: Option<Vec<Scope>> =
@@ -95,13 +118,18 @@ impl ServiceKeyRequest {
                 "`scopes` must be a list of: {all}"
             )));
         };
-        let moment = |text: String| {
-            Timestamp::parse_rfc3339(&text)
-                .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))
-        };
-        let expires_at = self.expires_at.map(moment).transpose()?;
+        let expires_at = end(self.expires_at)?;
         Ok(ServiceKeyGrant::new(&self.name, scopes, expires_at, now)?)
     }
+}
+
+/// The end of a key, from a body.
+pub fn end(expires_at: Option<String>) -> Result<Option<Timestamp>, ApiError> {
+    let moment = |text: String| {
+        Timestamp::parse_rfc3339(&text)
+            .ok_or_else(|| ApiError::field("`expires_at` must be an RFC 3339 time"))
+    };
+    expires_at.map(moment).transpose()
 }
 
 /// `POST /api/admin/service-keys`. The key is shown this once: only its hash is kept.
@@ -110,6 +138,9 @@ pub async fn create(
     AdminCaller(caller): AdminCaller,
     Body(body): Body<ServiceKeyRequest>,
 ) -> Result<Written<MadeServiceKey>, ApiError> {
+    if let Some(user) = body.user_id {
+        return create_for_user(&app, &caller, user, body).await;
+    }
     let now = app.log.clock().now();
     let wanted = body.read(now)?;
     let made = app
@@ -119,8 +150,36 @@ pub async fn create(
         .await?;
     let about = ServiceKeyAnswer {
         id: made.id.to_string(),
-        name: wanted.name,
+        user_id: None,
+        name: Some(wanted.name),
         scopes: wanted.scopes.iter().map(Scope::to_string).collect(),
+        expires_at: wanted.expires_at.map(Time::from),
+        created_at: now.into(),
+        created_by: caller.user_id().map(|user| user.to_string()),
+        revoked_at: None,
+    };
+    let key = made.key.expose_secret().to_owned();
+    Ok(Written(MadeServiceKey { key, about }, made.position))
+}
+
+async fn create_for_user(
+    app: &App,
+    caller: &Caller,
+    user: UserId,
+    body: ServiceKeyRequest,
+) -> Result<Written<MadeServiceKey>, ApiError> {
+    let now = app.log.clock().now();
+    let wanted = api_keys::grant(&body.name, &body.scopes, body.expires_at, now)?;
+    let made = app
+        .write
+        .api_keys
+        .make(user, wanted.clone(), caller.metadata())
+        .await?;
+    let about = ServiceKeyAnswer {
+        id: made.id.to_string(),
+        user_id: Some(user),
+        name: Some(wanted.key_name),
+        scopes: wanted.scopes.iter().map(ApiScope::to_string).collect(),
         expires_at: wanted.expires_at.map(Time::from),
         created_at: now.into(),
         created_by: caller.user_id().map(|user| user.to_string()),
@@ -160,11 +219,10 @@ pub async fn revoke(
 ) -> Result<Written<RevokedServiceKey>, ApiError> {
     let asking = idempotency_key.asking(&app, &caller)?;
     let id: ServiceKeyId = id.parse().map_err(|_| ApiError::NotFound("service key"))?;
-    let position = app.write.service_keys.revoke(&id, asking).await?;
-    app.callers.drop_service_key(&id);
-    let key = RevokedServiceKey {
-        id: id.to_string(),
-        revoked: true,
+    let position = match app.log.lookups().key_kind(id).await? {
+        Some(KeyKind::OfUser(user)) => app.write.api_keys.revoke(user, id, asking).await?,
+        _ => app.write.service_keys.revoke(&id, asking).await?,
     };
-    Ok(Written(key, position))
+    app.callers.drop_key(&id);
+    Ok(Written(RevokedServiceKey::of(&id), position))
 }

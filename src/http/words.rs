@@ -3,6 +3,7 @@
 use genie_events::{
     CallerKind, Event, Timestamp,
     account::Onboarding,
+    api_key,
     caption::Platform,
     credential::CredentialKind,
     job_operation::{self, QUEUES},
@@ -58,6 +59,12 @@ const DIRECTUS_CODES: [&str; 11] = [
     "SERVICE_UNAVAILABLE",
     "INTERNAL_SERVER_ERROR",
 ];
+
+fn key_scopes() -> Vec<&'static str> {
+    let of_users = api_key::ApiScope::ALL.map(api_key::ApiScope::as_str);
+    let of_servers = service_key::Scope::ALL.map(service_key::Scope::as_str);
+    [&of_servers[..], &of_users[..]].concat()
+}
 
 /// A time in an answer: RFC 3339 UTC with milliseconds.
 #[derive(Clone, Copy)]
@@ -175,10 +182,13 @@ words! {
     /// A connected platform, a name and password or cookies to download with, or a browser's session.
     KindOfCredential = CredentialKind::ALL.map(CredentialKind::as_str);
     DownloadKind = ["password", "cookies"];
+    /// The rights of a user's own key. `chat`: the chats. `mcp`: the tools for agents. `api`: these and everything else
+    /// that the user may do, but credentials, keys, logins, passwords, forgetting and administrating.
+    ApiScope = api_key::ApiScope::ALL.map(api_key::ApiScope::as_str);
     /// A service key's rights. `events:read`: the feed without personal fields. `events:read:personal`: the feed with
     /// them. `jobs:work`: the workers' routes, and the credentials of the owner of a job that the key holds.
-    /// `audit:read`: proofs. `credentials:reveal`: everybody's credentials.
-    Scope = service_key::Scope::ALL.map(service_key::Scope::as_str);
+    /// `audit:read`: proofs. `credentials:reveal`: everybody's credentials. The last three are those of a user's own key.
+    KeyScope = key_scopes();
     DirectusCode = DIRECTUS_CODES;
     Mood = ["thinking", "focused", "idle", "error"];
     EventType = Event::all_types();

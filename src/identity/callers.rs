@@ -17,11 +17,12 @@ use std::{
     time::Duration,
 };
 
-use genie_actors::{WriteError, service_keys::ServiceKeys, users::Users};
+use genie_actors::{WriteError, api_keys::ApiKeys, service_keys::ServiceKeys, users::Users};
 use genie_events::{
-    ServiceKeyId, StreamId, StreamKind, UserId, account::Account, service_key::ServiceKey,
+    ServiceKeyId, StreamId, StreamKind, UserId, account::Account, api_key::ApiKeyGrant,
+    service_key::ServiceKey,
 };
-use genie_log::{Log, LogError, StoredRow, follow::HeadSeen, load_users::Waking};
+use genie_log::{KeyKind, Log, LogError, StoredRow, follow::HeadSeen, load_users::Waking};
 use genie_projections::{ReadSide, accounts::AccountRow};
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -45,14 +46,27 @@ struct Inner {
     reads: ReadSide,
     users: Users,
     service_keys: ServiceKeys,
+    api_keys: ApiKeys,
     accounts: Cache<UserId, Arc<KnownCaller>>,
-    keys: Cache<ServiceKeyId, Arc<ServiceKey>>,
+    keys: Cache<ServiceKeyId, Arc<KnownKey>>,
     /// Raised before anything is dropped. What was read from the store before is not kept.
     drops: AtomicU64,
     /// The log's position that the memory has seen.
     position: AtomicU64,
     /// The memory held everything that was in the log at that moment; `None` before the first.
     current_at: Mutex<Option<Instant>>,
+}
+
+/// A key that was made.
+#[derive(Debug)]
+pub enum KnownKey {
+    /// It may be revoked or have expired.
+    Service(ServiceKey),
+    /// A user's own; without a grant it was revoked. Its user may be unable to act.
+    OfUser {
+        user: UserId,
+        grant: Option<ApiKeyGrant>,
+    },
 }
 
 struct KnownCaller {
@@ -83,6 +97,7 @@ impl KnownCaller {
 
 impl Callers {
     pub fn new(log: Log, reads: ReadSide, users: Users, service_keys: ServiceKeys) -> Self {
+        let api_keys = ApiKeys::new(log.clone(), users.clone());
         let accounts = Cache::builder()
             .max_capacity(MAX_ACCOUNT_BYTES)
             .weigher(|_, known: &Arc<KnownCaller>| known.bytes())
@@ -93,6 +108,7 @@ impl Callers {
             reads,
             users,
             service_keys,
+            api_keys,
             accounts,
             keys: Cache::new(MAX_KEYS),
             drops: AtomicU64::new(0),
@@ -135,11 +151,11 @@ impl Callers {
         Ok(known.map(|known| Arc::clone(&known.account)))
     }
 
-    /// A service key that was made; `None` for any other. It may be revoked or have expired.
-    pub async fn service_key(
+    /// A key that was made; `None` for any other.
+    pub async fn key(
         &self,
         key: &str,
-    ) -> Result<Option<(ServiceKeyId, Arc<ServiceKey>)>, WriteError> {
+    ) -> Result<Option<(ServiceKeyId, Arc<KnownKey>)>, WriteError> {
         let Some(id) = self.0.service_keys.id_of(key) else {
             return Ok(None);
         };
@@ -149,7 +165,7 @@ impl Callers {
             return Ok(Some((id, state)));
         }
         let drops = self.0.drops.load(Ordering::SeqCst);
-        let Some(state) = self.0.service_keys.find(&id).await?.map(Arc::new) else {
+        let Some(state) = self.find_key(&id).await?.map(Arc::new) else {
             return Ok(None);
         };
         self.0.keys.insert(id, Arc::clone(&state));
@@ -159,8 +175,25 @@ impl Callers {
         Ok(Some((id, state)))
     }
 
+    async fn find_key(&self, id: &ServiceKeyId) -> Result<Option<KnownKey>, WriteError> {
+        let Inner {
+            log,
+            service_keys,
+            api_keys,
+            ..
+        } = &*self.0;
+        Ok(match log.lookups().key_kind(*id).await? {
+            None => None,
+            Some(KeyKind::Service) => service_keys.find(id).await?.map(KnownKey::Service),
+            Some(KeyKind::OfUser(user)) => {
+                let grant = api_keys.find(user, id).await?;
+                Some(KnownKey::OfUser { user, grant })
+            }
+        })
+    }
+
     /// Call this after a key was changed on this server, which need not wait for its own follower.
-    pub fn drop_service_key(&self, id: &ServiceKeyId) {
+    pub fn drop_key(&self, id: &ServiceKeyId) {
         self.0.drops.fetch_add(1, Ordering::SeqCst);
         self.0.keys.invalidate(id);
     }
@@ -242,6 +275,7 @@ impl Callers {
             .map(|row| UserId(row.owner))
             .collect();
         let keys: HashSet<ServiceKeyId> = of_kind(StreamKind::ServiceKey)
+            .chain(of_kind(StreamKind::ApiKey))
             .map(|row| ServiceKeyId(row.stream))
             .collect();
         if users.is_empty() && keys.is_empty() {

@@ -21,6 +21,7 @@ mod until;
 mod account_export;
 mod accounts;
 mod agui;
+mod api_keys;
 mod arrows;
 mod audit;
 mod bad_input;

@@ -49,6 +49,7 @@ impl Replay {
             | Event::Email(_)
             | Event::Invite(_)
             | Event::ServiceKey(_)
+            | Event::ApiKey(_)
             | Event::File(_)
             | Event::Access(_) => {}
             Event::Usage(UsageEvent::Counted {

@@ -123,6 +123,6 @@ pub use keys::{MasterKeys, UserKeys};
 pub use load_users::UserStates;
 pub use log::{Append, Keys, Log, Opened, Settings};
 pub use merkle_proof::Proofs;
-pub use read::{LogReader, Lookups};
+pub use read::{KeyKind, LogReader, Lookups};
 pub use secrets::VaultDoor;
 pub use stored_row::{DigestCheck, Fact, FactBody, StoredRow};

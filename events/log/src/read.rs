@@ -28,7 +28,7 @@ mod row_pages;
 /// Streams, backwards from their newest event.
 mod stream_pages;
 
-pub use lookups::Lookups;
+pub use lookups::{KeyKind, Lookups};
 pub use row_pages::Shown;
 pub(crate) use row_pages::read_rows;
 

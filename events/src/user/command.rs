@@ -1,10 +1,11 @@
 use crate::{
     account::{AccountCommand, Onboarding},
+    api_key::ApiKeyGrant,
     caption::{Brief, WrittenCaption},
     chat::{ChatCommand, Failure},
     credential::{CredentialKind, RefusedFor, SealedSecret},
     file::{NewFile, RemovedBecause},
-    ids::{BlobId, CaptionId, CredentialId, JobId, SessionId},
+    ids::{BlobId, CaptionId, CredentialId, JobId, ServiceKeyId, SessionId},
     job::{JobCommand, JobSpec},
     platform_name::PlatformName,
     tier::Counter,
@@ -84,6 +85,9 @@ pub enum UserCommand {
     /// Makes whole bytes a file of the user.
     StoreFile(BlobId, NewFile),
     RemoveFile(BlobId, RemovedBecause),
+    /// Makes a key of the user's own, whose hash is this.
+    CreateApiKey(ServiceKeyId, ApiKeyGrant),
+    RevokeApiKey(ServiceKeyId),
     /// Counts work that was done elsewhere. Counters that genie counts itself are not changed.
     CountUsage {
         counter: Counter,
@@ -115,16 +119,20 @@ impl UserCommand {
             | Self::RefuseCredential { credential, .. }
             | Self::RemoveCredential(credential) => Some(Recall::Credential(*credential)),
             Self::StoreFile(file, _) | Self::RemoveFile(file, _) => Some(Recall::File(*file)),
+            Self::RevokeApiKey(key) => Some(Recall::ApiKey(*key)),
             _ => None,
         }
     }
 
-    /// A refused reveal is a fact even of a suspended user, and an import must lose nothing of
-    /// such a user.
+    /// A refused reveal is a fact even of a suspended user, an import must lose nothing of such a
+    /// user, and a key must not open again with its user.
     pub(super) fn needs_an_active_user(&self) -> bool {
         let is_for_anybody = matches!(
             self,
-            Self::Account(_) | Self::RefuseCredential { .. } | Self::ImportCredential { .. }
+            Self::Account(_)
+                | Self::RefuseCredential { .. }
+                | Self::ImportCredential { .. }
+                | Self::RevokeApiKey(_)
         );
         !is_for_anybody && !self.is_an_ending()
     }

@@ -64,6 +64,7 @@ impl User {
             captions: HashMap::new(),
             files: self.files,
             files_of_left_out: HashMap::new(),
+            api_keys: HashMap::new(),
             recalled_file: None,
             removed_files: HashSet::new(),
             sequences: own

@@ -18,13 +18,14 @@ const DAY_SECONDS: i64 = 86_400;
 /// Types that are never refused and never counted: endings of what was begun, reveals, and whatever
 /// protects an account. Each of them needs an earlier fact that counts, or a right that the user
 /// does not have.
-const FREE: [&str; 20] = [
+const FREE: [&str; 21] = [
     "account.forget_requested",
     "account.forget_withdrawn",
     "account.forgotten",
     "account.session_ended",
     "account.session_reuse_detected",
     "account.sessions_ended",
+    "api_key.revoked",
     "caption.completed",
     "caption.failed",
     "chat.answered",

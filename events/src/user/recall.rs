@@ -9,7 +9,7 @@ use crate::{
     chat::Chat,
     credential::{Credential, CredentialEvent},
     file::File,
-    ids::{BlobId, CaptionId, CredentialId, JobId, SessionId, StreamId, StreamKind},
+    ids::{BlobId, CaptionId, CredentialId, JobId, ServiceKeyId, SessionId, StreamId, StreamKind},
     job::{Job, JobEvent},
 };
 
@@ -26,6 +26,8 @@ pub enum Recall {
     File(BlobId),
     /// A file that a new job names. Whether it is gone is all that matters.
     NamedFile(BlobId),
+    /// A revoked key of the user's own. That it has events says that it was there.
+    ApiKey(ServiceKeyId),
 }
 
 impl Recall {
@@ -34,6 +36,7 @@ impl Recall {
             Self::Job(job) => StreamId::new(StreamKind::Job, job),
             Self::Session(session) => StreamId::new(StreamKind::Chat, session),
             Self::Credential(credential) => StreamId::new(StreamKind::Credential, credential),
+            Self::ApiKey(key) => StreamId::new(StreamKind::ApiKey, key),
             Self::File(file) | Self::NamedFile(file) => StreamId::new(StreamKind::File, file),
         }
     }
@@ -143,6 +146,7 @@ impl User {
                 let session = SessionId(stream.id);
                 remove_if(&mut self.chats, &session, Chat::is_idle)
             }
+            StreamKind::ApiKey => !self.api_keys.contains_key(&ServiceKeyId(stream.id)),
             StreamKind::File => true,
             _ => false,
         };

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     Limits, RefusalKind,
     account::{Onboarding, Registration},
+    api_key::{ApiScope, MAX_KEYS},
     caption::{Brief, Length, Platform, WrittenCaption},
     chat::{ChatCommand, Failure, TurnAnswer, TurnMetrics, TurnOutcome},
     credential::{CredentialEvent, RefusedFor, SealedSecret},
@@ -687,6 +688,31 @@ fn a_snapshot_reads_back_as_the_same_user() {
     assert_eq!(User::from_snapshot(b"{}"), None);
 }
 
+#[test]
+fn a_user_has_a_bounded_number_of_keys_and_a_revoked_one_leaves_the_state() {
+    let mut ada = ada();
+    let key = |n: usize| ServiceKeyId(id(1000 + n as u128));
+    let grant = ApiKeyGrant::new("bot", vec![ApiScope::Api], None, NOW).unwrap();
+    let create = |n: usize| UserCommand::CreateApiKey(key(n), grant.clone());
+    for n in 0..MAX_KEYS {
+        assert_eq!(ask(&mut ada, create(n)), Ok(1));
+    }
+    let refused = ask(&mut ada, create(MAX_KEYS)).unwrap_err();
+    assert_eq!(refused.code, "too_many_keys");
+
+    let revoke = |n: usize| UserCommand::RevokeApiKey(key(n));
+    assert_eq!(revoke(0).recall(), Some(Recall::ApiKey(key(0))));
+    assert_eq!(ask(&mut ada, revoke(0)), Ok(1));
+    assert_eq!(ada.api_key(&key(0)), None);
+    assert!(!ada.holds(&Recall::ApiKey(key(0))));
+    ada.recall_stream(&Recall::ApiKey(key(0)), 2, "api_key.revoked");
+    assert_eq!(ask(&mut ada, revoke(0)), Ok(0), "revoked before");
+    ada.drop_recalled(&Recall::ApiKey(key(0)));
+    assert!(!ada.holds(&Recall::ApiKey(key(0))));
+    assert_eq!(ask(&mut ada, revoke(900)).unwrap_err().code, "not_found");
+    assert_eq!(ask(&mut ada, create(MAX_KEYS)), Ok(1), "there is room again");
+}
+
 /// If this fails, the content of snapshots has changed: raise `snapshot::VERSION` and put the new
 /// text here.
 #[test]
@@ -699,7 +725,7 @@ fn the_shape_of_a_snapshot_has_a_version() {
     let kept = include_str!("snapshot.json");
     assert_eq!(
         (snapshot::VERSION, json),
-        (9, serde_json::from_str(kept).unwrap())
+        (10, serde_json::from_str(kept).unwrap())
     );
 }
 

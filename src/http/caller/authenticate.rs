@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, http::header::AUTHORIZATION, web::Data};
 use genie_actors::{Caller, service_keys};
-use genie_events::UserId;
+use genie_events::{ServiceKeyId, UserId, api_key::ApiScope};
 use genie_log::load_users::Waking;
 use genie_projections::accounts::AccountRow;
 use secrecy::ExposeSecret;
@@ -12,11 +12,12 @@ use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{ActingUser, NOT_FOR_USERS, UserCaller};
+use super::{ActingUser, NOT_FOR_OWN_KEYS, NOT_FOR_USERS, UserCaller};
 use crate::{
     app::App,
     http::{admission, directus, error::ApiError, request, route_rules},
     identity::{
+        callers::KnownKey,
         impersonation,
         secret_limiter::{SecretKind, ShownSecret, StoppedSecret},
         signature::BadToken,
@@ -33,6 +34,26 @@ pub enum TokenHolder {
     /// An administrator who acts for the user of this account.
     Impersonator(ActingUser),
     ServiceKey(Caller),
+    /// A program with a key of the user's own.
+    OwnKey(OwnKeyHolder),
+}
+
+/// The holder of a user's own key, whose scopes are not yet held against the route.
+pub struct OwnKeyHolder {
+    user: ActingUser,
+    scopes: Vec<ApiScope>,
+}
+
+impl OwnKeyHolder {
+    /// The user whom the key stands for, if one of its scopes opens the route of the request.
+    pub fn on_route(self, request: &HttpRequest) -> Result<ActingUser, ApiError> {
+        let rule = route_rules::of(request);
+        let wanted = rule.and_then(|rule| rule.own_key).ok_or(NOT_FOR_OWN_KEYS)?;
+        if self.scopes.contains(&wanted) || self.scopes.contains(&ApiScope::Api) {
+            return Ok(self.user);
+        }
+        Err(ApiError::ScopeNeeded(wanted.as_str()))
+    }
 }
 
 pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
@@ -70,9 +91,7 @@ pub async fn token_holder(request: &HttpRequest) -> Result<TokenHolder, ApiError
     let app = app(request)?;
     let token = token(request)?.ok_or(ApiError::NoCaller)?;
     if is_service_key(token) {
-        return service_key(&app, request, token)
-            .await
-            .map(TokenHolder::ServiceKey);
+        return key_holder(&app, request, token).await;
     }
     // Nearly every token is an access token, so impersonations are tried after genie's own.
     let access = match &app.directus {
@@ -198,14 +217,26 @@ pub async fn still_administers(app: &App, user: UserId) -> Result<(), ApiError> 
     Err(NOT_FOR_USERS)
 }
 
-pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<Caller, ApiError> {
+/// The service key of a server; `None` for a key of a user's own.
+pub async fn service_key(
+    app: &App,
+    request: &HttpRequest,
+    key: &str,
+) -> Result<Option<Caller>, ApiError> {
+    match key_holder(app, request, key).await? {
+        TokenHolder::ServiceKey(caller) => Ok(Some(caller)),
+        _ => Ok(None),
+    }
+}
+
+async fn key_holder(app: &App, request: &HttpRequest, key: &str) -> Result<TokenHolder, ApiError> {
     let shown = app.secret_limiter.shown(
         SecretKind::ServiceKey,
         request::client_address(request),
         key.as_bytes(),
     );
     may_be_right(app, &shown)?;
-    let (id, state) = match app.callers.service_key(key).await? {
+    let (id, known) = match app.callers.key(key).await? {
         Some(found) => found,
         None => {
             app.secret_limiter.was_wrong(shown, Instant::now());
@@ -214,14 +245,38 @@ pub async fn service_key(app: &App, request: &HttpRequest, key: &str) -> Result<
     };
     app.secret_limiter.was_right(shown);
     request::log_key(&id.to_string());
-    let key = state
-        .opens(app.log.clock().now())
-        .ok_or(ApiError::NoCaller)?;
-    Ok(Caller::service_key(
-        id,
-        key.scopes.clone(),
-        request::current_id(),
-    ))
+    let now = app.log.clock().now();
+    match &*known {
+        KnownKey::Service(state) => {
+            let key = state.opens(now).ok_or(ApiError::NoCaller)?;
+            let scopes = key.scopes.clone();
+            let caller = Caller::service_key(id, scopes, request::current_id());
+            Ok(TokenHolder::ServiceKey(caller))
+        }
+        KnownKey::OfUser { user, grant } => {
+            let grant = grant.as_ref().filter(|grant| grant.is_open(now));
+            let scopes = grant.ok_or(ApiError::NoCaller)?.scopes.clone();
+            let user = user_of_key(app, request, *user, id).await?;
+            Ok(TokenHolder::OwnKey(OwnKeyHolder { user, scopes }))
+        }
+    }
+}
+
+/// The user of a user's own key, who must be able to act.
+async fn user_of_key(
+    app: &App,
+    request: &HttpRequest,
+    user: UserId,
+    key: ServiceKeyId,
+) -> Result<ActingUser, ApiError> {
+    let account = account_of(app, user, ACCOUNT_WAIT).await?;
+    let account = account.ok_or(ApiError::NoCaller)?;
+    directus::expect_unchanged(app, request, &account).await?;
+    let user = user_of_account(app, request, account, None)?;
+    Ok(ActingUser {
+        caller: Caller::own_key(user.account.user, key, request::current_id()),
+        account: user.account,
+    })
 }
 
 /// Counts a token that its issuer did not make. `refusal` is the answer to the first of them.

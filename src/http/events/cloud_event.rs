@@ -18,6 +18,10 @@ use crate::http::words::{self, ApplicationJson, CloudEvents1, Genie, Time, True}
     "caller": "user", "requestid": "0192d4e5-504f-73dc-9c27-27d54ab4189c",
 })))]
 pub struct CloudEvent {
+    /// The program that acted for the user by MCP, as it names itself; a keyed hash of a name that genie does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub agent: Option<String>,
     /// The kind of caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = words::CallerWord, required = false)]
@@ -26,6 +30,10 @@ pub struct CloudEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub callerid: Option<String>,
+    /// The id of the user's own key with which a program acted for the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub callerkey: Option<String>,
     /// The cursor after this event.
     pub cursor: String,
     /// Present, and true, when the row cannot be trusted.
@@ -101,8 +109,10 @@ mod tests {
 
     fn bare() -> CloudEvent {
         CloudEvent {
+            agent: None,
             caller: None,
             callerid: None,
+            callerkey: None,
             cursor: "c".into(),
             damaged: None,
             data: None,
@@ -140,8 +150,10 @@ mod tests {
             format!(r#"{{"cursor":"c","damaged":true,"data":null,{begin},{id},{end}}}"#)
         );
         let whole = CloudEvent {
+            agent: Some("claude-code".into()),
             caller: Some("impersonator"),
             callerid: Some("a".into()),
+            callerkey: Some("k".into()),
             data: Some(Map::new()),
             forgotten: Some(True),
             onbehalfof: Some("b".into()),
@@ -153,7 +165,7 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&whole).unwrap(),
             format!(
-                r#"{{"caller":"impersonator","callerid":"a","cursor":"c","data":{{}},{begin},"forgotten":true,{id},"onbehalfof":"b","requestid":"r",{end},"userid":"b","userseq":10}}"#
+                r#"{{"agent":"claude-code","caller":"impersonator","callerid":"a","callerkey":"k","cursor":"c","data":{{}},{begin},"forgotten":true,{id},"onbehalfof":"b","requestid":"r",{end},"userid":"b","userseq":10}}"#
             )
         );
     }

@@ -104,8 +104,8 @@ async fn ask_directus(
     let Some(directus) = app.directus.as_ref().filter(|_| !elsewhere.is_empty()) else {
         return Ok(());
     };
-    if user.caller.is_impersonator() {
-        // Directus does not know this token, so it cannot say what the user may read.
+    if !user.caller.shows_user_token() {
+        // Directus does not know this token or key, so it cannot say what the user may read.
         return Ok(());
     }
     let token = caller::token(request)?.ok_or(ApiError::NoCaller)?;

@@ -9,6 +9,7 @@ const REFUSALS: &str = include_str!("refusals.md");
 
 const USER_TOKEN: &str = "The access token of a login, good for 15 minutes, or the token of an impersonation, which is 403 for credentials and for administrators' routes. A request carries one token, in the header: two are 400 `two_tokens`.";
 const SERVICE_KEY: &str = "A service key, made by an administrator. Without the scope it is 403 `scope_needed`, and `error` names the scope.";
+const USER_KEY: &str = "A user's own key, for a program that acts for the user: `POST /api/me/keys`. Each route names the scope that opens it, and `api` does so, too. It is 401 once it is revoked, has expired, or its user may not act.";
 const SHARED_SECRET: &str = "The server's `RBAC_SYNC_WEBHOOK_SECRET`, for servers and workers. On routes that take a token, too, this header goes first. With `SHARED_SECRET_ROUTES=original` it opens only the routes that the original opened to it; elsewhere it is 403.";
 
 pub fn security_schemes() -> Value {
@@ -16,6 +17,7 @@ pub fn security_schemes() -> Value {
     json!({
         "userToken": SecurityScheme::Http(bearer("JWT", USER_TOKEN)),
         "serviceKey": SecurityScheme::Http(bearer("gk_", SERVICE_KEY)),
+        "userKey": SecurityScheme::Http(bearer("gk_", USER_KEY)),
         "sharedSecret": SecurityScheme::ApiKey(ApiKey::Header(secret)),
     })
 }

@@ -174,7 +174,7 @@ fn operation(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {
         "operationId": prose.operation_id,
         "tags": [prose.tag],
         "summary": prose.summary,
-        "security": security(route.access),
+        "security": security(route),
         "responses": responses(route, prose, told),
     });
     if !description.is_empty() {
@@ -230,7 +230,7 @@ fn path_parameters<'a>(route: &Endpoint, prose: &'a Prose) -> impl Iterator<Item
 }
 
 /// Each of these alone opens the route.
-fn security(access: RouteAccess) -> Value {
+fn security(route: &Endpoint) -> Value {
     let user = json!({"userToken": []});
     let secret = json!({"sharedSecret": []});
     let key = json!({"serviceKey": []});
@@ -240,7 +240,7 @@ fn security(access: RouteAccess) -> Value {
         }
         ways
     };
-    Value::Array(match access {
+    let mut ways = match route.access {
         RouteAccess::Public => vec![],
         RouteAccess::PublicByDefault => vec![json!({}), user, secret, key],
         RouteAccess::User | RouteAccess::ActingUser | RouteAccess::Admin => vec![user],
@@ -249,7 +249,13 @@ fn security(access: RouteAccess) -> Value {
         RouteAccess::UserOrServer(scopes) | RouteAccess::Operator(scopes) => {
             with_key(vec![user, secret], scopes)
         }
-    })
+    };
+    ways.extend(
+        route
+            .opening_scope()
+            .map(|scope| json!({"userKey": [scope]})),
+    );
+    Value::Array(ways)
 }
 
 fn responses(route: &Endpoint, prose: &Prose, told: &Operation) -> Value {

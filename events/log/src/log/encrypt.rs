@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use genie_events::account::FORGOTTEN;
+use genie_events::{account::FORGOTTEN, known_words};
 
 use super::Log;
 use crate::{
@@ -93,6 +93,13 @@ impl Log {
         })
     }
 
+    fn shown_agent(&self, agent: &str) -> String {
+        if known_words::is_known("agent", agent) {
+            return agent.to_owned();
+        }
+        self.0.hashes.word("agent", agent)
+    }
+
     fn seal_group(
         &self,
         group: Group,
@@ -126,6 +133,7 @@ impl Log {
                 clear: fact
                     .event
                     .clear(|field, word| self.0.hashes.word(field, word)),
+                agent: metadata.agent.as_ref().map(|agent| self.shown_agent(agent)),
                 ..metadata.clone()
             };
             let mut row = StoredRow {

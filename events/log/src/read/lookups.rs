@@ -1,7 +1,10 @@
 //! Single questions that an index of the log answers.
 
-use genie_events::{CredentialId, Metadata, StreamId, StreamKind, UserId, ids::EmailId};
+use genie_events::{
+    CredentialId, Metadata, ServiceKeyId, StreamId, StreamKind, UserId, ids::EmailId,
+};
 use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
 
 use super::{PAGE, below};
 use crate::{
@@ -39,24 +42,50 @@ fn newest_first(store: &Store, condition: &str, order: &str, limit: &str) -> Str
     .text(store)
 }
 
+/// The kind of a key, by its first fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// A service key, which is the system's.
+    Service,
+    /// A user's own.
+    OfUser(UserId),
+}
+
 impl Lookups {
-    /// The owner of a credential, even of a removed one; `None` when there never was one.
-    pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
+    /// The kind of a key, even of a revoked one; `None` when there never was one with this hash.
+    pub async fn key_kind(&self, key: ServiceKeyId) -> Result<Option<KeyKind>, LogError> {
+        let Some(first) = self.first_row(key.into()).await? else {
+            return Ok(None);
+        };
+        Ok(match first.verified_stream()?.kind {
+            StreamKind::ServiceKey => Some(KeyKind::Service),
+            StreamKind::ApiKey => first.user().map(KeyKind::OfUser),
+            _ => None,
+        })
+    }
+
+    async fn first_row(&self, stored_stream: Uuid) -> Result<Option<StoredRow>, LogError> {
         let read = async move |store: Store| {
             let columns = store.columns();
             let sql = format!(
                 "SELECT {columns} FROM events WHERE stream = unhex($1, '-') AND sequence = 1"
             );
             let first = sqlx::query(&sql)
-                .bind(credential.to_string())
+                .bind(stored_stream.to_string())
                 .fetch_optional(store.reads())
                 .await?;
-            let Some(first) = first else { return Ok(None) };
-            let first = StoredRow::read(&first)?;
-            let is_credential = first.verified_stream()?.kind == StreamKind::Credential;
-            Ok(first.user().filter(|_| is_credential))
+            Ok(first.as_ref().map(StoredRow::read).transpose()?)
         };
         self.0.store().run(read).await
+    }
+
+    /// The owner of a credential, even of a removed one; `None` when there never was one.
+    pub async fn owner_of(&self, credential: CredentialId) -> Result<Option<UserId>, LogError> {
+        let Some(first) = self.first_row(credential.into()).await? else {
+            return Ok(None);
+        };
+        let is_credential = first.verified_stream()?.kind == StreamKind::Credential;
+        Ok(first.user().filter(|_| is_credential))
     }
 
     /// The rows of one of a user's credentials before a sequence, newest first: a page of at most `limit`.
