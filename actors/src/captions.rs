@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::try_join_all;
 use genie_events::{
     CaptionId, Refusal, User, UserCommand, UserId,
     caption::{Brief, Caption, CaptionEvent, WrittenCaption},
     chat::Failure,
 };
-use genie_log::{Owner, leases::LeaseKind};
+use genie_log::{Owner, Work, leases::LeaseKind};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use crate::{
 
 /// Jobs that ask for a caption.
 pub(crate) mod jobs;
+mod reply;
 pub(crate) mod task;
 mod text;
 
@@ -40,42 +42,57 @@ impl Captions {
         Self { supervisor }
     }
 
-    /// Writes a caption and waits for its end. Whatever happens to the request, the caption is written or its quota
-    /// unit is given back.
+    /// Writes so many captions and waits for their ends. Either all are counted or none. Whatever happens to the request,
+    /// each caption is written or its quota unit is given back.
     pub async fn write(
         &self,
         user: UserId,
         brief: Brief,
+        count: usize,
         context: impl Into<CommandContext>,
-    ) -> Result<CaptionEnd, WriteError> {
+    ) -> Result<Vec<CaptionEnd>, WriteError> {
         let supervisor = &self.supervisor;
-        let caption = CaptionId(supervisor.0.log.clock().new_uuid());
-        let waiter = supervisor.0.caption_waiters.add(caption);
-        let planner = self.planner(caption, user, brief);
+        let clock = supervisor.0.log.clock();
+        let new: Vec<CaptionId> = (0..count).map(|_| CaptionId(clock.new_uuid())).collect();
+        let waiters = new.iter().map(|id| supervisor.0.caption_waiters.add(*id));
+        let waiters: Vec<_> = waiters.collect();
+        let planner = self.planner(new.clone(), user, brief);
         let receipt = self
-            .plan(caption, user, context.into(), planner)
+            .plan(new.clone(), user, context.into(), planner)
             .await
             .map_err(|error| supervisor.with_retry_after(error))?;
-        let asked: CaptionId = receipt.outcome("a caption")?;
-        if asked == caption {
-            self.wait(caption, waiter).await
+        let asked: Vec<CaptionId> = receipt.outcome("captions")?;
+        if asked == new {
+            let ends = new.into_iter().zip(waiters);
+            try_join_all(ends.map(|(caption, waiter)| self.wait(caption, waiter))).await
         } else {
-            self.answer_again(user, asked).await
+            try_join_all(
+                asked
+                    .into_iter()
+                    .map(|caption| self.answer_again(user, caption)),
+            )
+            .await
         }
     }
 
-    fn planner(&self, caption: CaptionId, user: UserId, brief: Brief) -> Planner {
+    fn planner(&self, captions: Vec<CaptionId>, user: UserId, brief: Brief) -> Planner {
         let supervisor = self.supervisor.clone();
-        let id = caption.to_string();
-        let lease = supervisor.lease(LeaseKind::Caption, id.clone(), user, id.clone());
+        let lease = |id: &CaptionId| {
+            let id = id.to_string();
+            supervisor.lease(LeaseKind::Caption, id.clone(), user, id)
+        };
+        let leases: Vec<Work> = captions.iter().map(lease).collect();
         Arc::new(move |state: &User, now| {
             // The tier comes first: a user without captions left must hear that, not that the queue is full.
-            let changes = state.decide(now, UserCommand::RequestCaption(caption, brief.clone()))?;
-            supervisor.admit(&id)?;
+            let request = UserCommand::RequestCaptions(captions.clone(), brief.clone());
+            let changes = state.decide(now, request)?;
+            for caption in &captions {
+                supervisor.admit(&caption.to_string())?;
+            }
             Ok(Plan {
                 changes,
-                work: vec![lease.clone()],
-                outcome: json!(caption),
+                work: leases.clone(),
+                outcome: json!(captions),
                 ..Plan::default()
             })
         })
@@ -85,7 +102,7 @@ impl Captions {
     /// away.
     async fn plan(
         &self,
-        caption: CaptionId,
+        captions: Vec<CaptionId>,
         user: UserId,
         context: CommandContext,
         planner: Planner,
@@ -95,9 +112,11 @@ impl Captions {
             let asked = supervisor.0.users.plan(user, None, context, planner).await;
             let starts = asked
                 .as_ref()
-                .is_ok_and(|receipt| receipt.outcome == json!(caption));
+                .is_ok_and(|receipt| receipt.outcome == json!(captions));
             if !starts {
-                supervisor.release_caption(caption);
+                captions
+                    .iter()
+                    .for_each(|caption| supervisor.release_caption(*caption));
             }
             asked
         };

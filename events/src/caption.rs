@@ -7,6 +7,10 @@ use crate::{
     aggregate, chat::Failure, domain_event, refusal::Refusal, timestamp::Month, typed_text,
 };
 
+/// The longest caption of each platform.
+mod cap;
+pub use cap::CaptionCap;
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Caption {
@@ -145,16 +149,6 @@ impl Platform {
             Self::Instagram => "with 3 to 5 hashtags at the end",
             Self::Youtube => "the first two lines are the hook, with keywords",
             Self::Snapchat => "at most 30 characters",
-        }
-    }
-
-    /// The platform's hard limit in characters.
-    pub fn cap(self) -> Option<usize> {
-        match self {
-            Self::X => Some(279),
-            Self::Tiktok => Some(150),
-            Self::Snapchat => Some(30),
-            _ => None,
         }
     }
 }

@@ -245,6 +245,9 @@ impl User {
             UserCommand::RequestCaption(caption, brief) => {
                 self.request_caption(&now, caption, brief)
             }
+            UserCommand::RequestCaptions(captions, brief) => {
+                self.request_captions(&now, &captions, &brief)
+            }
             UserCommand::FinishCaption(caption, result) => self.finish_caption(caption, result),
             UserCommand::StoreFile(file, about) => self.store_file(&now, file, about),
             UserCommand::RemoveFile(file, reason) => self.remove_file(file, reason),

@@ -1,7 +1,11 @@
 //! Captions (docs/api.md, Captions).
 
 use actix_web::web::Data;
-use genie_events::caption::{Brief, BriefWords};
+use genie_actors::{CommandContext, captions::CaptionEnd};
+use genie_events::{
+    UserId,
+    caption::{Brief, BriefWords, WrittenCaption},
+};
 use genie_projections::captions::CaptionRow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,6 +23,9 @@ use crate::{
         words::{self, Time},
     },
 };
+
+/// The most variants of one request.
+const MAX_VARIANTS: u64 = 4;
 
 /// The caption to write. A blank text counts as absent.
 #[derive(Deserialize, ToSchema)]
@@ -39,6 +46,9 @@ pub struct CaptionRequest {
     /// The name under which the user posts on the platform.
     #[schema(max_length = 500)]
     platform_username: Option<String>,
+    /// Several variants, each counted; all of them are counted, or none. 1 by default.
+    #[schema(minimum = 1, maximum = 4)]
+    n: Option<u64>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -48,6 +58,18 @@ pub struct GeneratedCaption {
     #[schema(value_type = words::CaptionPlatform)]
     platform: &'static str,
     /// Present, and true, when the caption was cut at the platform's cap.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+    /// All variants that were asked for by `n` and written; the first is `caption`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    captions: Vec<CaptionVariant>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct CaptionVariant {
+    caption: String,
+    /// Present, and true, when it was cut at the platform's cap.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
@@ -108,28 +130,67 @@ pub async fn generate(
     Body(body): Body<CaptionRequest>,
 ) -> Result<Written<GeneratedCaption>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let brief = body.brief()?;
+    generate_for(&app, user.account.user, body, asking).await
+}
+
+/// Writes captions for this user.
+pub async fn generate_for(
+    app: &App,
+    user: UserId,
+    wanted: CaptionRequest,
+    asking: CommandContext,
+) -> Result<Written<GeneratedCaption>, ApiError> {
+    let count = match wanted.n.unwrap_or(1) {
+        n @ 1..=MAX_VARIANTS => n as usize,
+        _ => return Err(ApiError::field(format!("`n` must be 1 to {MAX_VARIANTS}"))),
+    };
+    let asks_for_variants = wanted.n.is_some();
+    let brief = wanted.brief()?;
     let platform = brief.platform;
-    match app
-        .write
-        .captions
-        .write(user.account.user, brief, asking)
-        .await?
-    {
-        Ok((written, position)) => {
-            let caption = GeneratedCaption {
-                caption: written.text,
-                model: written.model,
-                platform: platform.as_str(),
-                truncated: written.truncated,
-            };
-            Ok(Written(caption, position))
+    let ends = app.write.captions.write(user, brief, count, asking).await?;
+    let position = ends.iter().map(position_of).max().unwrap_or_default();
+    let mut failed = None;
+    let mut written = Vec::new();
+    for end in ends {
+        match end {
+            Ok((caption, _)) => written.push(caption),
+            Err((failure, _)) => failed = Some(failure),
         }
-        Err((failure, position)) => Err(ApiError::Model {
+    }
+    let Some(first) = written.first() else {
+        let failure = failed.ok_or_else(|| ApiError::Internal("no caption has an end".into()))?;
+        return Err(ApiError::Model {
             failure,
             turn: None,
             position,
-        }),
+        });
+    };
+    let mut answer = GeneratedCaption {
+        caption: first.text.clone(),
+        model: first.model.clone(),
+        platform: platform.as_str(),
+        truncated: first.truncated,
+        captions: vec![],
+    };
+    if asks_for_variants {
+        let variants = written.into_iter().map(CaptionVariant::from);
+        answer.captions = variants.collect();
+    }
+    Ok(Written(answer, position))
+}
+
+fn position_of(end: &CaptionEnd) -> u64 {
+    match end {
+        Ok((_, position)) | Err((_, position)) => *position,
+    }
+}
+
+impl From<WrittenCaption> for CaptionVariant {
+    fn from(written: WrittenCaption) -> Self {
+        Self {
+            caption: written.text,
+            truncated: written.truncated,
+        }
     }
 }
 

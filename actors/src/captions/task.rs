@@ -11,7 +11,10 @@ use genie_log::leases::LeaseRow;
 use genie_log::{Epoch, Work, leases::LeaseKind};
 use tracing::{Instrument, Span, error, warn};
 
-use super::text::{clean, cut, is_too_long, prompt, shorter};
+use super::{
+    reply,
+    text::{prompt, shorter},
+};
 use crate::{
     chats::conversation::fitting,
     model_queue::{QueueClass, QueuePass},
@@ -131,17 +134,17 @@ async fn ask_model(
     let model = &supervisor.0.settings.caption_model;
     let conversation = prompt(brief);
     let (first, pass) = whole_answer(supervisor, pass, model, &conversation).await?;
-    let mut text = clean(&first);
+    let mut text = reply::caption(&first);
     let cap = brief.platform.cap();
-    if let Some(cap) = cap.filter(|cap| is_too_long(&text, *cap)) {
-        let shorter = shorter(conversation, &text, cap);
+    if let Some(cap) = cap.filter(|cap| cap.is_passed(&text)) {
+        let shorter = shorter(conversation, &text, cap.most());
         let (again, _pass) = whole_answer(supervisor, pass, model, &shorter).await?;
-        let again = clean(&again);
+        let again = reply::caption(&again);
         if !again.is_empty() {
             text = again;
         }
     }
-    let cut = cap.map_or_else(|| text.clone(), |cap| cut(&text, cap));
+    let cut = cap.map_or_else(|| text.clone(), |cap| cap.cut(&text));
     if cut.is_empty() {
         return Err(Failure {
             code: "ollama_failed".into(),

@@ -30,6 +30,26 @@ impl User {
         Ok(all)
     }
 
+    /// Each is decided on what those before it leave behind, so together they keep to the limit.
+    pub(super) fn request_captions(
+        &self,
+        now: &Now,
+        captions: &[CaptionId],
+        brief: &Brief,
+    ) -> Result<Vec<Change>, Refusal> {
+        let mut draft = self.clone();
+        let mut all = Vec::new();
+        for caption in captions {
+            let changes = draft.request_caption(now, *caption, brief.clone())?;
+            for change in &changes {
+                let sequence = draft.sequence(&change.stream) + 1;
+                draft.evolve(&change.stream, sequence, change.event.clone());
+            }
+            all.extend(changes);
+        }
+        Ok(all)
+    }
+
     pub(super) fn finish_caption(
         &self,
         id: CaptionId,

@@ -81,6 +81,8 @@ pub enum UserCommand {
     Job(JobId, JobCommand),
     Chat(SessionId, ChatCommand),
     RequestCaption(CaptionId, Brief),
+    /// Several captions of one brief, each counted: all or none.
+    RequestCaptions(Vec<CaptionId>, Brief),
     FinishCaption(CaptionId, Result<WrittenCaption, Failure>),
     /// Makes whole bytes a file of the user.
     StoreFile(BlobId, NewFile),
