@@ -93,6 +93,8 @@ mod jobs;
 mod keys;
 /// `/api/media/verify-mark`.
 mod marks;
+/// `/mcp`.
+mod mcp;
 /// `/api/onboarding/*`.
 mod onboarding;
 /// `/v1/*`: OpenAI's dialect of a chat's turn.
@@ -105,6 +107,8 @@ mod pages;
 mod password_check;
 /// `/api/admin/service-keys`.
 mod service_keys;
+/// What programs and models may do for a user, by name.
+pub mod tools;
 /// `/api/usage`, `/api/usage/increment`.
 mod usage;
 /// Lists of words, for the published document.

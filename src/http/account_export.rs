@@ -32,6 +32,7 @@ use crate::{
     exports::RunningExport,
     http::{
         accounts::LoginSession,
+        api_keys::ApiKeyAnswer,
         body::Body,
         caller::UserCaller,
         captions::CaptionAnswer,
@@ -60,7 +61,8 @@ const CHUNK: usize = 32 * 1024;
 /// The purpose in the facts of revealed secrets.
 const PURPOSE: &str = "export";
 /// The projections that an export reads, and waits for.
-const READ_FROM: [&str; 6] = [
+const READ_FROM: [&str; 7] = [
+    "service_keys",
     "accounts",
     "usage",
     "credentials",
@@ -224,9 +226,10 @@ impl AccountExport {
     }
 
     /// The lists, in their order in the object. The facts come last, so that those of this export are among them.
-    fn members(&self) -> [(&'static str, Items<'_>); 8] {
+    fn members(&self) -> [(&'static str, Items<'_>); 9] {
         [
             ("sessions", self.sessions()),
+            ("keys", self.keys()),
             ("credentials", self.credentials()),
             ("jobs", self.jobs()),
             ("chats", self.chats()),
@@ -241,6 +244,14 @@ impl AccountExport {
         Box::pin(try_stream! {
             for session in self.app.log.sessions().of_user(self.user, self.app.log.clock().now()).await? {
                 yield value(LoginSession::new(&session, self.login));
+            }
+        })
+    }
+
+    fn keys(&self) -> Items<'_> {
+        Box::pin(try_stream! {
+            for row in self.app.reads.service_keys.of_user(self.user).await? {
+                yield value(ApiKeyAnswer::from(&row));
             }
         })
     }

@@ -108,9 +108,8 @@ fn with_scope<W: Opens>(key: Caller) -> Result<Caller, ApiError> {
 }
 
 const NOT_FOR_KEYS: ApiError = ApiError::Forbidden("No service key may do this");
-const NOT_FOR_OWN_KEYS: ApiError = ApiError::Forbidden(
-    "Only the user in person may do this, logged in, not a program with a key",
-);
+const NOT_FOR_OWN_KEYS: ApiError =
+    ApiError::Forbidden("Only the user in person may do this, logged in, not a program with a key");
 const NOT_FOR_IMPERSONATORS: ApiError = ApiError::Forbidden(
     "Only the user in person may do this, not an administrator who acts for the user",
 );

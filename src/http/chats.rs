@@ -61,11 +61,36 @@ const SEARCHED_AT_ONCE: i64 = 500;
 pub struct Question {
     /// At most 100000 bytes, not blank.
     #[schema(min_length = 1, max_length = 100_000)]
-    message: String,
+    pub message: String,
     /// The name of one of the caller's sessions, at most 200 characters. The default is `genie-<userId>`.
     #[serde(rename = "sessionId")]
     #[schema(max_length = 200)]
     session: Option<String>,
+}
+
+impl Question {
+    pub fn check_message(&self) -> Result<(), ApiError> {
+        if self.message.trim().is_empty() || self.message.len() > MAX_MESSAGE {
+            return Err(ApiError::field(format!(
+                "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The name of the session in which this user asks.
+    pub fn session_of(&self, user: UserId) -> Result<String, ApiError> {
+        let given = self.session.as_deref().map(typed_text::cleaned);
+        let session = given
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| format!("genie-{user}"));
+        if session.chars().count() > MAX_SESSION_NAME || matches!(&*session, "." | "..") {
+            return Err(ApiError::field(format!(
+                "`sessionId` must have at most {MAX_SESSION_NAME} characters, and not be `.` or `..`"
+            )));
+        }
+        Ok(session)
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -190,22 +215,9 @@ pub async fn ask(
     {
         return go_on(&app, request, &user, turn, after, source).await;
     }
-    if body.message.trim().is_empty() || body.message.len() > MAX_MESSAGE {
-        return Err(ApiError::field(format!(
-            "`message` must have 1 to {MAX_MESSAGE} bytes and not be blank"
-        )));
-    }
+    body.check_message()?;
     let id = user.account.user;
-    let session = body
-        .session
-        .map(|name| typed_text::cleaned(&name))
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| format!("genie-{id}"));
-    if session.chars().count() > MAX_SESSION_NAME || matches!(&*session, "." | "..") {
-        return Err(ApiError::field(format!(
-            "`sessionId` must have at most {MAX_SESSION_NAME} characters, and not be `.` or `..`"
-        )));
-    }
+    let session = body.session_of(id)?;
     if let Some(next_step) = gate(&app, &user).await? {
         return Ok(RawAnswer::new(gated(&app, next_step)));
     }

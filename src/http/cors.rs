@@ -11,7 +11,7 @@ use actix_web::{
 use crate::{http::error::ApiError, origins::AllowedOrigins};
 
 /// The headers that pages may read.
-const EXPOSED: [&str; 20] = [
+const EXPOSED: [&str; 21] = [
     "Genie-Position",
     "Genie-Request-Id",
     "Genie-Turn",
@@ -20,6 +20,7 @@ const EXPOSED: [&str; 20] = [
     "RateLimit",
     "RateLimit-Policy",
     "Genie-File",
+    "Mcp-Session-Id",
     "Location",
     "ETag",
     "Accept-Ranges",

@@ -3,7 +3,7 @@
 
 use actix_web::web::{Data, Path};
 use genie_actors::credentials::{CredentialDetails, StoreTarget};
-use genie_events::{CredentialId, PlatformName, UserName, credential::CredentialKind};
+use genie_events::{CredentialId, PlatformName, UserId, UserName, credential::CredentialKind};
 use genie_log::pages::Paged;
 use genie_projections::credentials::CredentialRow;
 use serde::{Deserialize, Serialize};
@@ -221,8 +221,18 @@ pub async fn list(
     Query(page): Query<PageQuery>,
 ) -> Result<ListPage<CredentialAnswer>, ApiError> {
     let id = user.account.user;
-    let limit = page.limit()?;
+    page.limit()?;
     min_position.wait(&app, "credentials", Some(id)).await?;
+    list_for(&app, id, page).await
+}
+
+/// A page of this user's credentials, without the secrets.
+pub async fn list_for(
+    app: &App,
+    id: UserId,
+    page: PageQuery,
+) -> Result<ListPage<CredentialAnswer>, ApiError> {
+    let limit = page.limit()?;
     let rows = app
         .reads
         .credentials

@@ -95,6 +95,15 @@ pub async fn list(
     user: ActingUser,
     Query(page): Query<PageQuery>,
 ) -> Result<ListPage<FileAnswer>, ApiError> {
+    list_for(&app, user.account.user, page).await
+}
+
+/// A page of this user's files.
+pub async fn list_for(
+    app: &App,
+    id: UserId,
+    page: PageQuery,
+) -> Result<ListPage<FileAnswer>, ApiError> {
     let limit = page.limit()?;
     let after = match page.after_pair()? {
         None => None,
@@ -105,8 +114,7 @@ pub async fn list(
             Some((genie_events::Timestamp(at), id))
         }
     };
-    let id = user.account.user;
-    let keys = live_keys(&app, id, "user").await?;
+    let keys = live_keys(app, id, "user").await?;
     let mut rows = app.log.blobs().of_user(id, after, limit + 1).await?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);

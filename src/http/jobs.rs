@@ -7,7 +7,7 @@ use actix_web::{
     web::{Data, Path},
 };
 use genie_actors::{
-    WriteError,
+    CommandContext, WriteError,
     jobs::{
         ChangedJob, NewSubmission,
         queues::{JobTimes, TimeSpread},
@@ -58,6 +58,7 @@ pub mod batch;
 pub mod named_files;
 pub mod stream;
 mod waiting;
+use named_files::DirectusReader;
 use waiting::{WaitsBecause, waits_because};
 
 /// Lower runs sooner.
@@ -480,18 +481,27 @@ pub async fn submit(
     Body(body): Body<NewJob>,
 ) -> Result<Written<SubmittedJobAnswer>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let mut spec = body.spec(app.log.clock().now(), &app.config.worker.private_networks)?;
+    let reader = DirectusReader::of(&request, &user)?;
+    submit_for(&app, &user, reader, body, asking).await
+}
+
+/// Queues a job of this user.
+pub async fn submit_for(
+    app: &App,
+    user: &ActingUser,
+    reader: Option<DirectusReader<'_>>,
+    job: NewJob,
+    asking: CommandContext,
+) -> Result<Written<SubmittedJobAnswer>, ApiError> {
+    let owner = user.account.user;
+    let mut spec = job.spec(app.log.clock().now(), &app.config.worker.private_networks)?;
     mark_numbers::draw(&app.reads.marks, [&mut spec]).await?;
-    let mut foreign = named_files::foreign(&app, &request, &user, &[&spec]).await?;
+    let mut foreign = named_files::foreign(app, reader, user, &[&spec]).await?;
     let queue = spec.queue.clone();
     let name = spec.name.clone();
-    let job = submission(&app, user.account.user, spec, foreign.pop().flatten());
-    let submitted = app
-        .write
-        .jobs
-        .submit(user.account.user, job, asking)
-        .await?;
-    let job = SubmittedJobAnswer::new(&app, name, queue, submitted.job, submitted.status);
+    let job = submission(app, owner, spec, foreign.pop().flatten());
+    let submitted = app.write.jobs.submit(owner, job, asking).await?;
+    let job = SubmittedJobAnswer::new(app, name, queue, submitted.job, submitted.status);
     Ok(Written(job, submitted.position))
 }
 
@@ -526,8 +536,9 @@ pub async fn retry(
     id: Path<String>,
 ) -> Result<Written<RetriedJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let changed = change(&app, &user, &id, async |owner, job| {
-        app.write.jobs.retry(owner, job, asking.clone()).await
+    let jobs = &app.write.jobs;
+    let changed = change(&app, &user, &id, |owner, job| {
+        jobs.retry(owner, job, asking.clone())
     });
     let (job_id, done) = changed.await?;
     let job = RetriedJob {
@@ -547,8 +558,19 @@ pub async fn cancel(
     id: Path<String>,
 ) -> Result<Written<CancelledJob>, ApiError> {
     let asking = idempotency_key.asking(&app, &user.caller)?;
-    let changed = change(&app, &user, &id, async |owner, job| {
-        app.write.jobs.cancel(owner, job, asking.clone()).await
+    cancel_for(&app, &user, &id, asking).await
+}
+
+/// Cancels a job that this user may cancel.
+pub async fn cancel_for(
+    app: &App,
+    user: &ActingUser,
+    id: &str,
+    asking: CommandContext,
+) -> Result<Written<CancelledJob>, ApiError> {
+    let jobs = &app.write.jobs;
+    let changed = change(app, user, id, |owner, job| {
+        jobs.cancel(owner, job, asking.clone())
     });
     let (job_id, done) = changed.await?;
     let job = CancelledJob {
@@ -602,10 +624,9 @@ pub async fn reschedule(
             "`priority` or `run_at` must be there; nothing else of a job can be changed",
         ));
     }
-    let changed = change(&app, &user, &id, async |owner, job| {
-        let jobs = &app.write.jobs;
+    let jobs = &app.write.jobs;
+    let changed = change(&app, &user, &id, |owner, job| {
         jobs.reschedule(owner, job, new_priority, new_time, asking.clone())
-            .await
     });
     let (job_id, done) = changed.await?;
     let job = RescheduledJob {
@@ -698,7 +719,7 @@ pub struct JobQuery {
 }
 
 impl JobQuery {
-    fn filter(self) -> Result<JobFilter, ApiError> {
+    pub fn filter(self) -> Result<JobFilter, ApiError> {
         let Self {
             status,
             queue,
@@ -741,9 +762,20 @@ pub async fn list(
     Query(page): Query<PageQuery>,
 ) -> Result<ListPage<JobAnswer>, ApiError> {
     let id = user.account.user;
-    let limit = page.limit()?;
     let filter = query.filter()?;
+    page.limit()?;
     min_position.wait(&app, "jobs", Some(id)).await?;
+    list_for(&app, id, filter, page).await
+}
+
+/// A page of this user's jobs.
+pub async fn list_for(
+    app: &App,
+    id: UserId,
+    filter: JobFilter,
+    page: PageQuery,
+) -> Result<ListPage<JobAnswer>, ApiError> {
+    let limit = page.limit()?;
     let now = app.log.clock().now();
     let before = page.after_number()?;
     let jobs = app.reads.jobs.clone();
@@ -769,8 +801,18 @@ pub async fn show(
 ) -> Result<Answer<JobAnswer>, ApiError> {
     let caller = user.account.user;
     min_position.wait(&app, "jobs", Some(caller)).await?;
-    let (row, sight) = find(&app, &user, &id, &insight).await?;
-    Ok(Answer(JobAnswer::of_one(&app, &row, sight).await?))
+    show_for(&app, &user, &id, &insight).await.map(Answer)
+}
+
+/// A job that this user may see.
+pub async fn show_for(
+    app: &App,
+    user: &ActingUser,
+    id: &str,
+    insight: &Insight,
+) -> Result<JobAnswer, ApiError> {
+    let (row, sight) = find(app, user, id, insight).await?;
+    JobAnswer::of_one(app, &row, sight).await
 }
 
 #[derive(Default, Deserialize, IntoParams)]
@@ -860,11 +902,11 @@ fn meant(app: &App, user: UserId, text: &str) -> impl Iterator<Item = JobId> {
 
 /// Changes the first of the caller's own jobs that the text may mean; for an administrator also another user's job.
 /// Answers the job's id as the caller knows it, too.
-async fn change(
+async fn change<F: Future<Output = Result<ChangedJob, WriteError>>>(
     app: &App,
     user: &ActingUser,
     text: &str,
-    act: impl AsyncFn(UserId, JobId) -> Result<ChangedJob, WriteError>,
+    act: impl Fn(UserId, JobId) -> F,
 ) -> Result<(String, ChangedJob), ApiError> {
     let caller = user.account.user;
     for job in meant(app, caller, text) {

@@ -29,7 +29,7 @@ use crate::{
         error::ApiError,
         idempotency::IdempotencyKey,
         input::Query,
-        jobs::named_files,
+        jobs::named_files::{self, DirectusReader},
         response::Written,
         words::Time,
     },
@@ -132,7 +132,8 @@ pub async fn verify(
     let asking = idempotency_key.asking(&app, &user.caller)?;
     let spec = body.spec()?;
     let owner = user.account.user;
-    let foreign = named_files::foreign(&app, &request, &user, &[&spec]).await?;
+    let reader = DirectusReader::of(&request, &user)?;
+    let foreign = named_files::foreign(&app, reader, &user, &[&spec]).await?;
     let foreign = foreign.into_iter().flatten().next().map(|_| not_yours());
     let _open = app.streams.open(user.caller.user_id())?;
     let job = NewSubmission {

@@ -99,16 +99,26 @@ impl MinPosition {
                 .wait_for_each(projections, wanted, app.config.read_wait)
                 .await?);
         }
-        if let Some(user) = user {
-            let written = last_written(app, projections, user).await?;
-            // Not reached: the read is a little old, which a caller without the header accepts.
-            let _ = app
-                .reads
-                .wait_briefly(projections, written, app.config.own_writes_wait)
-                .await;
+        match user {
+            Some(user) => wait_for_own(app, projections, user).await,
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Waits a moment for what the user last wrote on this server.
+pub async fn wait_for_own(
+    app: &App,
+    projections: &[&'static str],
+    user: UserId,
+) -> Result<(), ApiError> {
+    let written = last_written(app, projections, user).await?;
+    // Not reached: the read is a little old, which a caller without the header accepts.
+    let _ = app
+        .reads
+        .wait_briefly(projections, written, app.config.own_writes_wait)
+        .await;
+    Ok(())
 }
 
 /// The position of the user's last write, or an earlier one that these projections have reached. Writes before the

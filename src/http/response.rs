@@ -76,6 +76,11 @@ impl<T: Serialize> ListPage<T> {
         }
     }
 
+    /// The rows, and the cursor of the next page.
+    pub fn into_parts(self) -> (Vec<Box<RawValue>>, Option<String>) {
+        (self.data, self.next_cursor)
+    }
+
     /// All there is.
     pub fn whole(rows: impl IntoIterator<Item = T>) -> Result<Self, ApiError> {
         Ok(Self {

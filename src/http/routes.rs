@@ -22,8 +22,8 @@ use crate::http::{
     caller::{NoScope, Opens, ReadsAudit, ReadsEvents, RevealsCredentials, WorksOnJobs},
     captions, chats, credentials, directus,
     error::no_such_route,
-    events, files, forgetting, health, identity, impersonation, invites, jobs, marks, onboarding,
-    openai, openapi, pages,
+    events, files, forgetting, health, identity, impersonation, invites, jobs, marks, mcp,
+    onboarding, openai, openapi, pages,
     route_rules::{RouteRule, RouteRules},
     service_keys, usage, workers,
 };
@@ -144,6 +144,10 @@ impl Endpoint {
 
     const fn chat(self) -> Self {
         self.own_key(ApiScope::Chat)
+    }
+
+    const fn mcp(self) -> Self {
+        self.own_key(ApiScope::Mcp)
     }
 
     const fn own_key(mut self, scope: ApiScope) -> Self {
@@ -299,6 +303,8 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/usage"                            ActingUser, usage::show .api();
     POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original().api();
 
+    POST   "/mcp"                                  ActingUser, mcp::post                    .mcp();
+
     GET    "/api/events"                           Operator(ReadsEvents), events::all;
     GET    "/api/me/events"                        ActingUser, events::mine .api();
     GET    "/healthz"                              Public, health::alive                    .uncounted();
@@ -314,6 +320,12 @@ pub static PAGES: &[Endpoint] = routes! {
     HEAD   "/docs"         Public, pages::docs;
     GET    "/docs/{file:.*}" Public, pages::docs_file;
     HEAD   "/docs/{file:.*}" Public, pages::docs_file;
+};
+
+/// Methods that another protocol has and genie refuses in its words. The published document does not list them.
+static REFUSED: &[Endpoint] = routes! {
+    GET    "/mcp" ActingUser, mcp::only_post .mcp();
+    DELETE "/mcp" ActingUser, mcp::only_post .mcp();
 };
 
 /// The paths that are asked for most.
@@ -343,7 +355,7 @@ pub fn register(routes: &mut web::ServiceConfig, has_directus: bool) {
 }
 
 fn all() -> impl Iterator<Item = &'static Endpoint> {
-    API.iter().chain(PAGES)
+    API.iter().chain(PAGES).chain(REFUSED)
 }
 
 /// The rules that apply to the routes beside their handlers.

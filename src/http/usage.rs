@@ -27,6 +27,9 @@ const UNLIMITED: i64 = -1;
 /// The largest amount of one request.
 const MAX_AMOUNT: i64 = 10_000;
 
+/// The projections that counts are read from.
+pub const READ_FROM: [&str; 4] = ["accounts", "usage", "credentials", "jobs"];
+
 /// `GET /api/usage`: `-1` is unlimited, `0` is not part of the tier.
 pub async fn show(
     app: Data<App>,
@@ -34,8 +37,9 @@ pub async fn show(
     user: ActingUser,
 ) -> Result<Answer<UsageAnswer>, ApiError> {
     let id = user.account.user;
-    let counts = ["accounts", "usage", "credentials", "jobs"];
-    min_position.wait_for_each(&app, &counts, Some(id)).await?;
+    min_position
+        .wait_for_each(&app, &READ_FROM, Some(id))
+        .await?;
     // Looked up again: the caller's own may have been found before the position that was waited for.
     let reached = min_position.asked()?.unwrap_or(0);
     let account = app.callers.account_at(id, reached).await?;

@@ -19,7 +19,11 @@ pub struct Program {
 impl Program {
     /// Makes a key for the user of this name.
     pub async fn of(genie: &TestGenie, user: &TestUser, name: &str, scopes: &[&str]) -> Self {
-        Self::from(&make(genie, user, name, json!({"scopes": scopes})).await.ok())
+        Self::from(
+            &make(genie, user, name, json!({"scopes": scopes}))
+                .await
+                .ok(),
+        )
     }
 
     fn from(made: &Value) -> Self {
@@ -85,10 +89,7 @@ both_stores!(
         let sessions = "/api/genie/sessions";
         api.get(&genie, sessions).await.ok();
         chat.get(&genie, sessions).await.ok();
-        let refused = mcp
-            .get(&genie, sessions)
-            .await
-            .refused(403, "scope_needed");
+        let refused = mcp.get(&genie, sessions).await.refused(403, "scope_needed");
         assert!(refused["error"].as_str().unwrap().contains("`chat`"));
 
         let job = api.submit_job(&genie).await;
@@ -123,7 +124,9 @@ both_stores!(
             ] {
                 key.post(&genie, path, body).await.refused(403, "forbidden");
             }
-            key.delete(&genie, "/api/me").await.refused(403, "forbidden");
+            key.delete(&genie, "/api/me")
+                .await
+                .refused(403, "forbidden");
             let renamed = key.patch(&genie, "/users/me", json!({"first_name": "x"}));
             renamed.await.refused_by_identity(403, "FORBIDDEN");
             let factor = key.post(&genie, "/users/me/tfa/generate", json!({"password": "x"}));
@@ -184,6 +187,10 @@ both_stores!(
         assert_eq!(listed["data"].as_array().unwrap().len(), 1, "{listed}");
         assert_eq!(listed["data"][0]["id"], json!(kept.id));
 
+        let export = bob.get(&genie, "/api/me/export").await.ok();
+        assert_eq!(export["keys"][0]["id"], json!(kept.id));
+        assert!(!export.to_string().contains(&kept.key));
+
         // The store holds only a hash of the key.
         if genie.store.database_url().is_none() {
             for file in ["genie.db", "genie.db-wal"] {
@@ -217,14 +224,12 @@ both_stores!(
             (&json!("user"), &json!(bob.id), &json!(program.id)),
             "{fact}"
         );
-        let made = bob
-            .get(&genie, "/api/me/events?types=api_key.*")
-            .await
-            .ok();
+        let made = bob.get(&genie, "/api/me/events?types=api_key.*").await.ok();
         assert_eq!(made["data"][0]["type"], "api_key.created");
         assert_eq!(made["data"][0]["callerkey"], json!(null));
 
-        let body = json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}});
+        let body =
+            json!({"operation": "resize_image", "input_url": "http://a/b", "params": {"width": 1}});
         let send = async |token: &str| {
             let headers = [
                 ("Authorization", format!("Bearer {token}")),
@@ -244,39 +249,36 @@ both_stores!(
     }
 );
 
-both_stores!(
-    a_key_dies_with_its_user,
-    async |store: TestStore| {
-        let settings = [("FORGET_GRACE", "0".to_owned())];
-        let mut genie = TestGenie::start_with(store, &settings).await;
-        let admin = genie.user("ada").await;
-        let bob = genie.user("bob").await;
-        let program = Program::of(&genie, &bob, "bob", &["api"]).await.caller();
-        program.get(&genie, "/api/jobs").await.ok();
-        set_status(&genie, &bob, "suspended").await;
-        program
-            .get(&genie, "/api/jobs")
-            .await
-            .refused(401, "invalid_token");
-        set_status(&genie, &bob, "active").await;
-        program.get(&genie, "/api/jobs").await.ok();
+both_stores!(a_key_dies_with_its_user, async |store: TestStore| {
+    let settings = [("FORGET_GRACE", "0".to_owned())];
+    let mut genie = TestGenie::start_with(store, &settings).await;
+    let admin = genie.user("ada").await;
+    let bob = genie.user("bob").await;
+    let program = Program::of(&genie, &bob, "bob", &["api"]).await.caller();
+    program.get(&genie, "/api/jobs").await.ok();
+    set_status(&genie, &bob, "suspended").await;
+    program
+        .get(&genie, "/api/jobs")
+        .await
+        .refused(401, "invalid_token");
+    set_status(&genie, &bob, "active").await;
+    program.get(&genie, "/api/jobs").await.ok();
 
-        let forget = format!("/api/admin/users/{}/forget", bob.id);
-        admin.post(&genie, &forget, json!({})).await.ok();
-        program
-            .get(&genie, "/api/jobs")
-            .await
-            .refused(401, "invalid_token");
-        genie.restart().await;
-        program
-            .get(&genie, "/api/jobs")
-            .await
-            .refused(401, "invalid_token");
-        genie.settle().await;
-        let listed = admin.get(&genie, "/api/admin/service-keys").await.ok();
-        assert_eq!(listed["data"], json!([]));
-    }
-);
+    let forget = format!("/api/admin/users/{}/forget", bob.id);
+    admin.post(&genie, &forget, json!({})).await.ok();
+    program
+        .get(&genie, "/api/jobs")
+        .await
+        .refused(401, "invalid_token");
+    genie.restart().await;
+    program
+        .get(&genie, "/api/jobs")
+        .await
+        .refused(401, "invalid_token");
+    genie.settle().await;
+    let listed = admin.get(&genie, "/api/admin/service-keys").await.ok();
+    assert_eq!(listed["data"], json!([]));
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_ends_on_every_server() {
@@ -346,7 +348,8 @@ both_stores!(
         let mut genie = TestGenie::start(store).await;
         let admin = genie.user("ada").await;
         let bob = genie.user("bob").await;
-        let of_bob = |scopes: &[&str]| json!({"name": "a bot", "scopes": scopes, "user_id": bob.id});
+        let of_bob =
+            |scopes: &[&str]| json!({"name": "a bot", "scopes": scopes, "user_id": bob.id});
         let keys = "/api/admin/service-keys";
         for wrong in [
             of_bob(&["events:read"]),

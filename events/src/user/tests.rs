@@ -689,6 +689,25 @@ fn a_snapshot_reads_back_as_the_same_user() {
 }
 
 #[test]
+fn several_captions_are_counted_each_and_all_or_none() {
+    let mut ada = ada();
+    let several = |ids: std::ops::Range<u128>| {
+        let captions = ids.map(|n| CaptionId(id(n))).collect();
+        UserCommand::RequestCaptions(captions, brief())
+    };
+    let limit = Limits::built_in().of(Tier::Starter, Counter::PostsAiAssisted);
+    assert_eq!(limit, Some(3));
+    assert_eq!(
+        ask(&mut ada, several(1..3)),
+        Ok(4),
+        "two requests, each counted"
+    );
+    let refused = ask(&mut ada, several(3..5)).unwrap_err();
+    assert!(matches!(refused.kind, RefusalKind::Quota { .. }));
+    assert_eq!(ask(&mut ada, several(5..6)), Ok(2), "nothing was counted");
+}
+
+#[test]
 fn a_user_has_a_bounded_number_of_keys_and_a_revoked_one_leaves_the_state() {
     let mut ada = ada();
     let key = |n: usize| ServiceKeyId(id(1000 + n as u128));
@@ -710,7 +729,11 @@ fn a_user_has_a_bounded_number_of_keys_and_a_revoked_one_leaves_the_state() {
     ada.drop_recalled(&Recall::ApiKey(key(0)));
     assert!(!ada.holds(&Recall::ApiKey(key(0))));
     assert_eq!(ask(&mut ada, revoke(900)).unwrap_err().code, "not_found");
-    assert_eq!(ask(&mut ada, create(MAX_KEYS)), Ok(1), "there is room again");
+    assert_eq!(
+        ask(&mut ada, create(MAX_KEYS)),
+        Ok(1),
+        "there is room again"
+    );
 }
 
 /// If this fails, the content of snapshots has changed: raise `snapshot::VERSION` and put the new

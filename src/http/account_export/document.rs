@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::http::{
     accounts::LoginSession,
+    api_keys::ApiKeyAnswer,
     captions::CaptionAnswer,
     chats::{ChatSession, Message},
     credentials::CredentialAnswer,
@@ -28,6 +29,8 @@ pub struct ExportDocument {
     head: ExportHead,
     /// The logins.
     sessions: Vec<LoginSession>,
+    /// The user's own keys, without the keys.
+    keys: Vec<ApiKeyAnswer>,
     credentials: Vec<ExportedCredential>,
     /// The jobs, newest first, with their requests and results.
     jobs: Vec<ExportedJob>,

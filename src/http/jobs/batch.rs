@@ -6,7 +6,11 @@ use genie_events::{JobName, job::JobSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{NewJob, SubmittedJobAnswer, named_files, submission};
+use super::{
+    NewJob, SubmittedJobAnswer,
+    named_files::{self, DirectusReader},
+    submission,
+};
 use crate::{
     app::App,
     http::{
@@ -88,7 +92,8 @@ pub async fn submit(
     }
     mark_numbers::draw(&app.reads.marks, read.iter_mut().flatten()).await?;
     let specs: Vec<&JobSpec> = read.iter().filter_map(|spec| spec.as_ref().ok()).collect();
-    let foreign = named_files::foreign(&app, &request, &user, &specs).await?;
+    let reader = DirectusReader::of(&request, &user)?;
+    let foreign = named_files::foreign(&app, reader, &user, &specs).await?;
     let mut shown = Vec::with_capacity(read.len());
     let mut jobs = Vec::with_capacity(specs.len());
     let mut foreign = foreign.into_iter();

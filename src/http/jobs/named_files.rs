@@ -7,8 +7,8 @@ use std::{
 };
 
 use actix_web::HttpRequest;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use genie_events::{BlobId, Refusal, job::JobSpec};
+use futures_util::future::try_join_all;
+use genie_events::{BlobId, Refusal, UserId, job::JobSpec};
 
 use crate::{
     app::App,
@@ -37,10 +37,31 @@ enum FilePlace {
     Elsewhere,
 }
 
+/// The right of a user to read files in Directus: the token that Directus gave the user.
+#[derive(Clone, Copy)]
+pub struct DirectusReader<'a> {
+    token: &'a str,
+    /// The user's.
+    address: IpAddr,
+}
+
+impl<'a> DirectusReader<'a> {
+    /// `None` when Directus does not know what the request shows, so that it cannot say what the user may read.
+    pub fn of(request: &'a HttpRequest, user: &ActingUser) -> Result<Option<Self>, ApiError> {
+        if !user.caller.shows_user_token() {
+            return Ok(None);
+        }
+        Ok(caller::token(request)?.map(|token| Self {
+            token,
+            address: request::client_address(request),
+        }))
+    }
+}
+
 /// For each job the refusal, if it names a file which is not the user's.
 pub async fn foreign(
     app: &App,
-    request: &HttpRequest,
+    reader: Option<DirectusReader<'_>>,
     user: &ActingUser,
     specs: &[&JobSpec],
 ) -> Result<Vec<Option<Refusal>>, ApiError> {
@@ -56,7 +77,7 @@ pub async fn foreign(
         }
     }
     let mut places = places(app, user, named).await?;
-    ask_directus(app, request, user, &mut places).await?;
+    ask_directus(app, reader, &mut places).await?;
     let refusal = |spec: &&JobSpec| {
         let files = spec.named_files();
         if files.len() > MAX_FILES {
@@ -78,23 +99,28 @@ async fn places(
     user: &ActingUser,
     named: BTreeSet<BlobId>,
 ) -> Result<BTreeMap<BlobId, FilePlace>, ApiError> {
-    let look = async |id: BlobId| -> Result<(BlobId, FilePlace), ApiError> {
-        let place = match app.log.blobs().get(id).await? {
-            Some(blob) if blob.user == user.account.user => FilePlace::Own,
-            Some(_) => FilePlace::Foreign,
-            None => FilePlace::Elsewhere,
-        };
-        Ok((id, place))
+    let named: Vec<BlobId> = named.into_iter().collect();
+    let mut places = BTreeMap::new();
+    for some in named.chunks(LOOK_UPS) {
+        let looks = some.iter().map(|id| place(app, user.account.user, *id));
+        places.extend(try_join_all(looks).await?);
+    }
+    Ok(places)
+}
+
+async fn place(app: &App, user: UserId, id: BlobId) -> Result<(BlobId, FilePlace), ApiError> {
+    let place = match app.log.blobs().get(id).await? {
+        Some(blob) if blob.user == user => FilePlace::Own,
+        Some(_) => FilePlace::Foreign,
+        None => FilePlace::Elsewhere,
     };
-    let looks = stream::iter(named).map(look);
-    looks.buffer_unordered(LOOK_UPS).try_collect().await
+    Ok((id, place))
 }
 
 /// Makes the files that the user may read in Directus their own.
 async fn ask_directus(
     app: &App,
-    request: &HttpRequest,
-    user: &ActingUser,
+    reader: Option<DirectusReader<'_>>,
     places: &mut BTreeMap<BlobId, FilePlace>,
 ) -> Result<(), ApiError> {
     let elsewhere = places
@@ -104,12 +130,9 @@ async fn ask_directus(
     let Some(directus) = app.directus.as_ref().filter(|_| !elsewhere.is_empty()) else {
         return Ok(());
     };
-    if !user.caller.shows_user_token() {
-        // Directus does not know this token or key, so it cannot say what the user may read.
+    let Some(DirectusReader { token, address }) = reader else {
         return Ok(());
-    }
-    let token = caller::token(request)?.ok_or(ApiError::NoCaller)?;
-    let address = request::client_address(request);
+    };
     for some in elsewhere.chunks(ASKED_AT_ONCE) {
         let wanted = some.iter().copied().collect();
         for id in readable(directus, token, address, &wanted).await? {

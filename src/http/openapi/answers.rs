@@ -19,6 +19,7 @@ use crate::http::{
         tus::{TusAnswer, TusChunk, TusCreated, TusShown},
     },
     jobs::{JobAnswer, stream::JobEvents},
+    mcp::McpReply,
     openai::{CatalogueModel, Completion, CompletionAnswer, CompletionChunk, ModelCatalogue},
     response::RawAnswer,
     sse,
@@ -88,6 +89,34 @@ fn bytes() -> Value {
 impl Describe for Document {
     fn describe(operation: &mut Operation) {
         operation.content("application/json", json!({"schema": {"type": "object"}}));
+    }
+}
+
+impl Describe for McpReply {
+    fn describe(operation: &mut Operation) {
+        let message = json!({"application/json": {"schema": {
+            "type": "object",
+            "required": ["jsonrpc"],
+            "properties": {
+                "jsonrpc": {"const": "2.0"},
+                "id": {"type": ["string", "integer"]},
+                "method": {"type": "string"},
+                "params": {"type": "object"},
+            },
+        }}});
+        operation.body = Some(json!({"required": true, "content": message}));
+        let schema = json!({
+            "type": "object",
+            "required": ["jsonrpc"],
+            "properties": {
+                "jsonrpc": {"const": "2.0"},
+                "id": {"type": ["string", "integer", "null"]},
+                "result": {"type": "object"},
+                "error": {"type": "object"},
+            },
+        });
+        operation.content("application/json", json!({"schema": schema}));
+        operation.answers.insert("202".to_owned(), json!({}));
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         idempotency::IdempotencyKey,
         identity::FieldsQuery,
         input::Query,
+        mcp::{McpRefusal, McpUser},
         read_your_writes::MinPosition,
         recent::Recent,
         response::{Answer, DirectusData, ListPage, NoContent, Written},
@@ -158,6 +159,7 @@ callers! {
     [W: Opens] AnyCaller<W> => RouteAccess::UserOrServer(W::SCOPES);
     [W: Opens] ServerCaller<W> => RouteAccess::Server(W::SCOPES);
     [W: Opens] Operator<W> => RouteAccess::Operator(W::SCOPES);
+    [] McpUser => RouteAccess::ActingUser;
     [] DirectusUser => RouteAccess::User;
     [] DirectusAdmin => RouteAccess::Admin;
     [] DirectusActingUser => RouteAccess::ActingUser;
@@ -230,6 +232,13 @@ impl<T: IntoParams> Describe for Query<T> {
 impl<T: Describe> Describe for Result<T, ApiError> {
     fn describe(operation: &mut Operation) {
         // A handler may take a body as a `Result` of this type, so it must not change the shape that is set.
+        operation.shape.get_or_insert(Shape::Genie);
+        T::describe(operation);
+    }
+}
+
+impl<T: Describe> Describe for Result<T, McpRefusal> {
+    fn describe(operation: &mut Operation) {
         operation.shape.get_or_insert(Shape::Genie);
         T::describe(operation);
     }
