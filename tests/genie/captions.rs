@@ -39,6 +39,19 @@ both_stores!(
         let text = caption["caption"].as_str().unwrap();
         assert_eq!(text.split(' ').count(), 31, "31 words weigh 278: {text}");
 
+        // The second time the model is held to a form, which leaves no room for talk.
+        let requests = genie.ollama.requests();
+        let forms: Vec<&Value> = requests.iter().map(|one| &one["format"]["type"]).collect();
+        assert_eq!(forms, [&Value::Null, &Value::Null, &json!("object")]);
+        let formed = r#"{"caption": "新品上市"}"#;
+        genie
+            .ollama
+            .script("too long", &[Step::Say(formed), Step::Done]);
+        let asked = json!({"platform": "x", "topic": "chinese"});
+        let caption = ada.post(&genie, GENERATE, asked).await.ok();
+        assert_eq!(caption["caption"], "新品上市");
+        assert_eq!(caption["truncated"], json!(null));
+
         let families: &'static str = Box::leak("👩‍👩‍👧‍👦".repeat(9).into_boxed_str());
         for word in ["families", "too long"] {
             genie

@@ -1,6 +1,9 @@
 //! A reply of a model, without what small models put around a caption: thoughts, a preamble, an offer, quotes. A rule takes
 //! something away only where it can't be the caption: a doubtful line stays.
 
+use serde::Deserialize;
+use serde_json::{Value, json};
+
 /// The tags around thoughts.
 const THOUGHTS: [&str; 4] = ["think", "thinking", "thought", "reasoning"];
 /// The first words of a preamble.
@@ -34,9 +37,27 @@ const OFFERS: [&str; 6] = [
 /// In characters.
 const LONGEST_PREAMBLE: usize = 100;
 
+/// A reply in the form that a model may be held to.
+#[derive(Deserialize)]
+struct FormedReply {
+    caption: String,
+}
+
+/// The form, as a JSON schema.
+pub fn form() -> Value {
+    json!({
+        "type": "object",
+        "properties": {"caption": {"type": "string"}},
+        "required": ["caption"],
+    })
+}
+
 /// The caption in a reply; empty if there is none.
 pub fn caption(reply: &str) -> String {
-    let said = without_thoughts(reply);
+    let mut said = without_thoughts(reply);
+    if let Ok(formed) = serde_json::from_str::<FormedReply>(said.trim()) {
+        said = formed.caption;
+    }
     let mut text = without_fence(said.trim());
     text = without_preamble(text);
     text = without_offer(text);
@@ -203,6 +224,10 @@ mod tests {
             ),
             ("New set tonight\n(15 characters)", "New set tonight"),
             ("«Nouveau»", "Nouveau"),
+            (
+                "{\"caption\": \"New set: \\\"tonight\\\"\"}",
+                "New set: \"tonight\"",
+            ),
         ] {
             assert_eq!(caption(reply), expected, "{reply}");
         }
@@ -227,6 +252,7 @@ mod tests {
             "\"hi\" and \"bye\"",
             "New set\nFeel free to stare",
             "I think <3 you",
+            "{braces} are in",
             "Herein lies the caption: read on",
         ] {
             assert_eq!(caption(whole), whole);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     chats::conversation::fitting,
     model_queue::{QueueClass, QueuePass},
-    ollama::{AnswerLimits, ModelFrame, ModelMessage, ModelPrompt},
+    ollama::{AnswerLimits, ModelFrame, ModelPrompt},
     supervisor::{
         RunHandle, Supervisor,
         failure::{died, interrupted, took_too_long},
@@ -133,12 +133,18 @@ async fn ask_model(
 ) -> Result<WrittenCaption, Failure> {
     let model = &supervisor.0.settings.caption_model;
     let conversation = prompt(brief);
-    let (first, pass) = whole_answer(supervisor, pass, model, &conversation).await?;
+    let asked = ModelPrompt::of(&conversation);
+    let (first, pass) = whole_answer(supervisor, pass, model, asked).await?;
     let mut text = reply::caption(&first);
     let cap = brief.platform.cap();
     if let Some(cap) = cap.filter(|cap| cap.is_passed(&text)) {
         let shorter = shorter(conversation, &text, cap.most());
-        let (again, _pass) = whole_answer(supervisor, pass, model, &shorter).await?;
+        let form = reply::form();
+        let asked = ModelPrompt {
+            format: Some(&form), // a reply that is too long is often one with talk around it
+            ..ModelPrompt::of(&shorter)
+        };
+        let (again, _pass) = whole_answer(supervisor, pass, model, asked).await?;
         let again = reply::caption(&again);
         if !again.is_empty() {
             text = again;
@@ -163,14 +169,13 @@ async fn whole_answer(
     supervisor: &Supervisor,
     pass: QueuePass,
     model: &str,
-    conversation: &[ModelMessage],
+    prompt: ModelPrompt<'_>,
 ) -> Result<(String, QueuePass), Failure> {
     let settings = &supervisor.0.settings;
     let limits = AnswerLimits {
         answer_tokens: CAPTION_TOKENS,
         ..settings.answer_limits()
     };
-    let prompt = ModelPrompt::of(conversation);
     let asking = supervisor.open_answer(pass, model, &prompt, limits);
     let OpenAnswer { mut stream, pass } = asking.await?;
     let mut whole = String::new();
