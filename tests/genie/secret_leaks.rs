@@ -29,7 +29,8 @@ use crate::{
 const DECOY: &str = "decoy-7f3a91c2e5";
 /// Personal texts that are not secret. The owner sees them, and so does a caller who may read
 /// personal data.
-const PERSONAL: [&str; 12] = [
+const PERSONAL: [&str; 13] = [
+    "key_name",
     "email",
     "name",
     "platform_username",
@@ -490,6 +491,14 @@ async fn credentials(story: &mut Story, admin: &Person, ada: &Person) -> String 
         .unwrap()
         .to_owned();
     story.secrets.know("service_key", &key);
+    let key_name = story.secrets.make("key_name");
+    let own = json!({"name": key_name, "scopes": ["api"], "password": ada.password});
+    let may = ["api_key", "key_name"];
+    let own = story.post("/api/me/keys", &ada.token, own, &may).await;
+    let own = own["key"].as_str().unwrap().to_owned();
+    story.secrets.know("api_key", &own);
+    story.get("/api/me/keys", &ada.token, &["key_name"]).await;
+    story.get("/api/usage", &own, &[]).await;
     story
         .post(
             "/api/credentials/reveal",
@@ -1104,6 +1113,8 @@ fn each_secret_reached_its_readers(hunt: &Hunt, heard: &[Heard]) {
         "reset_token",
         "two_factor",
         "service_key",
+        "api_key",
+        "key_name",
         "impersonation",
         "lease",
     ] {
