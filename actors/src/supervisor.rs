@@ -125,7 +125,7 @@ impl Supervisor {
         let servers: Result<Vec<_>, _> = settings.urls.iter().map(server).collect();
         let model_servers = servers.map_err(|error| WriteError::Internal(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
-            journal: log.journals().start(),
+            journal: log.journals().start(&node),
             log,
             users,
             queue: ModelQueue::new(model_servers.len(), settings.concurrency, settings.queue),
@@ -192,6 +192,13 @@ impl Supervisor {
 
     fn lease_end(&self) -> Timestamp {
         self.0.log.clock().now().plus_seconds(LEASE_SECONDS)
+    }
+
+    /// True for a run that this node has to begin: it was asked for here, in the same append as its lease, or the
+    /// store says so. A lease that was lost meanwhile lets the run write nothing.
+    pub async fn is_here(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {
+        let is_admitted = self.0.admitted.lock().contains_key(id);
+        Ok(is_admitted || self.holds_lease(kind, id).await?)
     }
 
     pub async fn holds_lease(&self, kind: LeaseKind, id: &str) -> Result<bool, LogError> {

@@ -3,10 +3,13 @@
 
 use std::{future::pending, sync::Arc};
 
-use genie_events::{TurnId, UserId, chat::Failure};
-use genie_log::{UserKeys, turn_journal::Journal};
-use tokio::task::{JoinError, JoinHandle};
-use tracing::{Instrument, error, warn};
+use futures_util::future::BoxFuture;
+use genie_events::{TurnId, chat::Failure};
+use genie_log::{
+    UserKeys,
+    turn_journal::{Journal, JournalOutcome},
+};
+use tracing::{error, warn};
 
 use super::{
     conversation::fitting,
@@ -16,7 +19,7 @@ use crate::{
     ollama::{FrameCall, ModelFrame, ModelStream},
     supervisor::{
         Supervisor,
-        failure::{died, journal_unwritable, took_too_long},
+        failure::{journal_unwritable, took_too_long},
         retry::bounded_pauses,
     },
 };
@@ -36,7 +39,8 @@ pub(super) struct Relay<'a> {
     calls: Vec<FrameCall>,
     /// The bytes that the answer may still grow by.
     room: usize,
-    committing: Option<JoinHandle<Result<String, Failure>>>,
+    /// The commit under way, which is only ever polled to its end.
+    committing: Option<BoxFuture<'static, Result<CommittedPiece, Failure>>>,
     end: Option<AttemptResult>,
 }
 
@@ -69,9 +73,9 @@ impl<'a> Relay<'a> {
                 piece = committed(&mut self.committing) => {
                     self.committing = None;
                     match piece {
-                        Ok(Ok(piece)) => self.show(&piece),
-                        Ok(Err(failure)) => self.fail_now(failure),
-                        Err(_) => self.fail_now(died()),
+                        Ok(CommittedPiece::Text(piece)) => self.show(&piece),
+                        Ok(CommittedPiece::LeaseLost) => self.lose(),
+                        Err(failure) => self.fail_now(failure),
                     }
                 }
                 () = &mut deadline, if self.end.is_none() => {
@@ -99,12 +103,11 @@ impl<'a> Relay<'a> {
         let commit = commit(
             self.supervisor.0.journal.clone(),
             self.task.turn,
-            self.task.user,
             Arc::clone(&self.keys),
             upto,
             piece,
         );
-        self.committing = Some(tokio::spawn(commit.in_current_span()));
+        self.committing = Some(Box::pin(commit));
     }
 
     fn show(&mut self, piece: &str) {
@@ -116,6 +119,13 @@ impl<'a> Relay<'a> {
     fn fail_now(&mut self, failure: Failure) {
         self.arrived.clear();
         self.end = Some(AttemptResult::Failed(failure));
+    }
+
+    /// Ends without an answer: another node has the turn.
+    fn lose(&mut self) {
+        self.arrived.clear();
+        self.task.run.lost.cancel();
+        self.end = Some(AttemptResult::Stopped);
     }
 
     fn take(&mut self, frame: Result<ModelFrame, Failure>) {
@@ -151,10 +161,17 @@ impl<'a> Relay<'a> {
     }
 }
 
+enum CommittedPiece {
+    /// The text may be shown.
+    Text(String),
+    /// Another node has the turn.
+    LeaseLost,
+}
+
 /// Resolves when the commit under way has ended, and never without one.
 async fn committed(
-    committing: &mut Option<JoinHandle<Result<String, Failure>>>,
-) -> Result<Result<String, Failure>, JoinError> {
+    committing: &mut Option<BoxFuture<'static, Result<CommittedPiece, Failure>>>,
+) -> Result<CommittedPiece, Failure> {
     match committing {
         Some(commit) => commit.await,
         None => pending().await,
@@ -166,14 +183,17 @@ async fn committed(
 async fn commit(
     journal: Journal,
     turn: TurnId,
-    user: UserId,
     keys: Arc<UserKeys>,
     upto: u64,
     piece: String,
-) -> Result<String, Failure> {
+) -> Result<CommittedPiece, Failure> {
     for pause in bounded_pauses() {
-        match journal.write(turn, user, &keys, upto, &piece).await {
-            Ok(()) => return Ok(piece),
+        match journal.write(turn, &keys, upto, &piece).await {
+            Ok(JournalOutcome::Committed) => return Ok(CommittedPiece::Text(piece)),
+            Ok(JournalOutcome::LeaseLost) => {
+                warn!(turn.id = %turn, "turn: another server has taken it; it ends here without an answer");
+                return Ok(CommittedPiece::LeaseLost);
+            }
             Err(error) => {
                 warn!(%error, turn.id = %turn, "turn: writing its journal failed; trying again")
             }

@@ -90,7 +90,7 @@ impl Supervisor {
     }
 
     async fn start_turn(&self, turn: TurnId, user: UserId, fact: &Fact) -> Result<(), LogError> {
-        if self.holds_lease(LeaseKind::Turn, &turn.to_string()).await? {
+        if self.is_here(LeaseKind::Turn, &turn.to_string()).await? {
             let session = SessionId(fact.stream.id);
             chats::turn::start(self, turn, user, session, cause(fact));
         } else {
@@ -107,7 +107,7 @@ impl Supervisor {
     ) -> Result<(), LogError> {
         let caption = CaptionId(fact.stream.id);
         if self
-            .holds_lease(LeaseKind::Caption, &caption.to_string())
+            .is_here(LeaseKind::Caption, &caption.to_string())
             .await?
         {
             captions::task::start(self, caption, user, brief.clone(), cause(fact));

@@ -51,8 +51,8 @@ const READ_CONNECTIONS: u32 = 16;
 /// Pages of the log that are read at once. A page has up to a mebibyte, so it takes long, and the other
 /// connections are for short reads.
 const PAGES_AT_ONCE: usize = 4;
-/// Connections for read tables, journal and leases, which need no fsync of their own.
-const RELAXED_CONNECTIONS: u32 = 8;
+/// Connections for read tables and leases, which need no fsync of their own. The journal has one beside them.
+const RELAXED_CONNECTIONS: u32 = 7;
 /// Connections for working tables that must survive a power cut.
 const DURABLE_CONNECTIONS: u32 = 4;
 /// When no connection is free for this long, the store counts as away.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use genie_events::{
-    EmailAddress, Event, InviteCode, Metadata, Timestamp, UserId,
+    EmailAddress, Event, InviteCode, Metadata, Timestamp, TurnId, UserId,
     account::{AccountEvent, Registration},
     tier::Tier,
 };
@@ -284,6 +284,14 @@ async fn fresh_database() -> String {
     .await
     .unwrap();
     format!("{base}/{name}")
+}
+
+/// SQL for [`TestStore::tamper`] by which a node holds the lease of a turn.
+pub fn turn_lease(turn: TurnId, user: UserId, holder: &str) -> String {
+    format!(
+        "INSERT INTO leases (kind, id, user_id, stream_id, holder, expires_at) \
+         VALUES ('turn', '{turn}', '{user}', 's', '{holder}', 9000000000000000)"
+    )
 }
 
 /// One test on both stores: `name::sqlite` and `name::postgres`.

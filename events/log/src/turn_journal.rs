@@ -1,6 +1,9 @@
 //! The journal: the text of running turns. A reader is shown only what is committed here. One task
 //! writes for all streams, in batches of whatever waits, and without an fsync of its own: shown
 //! text survives kill -9, but not a power cut.
+//!
+//! Invariant: a piece is written only while its node holds the turn's lease. So once another node
+//! has taken the lease, the journal holds all that any reader was shown.
 
 use std::sync::Arc;
 
@@ -9,24 +12,29 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{
-    Epoch, Log, LogError, UserKeys,
-    append_sqlite::SqliteTx,
-    store::{Store, in_time},
-};
+use crate::{Epoch, Log, LogError, UserKeys, append_sqlite::SqliteTx, store::Store};
+
+/// The task that writes.
+mod writer;
+use writer::JournalWriter;
 
 /// The pieces that may wait for the journal's task; beyond that the writers wait.
 const QUEUE: usize = 1024;
-/// The most pieces of one transaction.
-const BATCH: usize = 256;
 const COLUMN: &str = "journal.sealed";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JournalOutcome {
+    /// The piece may be shown.
+    Committed,
+    /// This node does not hold the turn's lease any more: nothing was written.
+    LeaseLost,
+}
 
 struct Piece {
     turn: TurnId,
-    user: UserId,
     upto: u64,
     sealed: Vec<u8>,
-    committed: oneshot::Sender<Result<(), LogError>>,
+    committed: oneshot::Sender<Result<JournalOutcome, LogError>>,
 }
 
 /// The queue of the journal's task.
@@ -61,10 +69,11 @@ impl Log {
 
 impl TurnJournals {
     /// Starts the journal's task on the current runtime, which must be the one that owns the
-    /// store's connections.
-    pub fn start(&self) -> Journal {
+    /// store's connections. It writes for turns whose lease this node holds.
+    pub fn start(&self, node: &str) -> Journal {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(write(self.0.store().clone(), waiting));
+        let writer = JournalWriter::new(self.0.store().clone(), node);
+        tokio::spawn(writer.run(waiting));
         Journal { queue }
     }
 
@@ -125,15 +134,13 @@ impl Journal {
     pub async fn write(
         &self,
         turn: TurnId,
-        user: UserId,
         keys: &Arc<UserKeys>,
         upto: u64,
         text: &str,
-    ) -> Result<(), LogError> {
+    ) -> Result<JournalOutcome, LogError> {
         let (committed, answer) = oneshot::channel();
         let piece = Piece {
             turn,
-            user,
             upto,
             sealed: keys.seal_text(COLUMN, text),
             committed,
@@ -142,34 +149,6 @@ impl Journal {
         self.queue.send(piece).await.map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
-}
-
-async fn write(store: Store, mut waiting: mpsc::Receiver<Piece>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        let written = in_time(commit(&store, &batch)).await;
-        for piece in batch.drain(..) {
-            // The turn may have been stopped meanwhile.
-            let _ = piece.committed.send(written.clone());
-        }
-    }
-}
-
-async fn commit(store: &Store, batch: &[Piece]) -> Result<(), LogError> {
-    let mut tx = store.relaxed().await?;
-    for piece in batch {
-        // A repeated piece, after a lost answer, changes nothing, and a forgotten user gets no row.
-        let sql = "INSERT INTO journal (turn_id, upto, user_id, sealed) \
-                   SELECT $1, $2, user_id, $4 FROM user_keys WHERE user_id = $3 AND state = 'live' ON CONFLICT (turn_id, upto) DO NOTHING";
-        sqlx::query(sql)
-            .bind(piece.turn.to_string())
-            .bind(piece.upto as i64)
-            .bind(piece.user.to_string())
-            .bind(piece.sealed.as_slice())
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(tx.commit().await?)
 }
 
 /// A turn's pieces, in the transaction of a fact.
@@ -197,13 +176,10 @@ impl JournalRow {
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Event, Metadata, StreamId, StreamKind, account::AccountEvent};
-
     use super::*;
     use crate::{
-        AppendRequest, Group, NewFact, Work,
-        leases::{LeaseKind, LeaseRow},
-        testing::{TestStore, both_stores},
+        leases::LeaseKind,
+        testing::{TestStore, both_stores, turn_lease},
     };
 
     both_stores!(
@@ -215,14 +191,16 @@ mod tests {
             let epoch = election.elected().await;
             let keys = log.keys().live(ada).await.unwrap();
             let journals = log.journals();
-            let journal = journals.start();
+            let journal = journals.start("node");
             let (running, ended) = (
                 TurnId(log.clock().new_uuid()),
                 TurnId(log.clock().new_uuid()),
             );
             for turn in [running, ended] {
+                store.tamper(&turn_lease(turn, ada, "node")).await;
                 for (upto, piece) in [(3, "one"), (7, " two")] {
-                    journal.write(turn, ada, &keys, upto, piece).await.unwrap();
+                    let written = journal.write(turn, &keys, upto, piece).await.unwrap();
+                    assert_eq!(written, JournalOutcome::Committed);
                 }
             }
             let rest = journals.text_after(running, ada, 4).await.unwrap();
@@ -230,29 +208,45 @@ mod tests {
             let none = journals.text_after(running, ada, 7).await.unwrap();
             assert_eq!((none.begin, none.text.as_str()), (7, ""));
 
-            let lease = LeaseRow::Put {
-                kind: LeaseKind::Turn,
-                id: running.to_string(),
-                user: ada,
-                stream_id: "s".into(),
-                holder: "node".into(),
-                expires_at: log.clock().now(),
-            };
-            let fact = NewFact {
-                stream: StreamId::new(StreamKind::Account, ada),
-                sequence: 2,
-                event: Event::Account(AccountEvent::SignedIn),
-            };
-            let request = AppendRequest {
-                groups: vec![Group::of_user(ada, 1, vec![fact])],
-                work: vec![Work::Lease(lease)],
-                metadata: Metadata::system(),
-                remember: None,
-            };
-            crate::testing::append(&log, request).await.unwrap();
+            let leases = log.leases();
+            leases
+                .remove(LeaseKind::Turn, &ended.to_string(), "node")
+                .await
+                .unwrap();
             assert_eq!(journals.drop_leftovers(epoch).await.unwrap(), 2);
             assert_eq!(journals.text(running, ada).await.unwrap(), "one two");
             assert_eq!(journals.text(ended, ada).await.unwrap(), "");
+        }
+    );
+
+    both_stores!(
+        a_piece_is_written_only_under_the_lease_of_its_turn,
+        async |store: TestStore| {
+            let log = store.open().await.log;
+            let ada = store.register(&log, "ada").await;
+            let keys = log.keys().live(ada).await.unwrap();
+            let journals = log.journals();
+            let journal = journals.start("node");
+            let turns: Vec<TurnId> = (0..40).map(|_| TurnId(log.clock().new_uuid())).collect();
+            for (n, turn) in turns.iter().enumerate() {
+                let holder = if n % 3 == 0 { "another" } else { "node" };
+                store.tamper(&turn_lease(*turn, ada, holder)).await;
+            }
+            // Together, so that batches hold pieces of both kinds; and twice, as after a lost answer.
+            for _ in 0..2 {
+                let write = |turn: &TurnId| journal.write(*turn, &keys, 3, "one");
+                let written = futures_util::future::join_all(turns.iter().map(write)).await;
+                for (n, written) in written.into_iter().enumerate() {
+                    let expected = if n % 3 == 0 {
+                        JournalOutcome::LeaseLost
+                    } else {
+                        JournalOutcome::Committed
+                    };
+                    assert_eq!(written.unwrap(), expected, "piece {n}");
+                    let text = journals.text(turns[n], ada).await.unwrap();
+                    assert_eq!(text.is_empty(), n % 3 == 0, "piece {n}: {text}");
+                }
+            }
         }
     );
 }

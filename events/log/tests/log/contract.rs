@@ -919,17 +919,19 @@ both_stores!(
     async |store: TestStore| {
         let opened = store.open().await;
         let ada = store.register(&opened.log, "ada").await;
-        let journal = opened.log.journals().start();
+        let journal = opened.log.journals().start("node");
         let keys = opened.log.keys().live(ada).await.unwrap();
         let turn = genie_events::TurnId(opened.log.clock().new_uuid());
+        let lease = genie_log::testing::turn_lease(turn, ada, "node");
+        store.tamper(&lease).await;
         for (upto, text) in [(3, "one"), (7, " two"), (11, " 你")] {
-            journal.write(turn, ada, &keys, upto, text).await.unwrap();
+            journal.write(turn, &keys, upto, text).await.unwrap();
         }
         assert_eq!(
             opened.log.journals().text(turn, ada).await.unwrap(),
             "one two 你"
         );
-        journal.write(turn, ada, &keys, 7, " two").await.unwrap();
+        journal.write(turn, &keys, 7, " two").await.unwrap();
         assert_eq!(
             opened.log.journals().text(turn, ada).await.unwrap(),
             "one two 你",
