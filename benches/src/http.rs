@@ -18,6 +18,7 @@ pub mod bare;
 mod enqueue;
 pub mod server;
 mod silent_readers;
+pub mod spent;
 
 use server::{BenchServer, Connection, bearer, request};
 

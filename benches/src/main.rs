@@ -4,6 +4,7 @@
 mod bare;
 mod bare_postgres;
 mod bare_sqlite;
+mod chat;
 mod cold_start;
 mod commands;
 mod credentials;
@@ -54,6 +55,8 @@ enum What {
     Log(Selection),
     /// The server over HTTP; needs the program `genie` beside this one
     Http(Selection),
+    /// Answers of a model through the server, beside reading the model directly; needs the program `genie` beside this one
+    Chat(Selection),
     /// The queue beside BullMQ; needs node, redis-server, and the program `genie` beside this one
     Jobs(Selection),
     /// Secrets and their keys, through the vault and the users' actors, on Postgres and on SQLite
@@ -66,6 +69,9 @@ enum What {
     /// Internal: a bare server that answers every request with these bytes
     #[command(hide = true, name = http::bare::CHILD)]
     BareHttp { body: String },
+    /// Internal: a model server whose answers are scripted
+    #[command(hide = true, name = chat::model::CHILD)]
+    ScriptedModel,
 }
 
 #[derive(Args)]
@@ -108,9 +114,10 @@ impl Selection {
 }
 
 fn main() -> Measured<()> {
-    // These two need none of the server's threads.
+    // These need none of the server's threads.
     let what = match Arguments::parse().what {
         What::BareHttp { body } => return http::bare::serve(body),
+        What::ScriptedModel => return chat::model::serve(),
         What::Marks(marks) => {
             let rows = marks::measure(&marks.wanted, marks.photographs.as_deref())?;
             return marks.wanted.print(&rows);
@@ -133,7 +140,8 @@ fn main() -> Measured<()> {
                 What::Http(wanted) => http(&wanted).await,
                 What::Jobs(wanted) => queue(&wanted).await,
                 What::Credentials(wanted) => credentials(&arbiters, &wanted).await,
-                What::Marks(_) | What::BareHttp { .. } => Ok(()), // done before
+                What::Chat(wanted) => chat(&wanted).await,
+                What::Marks(_) | What::BareHttp { .. } | What::ScriptedModel => Ok(()), // done before
                 What::IdleUsers => memory::idle_users(arbiters).await,
             }
         })
@@ -167,6 +175,16 @@ async fn http(wanted: &Selection) -> Measured<()> {
             if wanted.wants(&measurement.figures(kind)) {
                 rows.extend(measurement.measure(kind).await?);
             }
+        }
+    }
+    wanted.print(&rows)
+}
+
+async fn chat(wanted: &Selection) -> Measured<()> {
+    let mut rows = Vec::new();
+    for kind in KINDS {
+        if wanted.wants(&chat::figures(kind)) {
+            rows.extend(chat::measure(kind, |figures| wanted.wants(figures)).await?);
         }
     }
     wanted.print(&rows)

@@ -15,6 +15,8 @@ use crate::setup::Measured;
 /// The time limit of a server's start.
 const START: Duration = Duration::from_secs(60);
 const INVITE: &str = "the-first-invite";
+/// One request makes at most so many invites.
+const INVITES_AT_ONCE: usize = 50;
 /// The shared secret of servers and workers.
 pub const BENCH_SECRET: &str = "the shared secret of a measured server";
 pub const JSON: &str = "Content-Type: application/json\r\n";
@@ -28,6 +30,12 @@ pub struct BenchServer {
 
 impl BenchServer {
     pub async fn start(kind: Kind, is_open: bool) -> Measured<Self> {
+        let public = [("QUEUE_STATS_PUBLIC", is_open.to_string())];
+        Self::start_with(kind, &public).await
+    }
+
+    /// The same with settings.
+    pub async fn start_with(kind: Kind, settings: &[(&str, String)]) -> Measured<Self> {
         let store = TestStore::new(kind).await;
         let mut command = Command::new(std::env::current_exe()?.with_file_name("genie"));
         command
@@ -41,7 +49,7 @@ impl BenchServer {
             .env("GENIE_DATA_DIR", store.folder())
             .env("GENIE_FIRST_INVITE", INVITE)
             .env("RBAC_SYNC_WEBHOOK_SECRET", BENCH_SECRET)
-            .env("QUEUE_STATS_PUBLIC", is_open.to_string())
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             // The rate is never reached, but requests are counted.
             .env("RATE_LIMIT_USER", "1000000/1s")
             .env("RATE_LIMIT_ADDRESS", "1000000/1s")
@@ -84,6 +92,15 @@ impl BenchServer {
 
     /// Registers users by invites of the administrator, and returns their tokens.
     pub async fn users(&self, admin: &str, count: usize) -> Measured<Vec<String>> {
+        let mut tokens = Vec::with_capacity(count);
+        while tokens.len() < count {
+            let some = (count - tokens.len()).min(INVITES_AT_ONCE);
+            tokens.extend(self.some_users(admin, tokens.len(), some).await?);
+        }
+        Ok(tokens)
+    }
+
+    async fn some_users(&self, admin: &str, first: usize, count: usize) -> Measured<Vec<String>> {
         let mut connection = Connection::open(&self.address).await?;
         let body = json!({"count": count, "tier": "studio"}).to_string();
         let headers = format!("{JSON}{}", bearer(admin));
@@ -96,7 +113,7 @@ impl BenchServer {
         let mut tokens = Vec::new();
         for n in 0..count {
             let invite = answer["data"][n]["code"].as_str().ok_or("no invite")?;
-            tokens.push(self.register(&format!("user{n}"), invite).await?);
+            tokens.push(self.register(&format!("user{}", first + n), invite).await?);
         }
         Ok(tokens)
     }
