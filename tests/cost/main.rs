@@ -53,6 +53,8 @@ use crate::{
 const SMALL: usize = 100;
 /// The projections' time for the whole past.
 const PROJECTING: Duration = Duration::from_secs(90);
+/// Readers of one turn beside a grown store, and other turns that run.
+const READERS: usize = 20;
 /// Callers at once, each a user with a connection.
 const CALLERS: usize = 64;
 /// Enqueues of each caller.
@@ -105,14 +107,19 @@ async fn counted(store: TestStore, size: usize) -> CountedStore {
     genie.launch_again().await;
     operations::load(&genie, &subject).await;
     operations::count_all(&mut meter, &genie, &subject).await;
+    // Twenty times as many readers of one turn, and as many other turns that run, at the larger size.
+    let readers = if size == SMALL { 1 } else { READERS };
+    operations::count_turns(&mut meter, &genie, &subject, readers).await;
     operations::count_starts(&mut meter, &mut genie, &subject).await;
     assert!(genie.terminate().await);
     meter.finish().await
 }
 
 /// The test appends beside the server, with the same master key, more than a user may in a day.
-fn settings(store: &TestStore) -> [(&'static str, String); 2] {
+fn settings(store: &TestStore) -> [(&'static str, String); 3] {
     [
+        // All turns run at once.
+        ("OLLAMA_CONCURRENCY", "64".to_owned()),
         ("GENIE_MASTER_KEYS", store.masters().to_owned()),
         ("FACTS_PER_USER_DAY", "100000000".to_owned()),
     ]

@@ -6,8 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    fake_ollama::Step,
     meter::{Meter, REPETITIONS},
-    test_genie::{Answer, SECRET, TestGenie, TestUser, answer, password},
+    test_genie::{Answer, Events, SECRET, TestGenie, TestUser, answer, outcome, password},
     until::until,
 };
 
@@ -231,6 +232,77 @@ async fn chat(meter: &mut Meter, genie: &TestGenie, subject: &Subject) {
                 .await;
         })
         .await;
+}
+
+/// A question with this word is answered by a token each time that the model goes on.
+const SLOWLY: &str = "slowly";
+
+/// Counts what turns take that run, or have ended, in the long session: with so many readers of one, and as many others
+/// beside it.
+pub async fn count_turns(meter: &mut Meter, genie: &TestGenie, subject: &Subject, readers: usize) {
+    let ada = &subject.user;
+    let token = [Step::Say("a"), Step::Hold];
+    let answer: Vec<Step> = token.iter().cycle().take(40).cloned().collect();
+    genie.ollama.script(SLOWLY, &answer);
+    let ended = ada.ask(genie, LONG_SESSION, "Say hello").await.turn;
+    genie.settle().await;
+    meter
+        .count("resume after the end", async || {
+            let events = resume(genie, ada, &ended).await.rest().await;
+            assert_eq!(outcome(&events), "completed");
+        })
+        .await;
+
+    // The first one is read by many; the others only run.
+    let mut asked = ada.ask(genie, "read by many", SLOWLY).await;
+    asked.text().await;
+    let mut watched = Vec::new();
+    for _ in 0..readers {
+        let mut reader = resume(genie, ada, &asked.turn).await;
+        reader.text().await;
+        watched.push(reader);
+    }
+    meter
+        .count("token to its readers", async || {
+            genie.ollama.go_on();
+            for reader in watched.iter_mut().chain([&mut asked]) {
+                reader.text().await;
+            }
+        })
+        .await;
+    meter
+        .count("resume of a running turn", async || {
+            resume(genie, ada, &asked.turn).await.text().await;
+        })
+        .await;
+
+    let mut others = Vec::new();
+    for n in 0..readers {
+        let mut other = ada.ask(genie, &format!("beside {n}"), SLOWLY).await;
+        other.text().await;
+        others.push(other);
+    }
+    let ask = async || {
+        let mut asked = ada.ask(genie, LONG_SESSION, SLOWLY).await;
+        asked.text().await;
+        asked
+    };
+    meter
+        .count_after("stop", ask, async |asked: Events| {
+            let path = format!("/api/genie/turns/{}", asked.turn);
+            ada.delete(genie, &path).await.ok();
+            assert_eq!(outcome(&asked.rest().await), "stopped");
+        })
+        .await;
+    for turn in others.iter().chain([&asked]) {
+        let path = format!("/api/genie/turns/{}", turn.turn);
+        ada.delete(genie, &path).await.ok();
+    }
+}
+
+async fn resume(genie: &TestGenie, user: &TestUser, turn: &str) -> Events {
+    let url = format!("{}/api/genie/turns/{turn}/stream", genie.base);
+    Events::open(genie.http.get(url).bearer_auth(&user.token)).await
 }
 
 /// Reads as the user, who administers too.
