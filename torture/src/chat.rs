@@ -1,11 +1,14 @@
-//! One question in a chat. The answer is read as it comes, resumed on any server where it broke off, and at the end compared with
-//! the kept answer.
+//! One question in a chat. Two readers read the answer as it comes. Each goes on at any server where it broke off, and what each
+//! was shown is compared with the kept answer at the end.
 //!
-//! Invariant: what a reader was shown is the beginning of the kept answer.
+//! Invariant: what a reader was shown is the beginning of the kept answer: no token is lost, and none comes twice.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
-use rand::{RngExt, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -24,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OPENS: Duration = Duration::from_secs(15);
 /// How long the kept answer may take to appear.
 const KEPT: Duration = Duration::from_secs(15);
-/// The share of readers that go away in the middle and come back elsewhere.
+/// The share of events after which a reader goes away, to come back elsewhere.
 const LEAVES: f64 = 0.1;
 
 /// The part of an answer that a reader has seen.
@@ -98,16 +101,50 @@ pub async fn talk(arena: &Arena, chance: &mut StdRng, user: &SimulatedUser, sess
         return; // the model server failed, and the question is kept
     }
     arena.recovery().good_answer(node, sent, Instant::now());
+    // The second reader is another device of the user.
+    let mut other_chance = StdRng::seed_from_u64(chance.random());
+    let (shown, other) = tokio::join!(
+        read_to_the_end(arena, chance, user, &turn, Some(response)),
+        read_to_the_end(arena, &mut other_chance, user, &turn, None)
+    );
+    compare(arena, chance, user, session, turn, [shown, other]).await;
+}
+
+/// Reads an answer from its beginning, and goes on wherever the stream broke off.
+async fn read_to_the_end(
+    arena: &Arena,
+    chance: &mut StdRng,
+    user: &SimulatedUser,
+    turn: &str,
+    first: Option<Response>,
+) -> ShownAnswer {
     let mut shown = ShownAnswer::default();
     let deadline = Instant::now() + PATIENCE;
-    read(&mut shown, chance, response, deadline).await;
-    while !shown.ended && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if let Some(response) = resume(arena, chance, user, &turn, &shown).await {
-            read(&mut shown, chance, response, deadline).await;
+    let mut response = first;
+    loop {
+        if let Some(response) = response {
+            let count = match read(&mut shown, chance, response, deadline).await {
+                StreamEnd::Ended => return shown,
+                StreamEnd::Left => &arena.turns_left,
+                StreamEnd::CutOff => &arena.turns_cut,
+            };
+            AtomicU64::fetch_add(count, 1, Ordering::Relaxed);
         }
+        if Instant::now() >= deadline {
+            return shown;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        response = resume(arena, chance, user, turn, &shown).await;
     }
-    compare(arena, chance, user, session, turn, shown).await;
+}
+
+/// Why a reader stopped reading.
+enum StreamEnd {
+    /// The turn's last event came.
+    Ended,
+    /// The reader went away.
+    Left,
+    CutOff,
 }
 
 /// Notes the outcome of the question. Returns the turn that it began.
@@ -126,16 +163,25 @@ fn begun(arena: &Arena, mark: CommandMark, response: &Response) -> Option<String
     turn.filter(|_| matches!(outcome, CommandOutcome::Acknowledged { .. }))
 }
 
-async fn read(shown: &mut ShownAnswer, chance: &mut StdRng, response: Response, deadline: Instant) {
+async fn read(
+    shown: &mut ShownAnswer,
+    chance: &mut StdRng,
+    response: Response,
+    deadline: Instant,
+) -> StreamEnd {
     let mut stream = EventStream::of(response);
     while let Ok(Some(event)) = timeout_at(deadline, stream.next()).await {
         if let Some(data) = &event.data {
             shown.take(event.id, data);
         }
-        if shown.ended || chance.random_bool(LEAVES) {
-            return;
+        if shown.ended {
+            return StreamEnd::Ended;
+        }
+        if chance.random_bool(LEAVES) {
+            return StreamEnd::Left;
         }
     }
+    StreamEnd::CutOff
 }
 
 async fn resume(
@@ -168,7 +214,7 @@ async fn compare(
     user: &SimulatedUser,
     session: &str,
     turn: String,
-    shown: ShownAnswer,
+    shown: [ShownAnswer; 2],
 ) {
     let deadline = Instant::now() + KEPT;
     let path = format!("/api/genie/sessions/{session}/messages?limit=500");
@@ -180,14 +226,16 @@ async fn compare(
             json["data"].as_array()?.iter().find(is_the_answer)?["content"].as_str()
         });
         if let Some(kept) = kept {
-            if let Some((count, sentence)) = shown.judge(&turn, kept) {
+            for (count, sentence) in shown.iter().filter_map(|one| one.judge(&turn, kept)) {
                 arena.accuse(count, sentence);
             }
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    arena.compare_later(turn, shown);
+    for shown in shown {
+        arena.compare_later(turn.clone(), shown);
+    }
 }
 
 #[cfg(test)]

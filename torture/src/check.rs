@@ -98,7 +98,7 @@ pub struct Checker<'a> {
     ledger: &'a Ledger,
     request_ids: MarksByRequest,
     held: &'a HashMap<CommandMark, u64>,
-    shown: &'a HashMap<String, ShownAnswer>,
+    shown: &'a HashMap<String, Vec<ShownAnswer>>,
     gone: &'a HashMap<String, u64>,
     verdict: RunVerdict,
     expected: Vec<Expected>,
@@ -475,7 +475,7 @@ impl<'a> Checker<'a> {
                 if let Some((count, sentence)) = self
                     .shown
                     .get(&name)
-                    .and_then(|shown| shown.judge(&name, content))
+                    .and_then(|shown| shown.iter().find_map(|one| one.judge(&name, content)))
                 {
                     self.verdict.add(count, sentence);
                 }

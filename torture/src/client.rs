@@ -91,7 +91,7 @@ pub struct Books {
     /// For each request to end a job, the position of the claim under which it was sent.
     pub held: HashMap<CommandMark, u64>,
     /// By turn: the shown answers that have not been compared yet.
-    pub shown: HashMap<String, ShownAnswer>,
+    pub shown: HashMap<String, Vec<ShownAnswer>>,
     /// Workers that were killed while they waited: nothing after this position may be given to them.
     pub gone: HashMap<String, u64>,
 }
@@ -104,7 +104,7 @@ pub struct Arena {
     ledger: Mutex<Ledger>,
     held: Mutex<HashMap<CommandMark, u64>>,
     /// By turn: the shown answers that could not be compared in time.
-    shown: Mutex<HashMap<String, ShownAnswer>>,
+    shown: Mutex<HashMap<String, Vec<ShownAnswer>>>,
     /// Workers that were killed while they waited, each with a position after that.
     gone: Mutex<HashMap<String, u64>>,
     recovery: Mutex<Recovery>,
@@ -113,6 +113,9 @@ pub struct Arena {
     pub requests: AtomicU64,
     /// Requests whose outcome nobody could say at first.
     pub lost: AtomicU64,
+    /// Readers of answers that went away in the middle, and such that were cut off.
+    pub turns_left: AtomicU64,
+    pub turns_cut: AtomicU64,
     internal: Mutex<(u64, Vec<String>)>,
     /// Clients stop when they have a definite answer to what they asked last.
     pub stop: CancellationToken,
@@ -152,6 +155,8 @@ impl Arena {
             seen: Mutex::default(),
             requests: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            turns_left: AtomicU64::new(0),
+            turns_cut: AtomicU64::new(0),
             internal: Mutex::default(),
             stop: CancellationToken::new(),
         })
@@ -169,7 +174,7 @@ impl Arena {
     pub fn compare_later(&self, turn: String, answer: ShownAnswer) {
         let mut shown = self.shown.lock();
         if shown.len() < COMPARED_LATER {
-            shown.insert(turn, answer);
+            shown.entry(turn).or_default().push(answer);
         } else {
             let sentence = format!("turn {turn}: too many answers before it are not kept yet");
             self.accuse(Mistake::Missing, sentence);

@@ -24,6 +24,10 @@ pub struct Report {
     pub commands: BTreeMap<CommandKind, [u64; 3]>,
     pub requests: u64,
     pub lost: u64,
+    /// Readers of answers that went away in the middle and came back.
+    pub turns_left: u64,
+    /// Readers of answers that were cut off, by a kill or otherwise, and came back.
+    pub turns_cut: u64,
     pub starts: u64,
     pub fell: u64,
     pub internal: (u64, Vec<String>),
@@ -117,6 +121,7 @@ impl Report {
             "faults": faults, "skipped": skipped, "commands": commands,
             "requests": self.requests, "lost_answers": self.lost, "server_starts": self.starts, "servers_fell": self.fell,
             "internal_errors": {"count": self.internal.0, "examples": self.internal.1},
+            "readers_of_turns": {"left": self.turns_left, "cut_off": self.turns_cut},
             "facts": self.facts, "feeds_resumed": self.feeds_resumed, "counters": self.verdict.json(),
             "good_answer_after_a_fault_ms": self.good_again.map(|(median, longest)| {
                 json!({"median": millis(median), "longest": millis(longest)})
@@ -177,6 +182,10 @@ impl Report {
         table.line(format!(
             "  servers started {} times, {} of them fell by themselves or did not come up; feeds resumed {} times",
             self.starts, self.fell, self.feeds_resumed
+        ));
+        table.line(format!(
+            "  readers of answers left {} times and were cut off {} times, and came back",
+            self.turns_left, self.turns_cut
         ));
         if self.internal.0 > 0 {
             table.line(format!(
@@ -252,6 +261,8 @@ mod tests {
             commands: [(CommandKind::Register, [1, 2, 3])].into(),
             requests: 6,
             lost: 1,
+            turns_left: 3,
+            turns_cut: 2,
             starts: 2,
             fell: 0,
             internal: (0, vec![]),

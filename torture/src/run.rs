@@ -276,6 +276,8 @@ impl<'a> TortureRun<'a> {
             commands: ledger.tally(),
             requests: arena.requests.load(Ordering::Relaxed),
             lost: arena.lost.load(Ordering::Relaxed),
+            turns_left: arena.turns_left.load(Ordering::Relaxed),
+            turns_cut: arena.turns_cut.load(Ordering::Relaxed),
             starts: sum(|node| node.starts.load(Ordering::Relaxed)),
             fell: sum(|node| node.fell.load(Ordering::Relaxed)),
             internal: arena.internal(),

@@ -351,9 +351,10 @@ fn a_shown_answer_that_differs_from_the_kept_one_is_found() {
         ("b", false, Mistake::NeverSent, 1),
     ] {
         let mut run = a_good_run();
-        run.books
-            .shown
-            .insert(turn(7).to_string(), shown(text, ended));
+        run.books.shown.insert(
+            turn(7).to_string(),
+            vec![shown("a", true), shown(text, ended)],
+        );
         only(&run.verdict(), count, n);
     }
 }

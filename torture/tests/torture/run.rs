@@ -99,6 +99,11 @@ fn happened(report: &Value, faults: &[&str]) {
             "{command}: {report:#}"
         );
     }
+    // Readers of answers that went away, or were cut off, and came back.
+    let readers = &report["readers_of_turns"];
+    let came_back = readers["left"].as_u64().unwrap() + readers["cut_off"].as_u64().unwrap();
+    let at_least = if is_whole(report) { 100 } else { 1 };
+    assert!(came_back >= at_least, "{report:#}");
     // Requests that were sent again under their key could have been applied twice.
     assert!(
         !is_whole(report) || report["lost_answers"].as_u64().is_some_and(|n| n > 0),
