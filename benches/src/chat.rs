@@ -17,7 +17,7 @@ mod listen;
 pub mod model;
 
 use listen::{HeardAnswer, listen};
-use model::{SILENT, ScriptedModel, TOKENS};
+use model::{SILENT, ScriptedModel};
 
 use crate::{
     http::{
