@@ -131,7 +131,7 @@ CREATE TABLE messages (
     tool_calls_sealed BLOB
 ) STRICT;
 CREATE INDEX messages_of_session ON messages (session_id, position);
-CREATE INDEX messages_of_turn ON messages (turn_id);
+CREATE INDEX messages_of_turn ON messages (turn_id, user_id);
 CREATE INDEX messages_of_user ON messages (user_id);
 
 CREATE TABLE captions (
