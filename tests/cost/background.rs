@@ -11,7 +11,7 @@ const BACKGROUND: [&str; 15] = [
     // The clock that leases are judged by.
     "SELECT (extract(epoch FROM clock_timestamp())",
     // Leases that lapsed.
-    "SELECT id, user_id, stream_id, holder, expires_at, cancelled, progress FROM leases WHERE kind = $1 AND expires_at <= $2",
+    "SELECT id, user_id, stream_id, holder, expires_at, cancelled, progress, message FROM leases WHERE kind = $1 AND expires_at <= $2",
     // Leases of running turns are renewed.
     "UPDATE leases SET expires_at = $2 WHERE holder = $1",
     // Users who are to be forgotten.

@@ -107,10 +107,11 @@ async fn counted(store: TestStore, size: usize) -> CountedStore {
     genie.launch_again().await;
     operations::load(&genie, &subject).await;
     operations::count_all(&mut meter, &genie, &subject).await;
+
+    operations::count_starts(&mut meter, &mut genie, &subject).await;
     // Twenty times as many readers of one turn, and as many other turns that run, at the larger size.
     let readers = if size == SMALL { 1 } else { READERS };
     operations::count_turns(&mut meter, &genie, &subject, readers).await;
-    operations::count_starts(&mut meter, &mut genie, &subject).await;
     assert!(genie.terminate().await);
     meter.finish().await
 }
