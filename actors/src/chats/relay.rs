@@ -191,7 +191,7 @@ async fn commit(
         match journal.write(turn, &keys, upto, &piece).await {
             Ok(JournalOutcome::Committed) => return Ok(CommittedPiece::Text(piece)),
             Ok(JournalOutcome::LeaseLost) => {
-                warn!(turn.id = %turn, "turn: another server has taken it; it ends here without an answer");
+                warn!(turn.id = %turn, "turn: this server has lost its lease; it ends here without an answer");
                 return Ok(CommittedPiece::LeaseLost);
             }
             Err(error) => {
