@@ -172,22 +172,34 @@ async fn measure_load(kind: Kind, load: &ChatLoad) -> Measured<Vec<Row>> {
         if round > 0 {
             added.note(&direct, &through, load.percent);
             let tokens = through.iter().map(|heard| heard.lags.len()).sum::<usize>() as f64;
-            cpu.push((
-                spent.server_seconds / tokens * 1e6,
-                spent.store_seconds / tokens * 1e6,
-            ));
+            let seconds = [spent.server_seconds, spent.store_seconds];
+            cpu.push(seconds.map(|seconds| seconds / tokens * 1e6));
         }
     }
-    let of_server: Vec<f64> = cpu.iter().map(|(server, _)| *server).collect();
-    let of_store: Vec<f64> = cpu.iter().map(|(_, store)| *store).collect();
-    let of_both: Vec<f64> = cpu.iter().map(|(server, store)| server + store).collect();
     let memory = memory_mib(&genie, "VmHWM:")?;
     eprintln!(
         "{kind:?}, {} streams: {added}; CPU of a token {:.0} µs in the server and {:.0} µs in Postgres; {memory:.0} MiB at most",
         load.streams,
-        median(&of_server),
-        median(&of_store)
+        median_of(&cpu, |[server, _]| server),
+        median_of(&cpu, |[_, store]| store)
     );
+    Ok(rows_of(kind, load, &added, &cpu, memory))
+}
+
+/// The middle of a number of each round.
+fn median_of(cpu: &[[f64; 2]], number: impl Fn([f64; 2]) -> f64) -> f64 {
+    let numbers: Vec<f64> = cpu.iter().map(|one| number(*one)).collect();
+    median(&numbers)
+}
+
+/// `cpu` has the microseconds of a token in the server and in the store, of each round.
+fn rows_of(
+    kind: Kind,
+    load: &ChatLoad,
+    added: &AddedTimes,
+    cpu: &[[f64; 2]],
+    memory: f64,
+) -> Vec<Row> {
     let row = |figure: String, value, unit, bound| {
         Row::new(
             name_on("chat", kind, &figure),
@@ -196,20 +208,16 @@ async fn measure_load(kind: Kind, load: &ChatLoad) -> Measured<Vec<Row>> {
             Bound::AtMost(bound),
         )
     };
+    let both = median_of(cpu, |[server, store]| server + store);
     let mut rows = vec![
         row(load.first_name(), added.first(), "ms", load.first),
         row(load.token_name(), added.token(), "ms", load.token),
-        row(
-            load.name("cpu_us_a_token"),
-            median(&of_both),
-            "µs",
-            load.cpu,
-        ),
+        row(load.name("cpu_us_a_token"), both, "µs", load.cpu),
     ];
     if let Some(bound) = load.memory {
         rows.push(row(load.name("memory_mib"), memory, "MiB", bound));
     }
-    Ok(rows)
+    rows
 }
 
 /// What the server added to the times of the same percentile, in each round.
