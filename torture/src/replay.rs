@@ -76,29 +76,33 @@ impl Replay {
                 };
                 self.captions.insert(id, status);
             }
-            Event::Chat(
-                ChatEvent::Asked {
-                    session, message, ..
-                }
-                | ChatEvent::Prompted {
-                    session, message, ..
-                },
-            ) => {
+            Event::Chat(event) => self.chat(id, event),
+        }
+    }
+
+    fn chat(&mut self, id: String, event: ChatEvent) {
+        match event {
+            ChatEvent::Asked {
+                session, message, ..
+            }
+            | ChatEvent::Prompted {
+                session, message, ..
+            } => {
                 self.chats
                     .entry(id)
                     .or_insert((session, Vec::new()))
                     .1
                     .push(format!("user: {message}"));
             }
-            Event::Chat(ChatEvent::Answered { answer, .. }) => {
+            ChatEvent::Answered { answer, .. } => {
                 if let Some((_, messages)) = self.chats.get_mut(&id) {
                     messages.push(format!("assistant: {}", answer.content));
                 }
             }
-            Event::Chat(ChatEvent::Removed { .. }) => {
+            ChatEvent::Removed { .. } => {
                 self.chats.remove(&id);
             }
-            Event::Chat(ChatEvent::Renamed { .. } | ChatEvent::Reopened) => {}
+            ChatEvent::Renamed { .. } | ChatEvent::Reopened => {}
         }
     }
 

@@ -5,7 +5,11 @@ use genie_events::job_operation::{self, QUEUES};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ToolArguments, ToolSpec, schema, shown, shown_page};
+use super::{
+    ToolArguments, ToolSpec,
+    schema::{self, SchemaField},
+    shown, shown_page,
+};
 use crate::{
     app::App,
     http::{
@@ -43,90 +47,107 @@ struct NamedJob {
 }
 
 pub fn specs() -> [ToolSpec; 4] {
-    let job_id = || schema::text("job_id", "The job's id.").required();
-    let status = || schema::word("status", "The job's state.", JOB_STATUSES).required();
-    [
-        ToolSpec {
-            name: "queue_media_job",
-            description: "Queues work on the user's pictures and films, such as resizing, cutting or a watermark. It counts for the user's plan. A worker does it later: ask job_status for its end.",
-            input_schema: schema::object([
-                schema::word("operation", "The work.", job_operation::all()).required(),
-                schema::text("input_file_id", "The id of one of the user's files."),
-                schema::text(
-                    "input_url",
-                    "An address to fetch the input from, instead of a file.",
-                ),
-                schema::any_object(
-                    "params",
-                    "What the operation takes, such as `width`. A wrong one is refused by its name.",
-                ),
-                schema::text(
-                    "creator_profile_id",
-                    "The id of one of the user's connections, for work on a platform.",
-                ),
-                schema::whole_within(
-                    "priority",
-                    "Lower runs sooner; 10 by default.",
-                    0,
-                    1_000_000,
-                ),
-                schema::text("run_at", "Not before this time, in RFC 3339."),
-                schema::whole_within("max_attempts", "3 by default.", 1, 20),
-                schema::short_text(
-                    "job_id",
-                    "Your own name for the job. The same call with the same name queues nothing more.",
-                    100,
-                ),
-            ]),
-            output_schema: schema::object([
-                job_id(),
-                schema::text("queue", "The queue that it waits in.").required(),
-                status(),
-                schema::whole("queue_position", "The number of jobs that wait there.").required(),
-            ]),
-            read_only: false,
-            idempotent: false,
-            destructive: false,
-        },
-        ToolSpec {
-            name: "job_status",
-            description: "Shows one of the user's jobs: its state, progress, error and outputs.",
-            input_schema: schema::object([job_id()]),
-            output_schema: job_schema(),
-            read_only: true,
-            idempotent: true,
-            destructive: false,
-        },
-        ToolSpec {
-            name: "list_jobs",
-            description: "Lists the user's jobs, newest first.",
-            input_schema: schema::object(
-                [
-                    schema::word("status", "Only jobs in this state.", JOB_STATUSES),
-                    schema::word("queue", "Only jobs of this queue.", QUEUES),
-                    schema::word("operation", "Only this work.", job_operation::all()),
-                ]
-                .into_iter()
-                .chain(schema::page()),
+    [queue_spec(), status_spec(), list_spec(), cancel_spec()]
+}
+
+fn job_id() -> SchemaField {
+    schema::text("job_id", "The job's id.").required()
+}
+
+fn job_status() -> SchemaField {
+    schema::word("status", "The job's state.", JOB_STATUSES).required()
+}
+
+fn queue_spec() -> ToolSpec {
+    ToolSpec {
+        name: "queue_media_job",
+        description: "Queues work on the user's pictures and films, such as resizing, cutting or a watermark. It counts for the user's plan. A worker does it later: ask job_status for its end.",
+        input_schema: schema::object([
+            schema::word("operation", "The work.", job_operation::all()).required(),
+            schema::text("input_file_id", "The id of one of the user's files."),
+            schema::text(
+                "input_url",
+                "An address to fetch the input from, instead of a file.",
             ),
-            output_schema: schema::object([
-                schema::list("jobs", "The jobs.", job_schema()).required(),
-                schema::next_cursor(),
-            ]),
-            read_only: true,
-            idempotent: true,
-            destructive: false,
-        },
-        ToolSpec {
-            name: "cancel_job",
-            description: "Cancels one of the user's jobs that has not ended.",
-            input_schema: schema::object([job_id()]),
-            output_schema: schema::object([job_id(), status()]),
-            read_only: false,
-            idempotent: true,
-            destructive: true,
-        },
-    ]
+            schema::any_object(
+                "params",
+                "What the operation takes, such as `width`. A wrong one is refused by its name.",
+            ),
+            schema::text(
+                "creator_profile_id",
+                "The id of one of the user's connections, for work on a platform.",
+            ),
+            schema::whole_within(
+                "priority",
+                "Lower runs sooner; 10 by default.",
+                0,
+                1_000_000,
+            ),
+            schema::text("run_at", "Not before this time, in RFC 3339."),
+            schema::whole_within("max_attempts", "3 by default.", 1, 20),
+            schema::short_text(
+                "job_id",
+                "Your own name for the job. The same call with the same name queues nothing more.",
+                100,
+            ),
+        ]),
+        output_schema: schema::object([
+            job_id(),
+            schema::text("queue", "The queue that it waits in.").required(),
+            job_status(),
+            schema::whole("queue_position", "The number of jobs that wait there.").required(),
+        ]),
+        read_only: false,
+        idempotent: false,
+        destructive: false,
+    }
+}
+
+fn status_spec() -> ToolSpec {
+    ToolSpec {
+        name: "job_status",
+        description: "Shows one of the user's jobs: its state, progress, error and outputs.",
+        input_schema: schema::object([job_id()]),
+        output_schema: job_schema(),
+        read_only: true,
+        idempotent: true,
+        destructive: false,
+    }
+}
+
+fn list_spec() -> ToolSpec {
+    ToolSpec {
+        name: "list_jobs",
+        description: "Lists the user's jobs, newest first.",
+        input_schema: schema::object(
+            [
+                schema::word("status", "Only jobs in this state.", JOB_STATUSES),
+                schema::word("queue", "Only jobs of this queue.", QUEUES),
+                schema::word("operation", "Only this work.", job_operation::all()),
+            ]
+            .into_iter()
+            .chain(schema::page()),
+        ),
+        output_schema: schema::object([
+            schema::list("jobs", "The jobs.", job_schema()).required(),
+            schema::next_cursor(),
+        ]),
+        read_only: true,
+        idempotent: true,
+        destructive: false,
+    }
+}
+
+fn cancel_spec() -> ToolSpec {
+    ToolSpec {
+        name: "cancel_job",
+        description: "Cancels one of the user's jobs that has not ended.",
+        input_schema: schema::object([job_id()]),
+        output_schema: schema::object([job_id(), job_status()]),
+        read_only: false,
+        idempotent: true,
+        destructive: true,
+    }
 }
 
 fn job_schema() -> Value {
