@@ -29,10 +29,15 @@ pub const MAX_TITLE: usize = 200;
 /// The characters of a first question that name its session.
 const DEFAULT_TITLE: usize = 60;
 
+/// The characters of a first question in which its title is looked for.
+const LOOKED_AT: usize = 2000;
+
 /// The title of a session that the user gave none: the beginning of its first question, on one line. What a reader sees
 /// as one character is not cut.
 pub fn default_title(question: &str) -> String {
-    let one_line = typed_text::cleaned(question);
+    let beginning: String = question.chars().take(LOOKED_AT).collect();
+    let words: Vec<&str> = beginning.split_whitespace().collect();
+    let one_line = typed_text::cleaned(&words.join(" "));
     let mut title = String::new();
     let mut left = DEFAULT_TITLE;
     for seen in one_line.graphemes(true) {

@@ -304,7 +304,15 @@ fn a_removed_session_frees_its_place_and_its_name() {
     ada.recall_stream(&recall, 3, "chat.removed");
     assert_eq!(ask(&mut ada, chat(ChatCommand::Remove)), Ok(0));
     assert_eq!(ask(&mut ada, chat(rename)).unwrap_err().code, "not_found");
-    assert_eq!(ask(&mut ada, chat(question(2))), Ok(2), "it begins anew");
+    let now = Now {
+        moment: NOW,
+        limits: Limits::built_in(),
+    };
+    let begun = ada.decide(now, chat(question(2))).unwrap();
+    assert_eq!(begun.len(), 2, "it begins anew");
+    for (sequence, change) in (4..).zip(begun) {
+        ada.evolve(&change.stream, sequence, change.event);
+    }
     assert_eq!((ada.sessions, ada.sequence(&recall.stream())), (1, 5));
     assert_eq!(ada.running_turn(&session), Some(TurnId(id(2))));
 }
