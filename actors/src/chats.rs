@@ -65,14 +65,15 @@ impl Chats {
         message: String,
         context: CommandContext,
     ) -> Result<StartedTurn, WriteError> {
-        let turn = TurnId(self.supervisor.0.log.clock().new_uuid());
+        let log = &self.supervisor.0.log;
+        let turn = TurnId(log.clock().new_uuid());
+        let session = log.hashes().session(user, &session_name);
         let command = ChatCommand::Ask {
             turn,
-            session: session_name.clone(),
+            session: session_name,
             message,
         };
-        self.start(turn, user, &session_name, command, context)
-            .await
+        self.start(turn, user, session, command, context).await
     }
 
     /// Starts a turn whose messages a program gives. It stops when the wait for this method, or its answer, is dropped. A
@@ -86,9 +87,10 @@ impl Chats {
     ) -> Result<PromptedTurn, WriteError> {
         let inner = &self.supervisor.0;
         let turn = TurnId(inner.log.clock().new_uuid());
+        let session = inner.log.hashes().session(user, &session_name);
         let command = ChatCommand::Prompt {
             turn,
-            session: session_name.clone(),
+            session: session_name,
             message: given::question(&given.messages).to_owned(),
             model: given.model.clone(),
         };
@@ -97,18 +99,29 @@ impl Chats {
         let stop = given.stop.clone().drop_guard();
         // Nothing is awaited from here until the plan runs on its own task, which releases what is opened.
         inner.given_turns.add(turn, given);
-        let started = self
-            .start(turn, user, &session_name, command, context)
-            .await?;
+        let started = self.start(turn, user, session, command, context).await?;
         Ok(PromptedTurn { started, stop })
     }
 
-    /// Writes a turn's question.
+    /// Goes on with an interrupted turn, by a new one, like [`Self::ask`].
+    pub async fn continue_turn(
+        &self,
+        user: UserId,
+        session: SessionId,
+        continues: TurnId,
+        context: CommandContext,
+    ) -> Result<StartedTurn, WriteError> {
+        let turn = TurnId(self.supervisor.0.log.clock().new_uuid());
+        let command = ChatCommand::Continue { turn, continues };
+        self.start(turn, user, session, command, context).await
+    }
+
+    /// Begins a turn by this command.
     async fn start(
         &self,
         turn: TurnId,
         user: UserId,
-        session_name: &str,
+        session: SessionId,
         command: ChatCommand,
         context: CommandContext,
     ) -> Result<StartedTurn, WriteError> {
@@ -117,12 +130,17 @@ impl Chats {
             supervisor.release_turn(turn);
             return Err(supervisor.with_retry_after(full.into()));
         }
-        let session = supervisor.0.log.hashes().session(user, session_name);
+        let continues = match &command {
+            ChatCommand::Continue { continues, .. } => Some(*continues),
+            _ => None,
+        };
         let progress = supervisor.0.feeds.open(turn, user);
+        supervisor.0.feeds.continues(turn, continues);
         let lease = supervisor.lease(LeaseKind::Turn, turn.to_string(), user, session.to_string());
-        let recall = Recall::Session(session);
+        let command = UserCommand::Chat(session, command);
+        let recall = command.recall();
         let planner = move |state: &User, now| {
-            let changes = state.decide(now, UserCommand::Chat(session, command.clone()))?;
+            let changes = state.decide(now, command.clone())?;
             Ok(Plan {
                 changes,
                 work: vec![lease.clone()],
@@ -150,7 +168,7 @@ impl Chats {
         &self,
         turn: TurnId,
         user: UserId,
-        recall: Recall,
+        recall: Option<Recall>,
         context: CommandContext,
         planner: Planner,
     ) -> Result<Receipt, WriteError> {
@@ -158,7 +176,7 @@ impl Chats {
         let asking = async move {
             let users = &supervisor.0.users;
             let asked = users
-                .plan_recalling(user, vec![recall], context, planner)
+                .plan_recalling(user, recall.into_iter().collect(), context, planner)
                 .await;
             if asked.is_err() {
                 supervisor.release_turn(turn);

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 #[derive(Debug, Clone, Default)]
 pub struct TurnProgress {
+    /// The interrupted turn that this one goes on with.
+    pub continues: Option<TurnId>,
     pub stage: TurnStage,
     /// The part of the answer that is committed.
     pub text: String,
@@ -68,6 +70,13 @@ impl TurnFeeds {
             .get(&turn)
             .filter(|feed| feed.user == user)
             .map(|feed| feed.progress.subscribe())
+    }
+
+    /// Notes the interrupted turn that a new one goes on with.
+    pub(crate) fn continues(&self, turn: TurnId, continues: Option<TurnId>) {
+        if continues.is_some() {
+            self.change(turn, |progress| progress.continues = continues);
+        }
     }
 
     pub(crate) fn stage(&self, turn: TurnId, stage: TurnStage) {

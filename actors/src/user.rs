@@ -13,7 +13,8 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture,
 };
 use genie_events::{
-    BlobId, Change, Limits, Now, Refusal, StreamId, User, UserId,
+    BlobId, Change, Event, Limits, Now, Refusal, StreamId, User, UserId,
+    chat::Chat,
     file::{File, REMOVED_AT as FILE_REMOVED},
     tier::Tier,
     user::{
@@ -35,6 +36,8 @@ use tracing::{Instrument, Span, error};
 
 use crate::{WriteError, caller::CommandContext, jobs};
 
+/// The newest events of a session among which its last turn is found. Renaming in between is rare.
+const OF_LAST_TURN: usize = 16;
 /// The longest pause before deciding again after another writer came first; chance decides how much of it.
 const STALE_PAUSE: Duration = Duration::from_millis(15);
 
@@ -509,6 +512,23 @@ impl CommandRun {
                 let owner = Owner::User(self.id);
                 if let Some((file, sequence)) = reader.stream::<File>(&owner, *id).await? {
                     state.user.recall_file(*id, file, sequence);
+                }
+                continue;
+            }
+            if let Recall::LastTurn(session) = recall {
+                let stream = recall.stream();
+                let newest = reader
+                    .newest_events(self.id, &stream, None, OF_LAST_TURN)
+                    .await?;
+                if let Some((sequence, _)) = newest.first() {
+                    let sequence = *sequence;
+                    let oldest_first = newest.into_iter().rev();
+                    let events = oldest_first.filter_map(|(_, event)| match event {
+                        Event::Chat(event) => Some(event),
+                        _ => None,
+                    });
+                    let chat = Chat::of_newest(events);
+                    state.user.recall_chat(*session, chat, sequence);
                 }
                 continue;
             }

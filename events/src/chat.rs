@@ -19,9 +19,24 @@ pub struct Chat {
     /// The running turns whose messages a program gave, and their models. They do not wait for each other.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     prompted: BTreeMap<TurnId, String>,
+    /// The interrupted turn that the running one goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    continues: Option<TurnId>,
+    /// The last turn, while none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<LastTurn>,
     /// The session was removed, and nothing was asked since.
     #[serde(skip)]
     removed: bool,
+}
+
+/// The turn that ended last in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct LastTurn {
+    turn: TurnId,
+    outcome: TurnOutcome,
+    /// The interrupted turn that it went on with.
+    continues: Option<TurnId>,
 }
 
 /// The longest title, in characters.
@@ -141,6 +156,11 @@ pub enum ChatCommand {
         message: String,
         model: String,
     },
+    /// Goes on with an interrupted turn, by a new one. The text of the first is the beginning of the answer.
+    Continue {
+        turn: TurnId,
+        continues: TurnId,
+    },
     Answer {
         turn: TurnId,
         answer: TurnAnswer,
@@ -207,6 +227,8 @@ pub enum ChatEvent {
         message: String,
         model: String,
     },
+    /// A new turn goes on with an interrupted one.
+    Continued { turn: TurnId, continues: TurnId },
     Answered {
         turn: TurnId,
         #[serde(flatten)]
@@ -229,6 +251,7 @@ pub enum ChatEvent {
 domain_event!(ChatEvent,
     Self::Asked { .. } => "chat.asked",
     Self::Prompted { .. } => "chat.prompted",
+    Self::Continued { .. } => "chat.continued",
     Self::Answered { .. } => "chat.answered",
     Self::Renamed { .. } => "chat.renamed",
     Self::Removed { .. } => "chat.removed",
@@ -253,6 +276,7 @@ impl ChatEvent {
                 "turn": turn, "outcome": answer.outcome, "model": answer.model, "bytes": answer.content.len(),
                 "failure": answer.failure.as_ref().map(|failure| &failure.code),
             }),
+            Self::Continued { turn, continues } => json!({"turn": turn, "continues": continues}),
             Self::Removed { turns } => json!({"turns": (!turns.is_empty()).then_some(turns)}),
             Self::Renamed { .. } | Self::Reopened => json!({}),
         }
@@ -266,6 +290,13 @@ impl Chat {
             removed: newest == REMOVED,
             ..Self::default()
         }
+    }
+
+    /// A session of which only the newest events are known, oldest first.
+    pub fn of_newest(events: impl IntoIterator<Item = ChatEvent>) -> Self {
+        let mut chat = Self::default();
+        events.into_iter().for_each(|event| chat.evolve(event));
+        chat
     }
 
     pub fn running(&self) -> Option<TurnId> {
@@ -327,6 +358,17 @@ impl Chat {
                 message,
                 model,
             }]),
+            ChatCommand::Continue { turn, continues } => match self.running {
+                Some(running) if running == turn => Ok(vec![]),
+                Some(running) => Err(Refusal {
+                    turn: Some(running),
+                    ..turn_running()
+                }),
+                None => {
+                    self.check_interrupted(continues)?;
+                    Ok(vec![ChatEvent::Continued { turn, continues }])
+                }
+            },
             // A turn that is not running has its answer already or never existed, so there is
             // nothing to record.
             ChatCommand::Answer { turn, answer } => {
@@ -343,16 +385,38 @@ impl Chat {
         }
     }
 
+    /// Only the last turn of a session can be gone on with, and only an interrupted one: itself, or by another try when
+    /// one that went on with it broke off, too.
+    fn check_interrupted(&self, continues: TurnId) -> Result<(), Refusal> {
+        let last = self.last.ok_or_else(turn_not_last)?;
+        let has_failed = matches!(last.outcome, TurnOutcome::Failed | TurnOutcome::Interrupted);
+        if last.turn == continues {
+            let is_interrupted = last.outcome == TurnOutcome::Interrupted;
+            return is_interrupted
+                .then_some(())
+                .ok_or_else(turn_not_interrupted);
+        }
+        let was_tried = last.continues == Some(continues) && has_failed;
+        was_tried.then_some(()).ok_or_else(turn_not_last)
+    }
+
     pub fn evolve(&mut self, event: ChatEvent) {
         match event {
-            ChatEvent::Asked { turn, .. } => self.running = Some(turn),
+            ChatEvent::Asked { turn, .. } => self.begin(turn, None),
+            ChatEvent::Continued { turn, continues } => self.begin(turn, Some(continues)),
             ChatEvent::Prompted { turn, model, .. } => {
                 self.prompted.insert(turn, model);
             }
-            ChatEvent::Answered { turn, .. } => {
-                if self.prompted.remove(&turn).is_none() {
-                    self.running = None;
+            ChatEvent::Answered { turn, answer } => {
+                if self.prompted.remove(&turn).is_some() {
+                    return;
                 }
+                self.running = None;
+                self.last = Some(LastTurn {
+                    turn,
+                    outcome: answer.outcome,
+                    continues: self.continues.take(),
+                });
             }
             ChatEvent::Renamed { .. } => {}
             ChatEvent::Removed { .. } => {
@@ -364,6 +428,27 @@ impl Chat {
             ChatEvent::Reopened => self.removed = false,
         }
     }
+
+    fn begin(&mut self, turn: TurnId, continues: Option<TurnId>) {
+        self.running = Some(turn);
+        self.continues = continues;
+        self.last = None;
+    }
+}
+
+/// An ended turn that was not interrupted.
+fn turn_not_interrupted() -> Refusal {
+    Refusal::conflict(
+        "turn_not_interrupted",
+        "Only a turn that was interrupted can be continued; ask again",
+    )
+}
+
+fn turn_not_last() -> Refusal {
+    Refusal::conflict(
+        "turn_not_last",
+        "The chat has gone on since this turn; only its last turn can be continued",
+    )
 }
 
 fn turn_running() -> Refusal {
@@ -500,6 +585,60 @@ mod tests {
             .given(vec![asked(1), answered])
             .when(command)
             .then_expect_events(vec![]);
+    }
+
+    fn ended(n: u128, outcome: TurnOutcome) -> ChatEvent {
+        let answer = TurnAnswer {
+            outcome,
+            ..answer()
+        };
+        ChatEvent::Answered {
+            turn: turn(n),
+            answer,
+        }
+    }
+    fn continued(n: u128, continues: u128) -> ChatEvent {
+        ChatEvent::Continued {
+            turn: turn(n),
+            continues: turn(continues),
+        }
+    }
+
+    #[test]
+    fn only_the_last_turn_can_be_continued_and_only_when_it_was_interrupted() {
+        use TurnOutcome::{Completed, Failed, Interrupted, Stopped};
+        let go_on = |events: &[ChatEvent], n, continues| {
+            let command = ChatCommand::Continue {
+                turn: turn(n),
+                continues: turn(continues),
+            };
+            Chat::of_newest(events.to_vec())
+                .decide(command)
+                .map_err(|refusal| (refusal.code, refusal.turn))
+        };
+        let broken = [asked(1), ended(1, Interrupted)];
+        assert_eq!(go_on(&broken, 2, 1), Ok(vec![continued(2, 1)]));
+        // What was told of the first turn is enough, as when only the newest facts were read.
+        assert_eq!(go_on(&broken[1..], 2, 1), Ok(vec![continued(2, 1)]));
+        let running = [&broken[..], &[continued(2, 1)]].concat();
+        assert_eq!(go_on(&running, 2, 1), Ok(vec![]), "asked twice");
+        assert_eq!(go_on(&running, 3, 1), Err(("turn_running", Some(turn(2)))));
+        for (outcome, of_first, of_second) in [
+            (Failed, Ok(()), Err("turn_not_interrupted")),
+            (Interrupted, Ok(()), Ok(())),
+            (Completed, Err("turn_not_last"), Err("turn_not_interrupted")),
+            (Stopped, Err("turn_not_last"), Err("turn_not_interrupted")),
+        ] {
+            let tried = [&running[..], &[ended(2, outcome)]].concat();
+            let code = |of| go_on(&tried, 3, of).map(drop).map_err(|(code, _)| code);
+            assert_eq!((code(1), code(2)), (of_first, of_second), "{outcome:?}");
+            let gone_on = [&tried[..], &[asked(3), ended(3, Interrupted)]].concat();
+            let code = |of| go_on(&gone_on, 4, of).map(drop).map_err(|(code, _)| code);
+            assert_eq!(code(1), Err("turn_not_last"));
+            assert_eq!(code(3), Ok(()));
+        }
+        let renamed = [&broken[..], &[ChatEvent::Renamed { title: None }]].concat();
+        assert_eq!(go_on(&renamed, 2, 1), Ok(vec![continued(2, 1)]));
     }
 
     #[test]

@@ -141,7 +141,7 @@ any_event!(
 );
 
 /// The names of all fields that [`Event::clear`] gives, sorted. The certificate of a forgetting lists them.
-pub const CLEAR_FIELDS: [&str; 47] = [
+pub const CLEAR_FIELDS: [&str; 48] = [
     "active",
     "admin",
     "amount",
@@ -149,6 +149,7 @@ pub const CLEAR_FIELDS: [&str; 47] = [
     "by",
     "bytes",
     "code",
+    "continues",
     "counted",
     "counter",
     "credential",

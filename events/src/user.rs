@@ -282,6 +282,9 @@ impl User {
             ChatCommand::Rename { .. } | ChatCommand::Remove if !is_begun => {
                 return Err(Refusal::not_found("session"));
             }
+            ChatCommand::Continue { .. } if !is_begun || chat.is_removed() => {
+                return Err(Refusal::not_found("turn"));
+            }
             _ => {}
         }
         let mut events = chat.decide(command)?;

@@ -116,6 +116,12 @@ impl ChatChanges {
                 let chat = chat.or_insert_with(|| ChatColumns::new(seen, session, message));
                 chat.add_message(seen, Some(turn.to_string()));
             }
+            ChatEvent::Continued { turn, .. } => {
+                if let Some(chat) = self.chats.get_mut(&id) {
+                    chat.running_turn = Some(turn.to_string());
+                    chat.updated_at = seen.at().0;
+                }
+            }
             // Turns of programs do not hold the session up, so they are not its running turn.
             ChatEvent::Prompted {
                 session, message, ..
@@ -256,11 +262,18 @@ impl ChatColumns {
     }
 }
 
-/// The row of a question or an answer; other facts have none.
+/// The role of a row that is no message: it names a turn that goes on with another, whose id is its detail.
+const CONTINUES: &str = "continues";
+
+/// The row of a question or an answer, or of a turn that goes on with another; other facts have none.
 fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Option<Vec<Cell>>, sqlx::Error> {
     let (turn, role, content, outcome, detail, calls) = match event {
         ChatEvent::Asked { turn, message, .. } | ChatEvent::Prompted { turn, message, .. } => {
-            (turn, "user", message, None, None, None)
+            (turn, "user", message.as_str(), None, None, None)
+        }
+        ChatEvent::Continued { turn, continues } => {
+            let detail = Some(continues.to_string());
+            (turn, CONTINUES, "", None, detail, None)
         }
         ChatEvent::Answered { turn, answer } => {
             let detail = AnswerDetail {
@@ -277,7 +290,7 @@ fn message(seen: &Seen<'_>, event: &ChatEvent) -> Result<Option<Vec<Cell>>, sqlx
             (
                 turn,
                 "assistant",
-                &answer.content,
+                answer.content.as_str(),
                 Some(outcome),
                 Some(detail),
                 calls,
@@ -345,13 +358,19 @@ const SESSIONS: &str = "SELECT session_id, name_sealed, opening_sealed, title_se
                         ORDER BY updated_at DESC, session_id DESC LIMIT $4";
 const SESSION: &str = "SELECT 1 FROM chats WHERE session_id = $1 AND user_id = $2";
 const MESSAGE: &str = "message_id, turn_id, role, content_sealed, tool_calls_sealed, outcome, detail, created_at, position";
+const SESSION_OF_TURN: &str =
+    "SELECT session_id FROM messages WHERE turn_id = $1 AND user_id = $2 LIMIT 1";
+const END_OF_TURN: &str =
+    "SELECT created_at FROM messages WHERE turn_id = $1 AND user_id = $2 AND role = 'assistant'";
+const CONTINUED_BY_TURN: &str =
+    "SELECT detail FROM messages WHERE turn_id = $1 AND user_id = $2 AND role = $3";
 const MESSAGES_OF_SESSION: PageSql<'static> = PageSql {
     table: "messages",
     columns: MESSAGE,
     key: "message_id",
     bytes: "octet_length(content_sealed) + coalesce(octet_length(tool_calls_sealed), 0) \
             + coalesce(octet_length(detail), 0)",
-    condition: "session_id = $1 AND user_id = $2 AND position > $3",
+    condition: "session_id = $1 AND user_id = $2 AND position > $3 AND role <> 'continues'",
     order: &["position"],
     descending: false,
     limit: "$4",
@@ -469,6 +488,54 @@ impl ChatReader {
         self.open_messages(user, &rows).await
     }
 
+    /// The session of a turn.
+    pub async fn session_of(
+        &self,
+        user: UserId,
+        turn: TurnId,
+    ) -> Result<Option<SessionId>, LogError> {
+        let found = read(&self.log, async move |store: Store| {
+            let query = sqlx::query_scalar(SESSION_OF_TURN)
+                .bind(turn.to_string())
+                .bind(user.to_string());
+            Ok(query.fetch_optional(store.reads()).await?)
+        });
+        let found: Option<String> = found.await?;
+        Ok(found.and_then(|id| id.parse().ok()))
+    }
+
+    /// When a turn ended; `None` while it runs.
+    pub async fn ended_at(
+        &self,
+        user: UserId,
+        turn: TurnId,
+    ) -> Result<Option<Timestamp>, LogError> {
+        let found = read(&self.log, async move |store: Store| {
+            let query = sqlx::query_scalar(END_OF_TURN)
+                .bind(turn.to_string())
+                .bind(user.to_string());
+            Ok(query.fetch_optional(store.reads()).await?)
+        });
+        Ok(found.await?.map(Timestamp))
+    }
+
+    /// The interrupted turn that this one goes on with.
+    pub async fn continued_by(
+        &self,
+        user: UserId,
+        turn: TurnId,
+    ) -> Result<Option<TurnId>, LogError> {
+        let found = read(&self.log, async move |store: Store| {
+            let query = sqlx::query_scalar(CONTINUED_BY_TURN)
+                .bind(turn.to_string())
+                .bind(user.to_string())
+                .bind(CONTINUES);
+            Ok(query.fetch_optional(store.reads()).await?)
+        });
+        let found: Option<String> = found.await?;
+        Ok(found.and_then(|id| id.parse().ok()))
+    }
+
     /// True when a turn of this user is known.
     pub async fn has_turn(&self, user: UserId, turn: TurnId) -> Result<bool, LogError> {
         let found = read(&self.log, async move |store: Store| {
@@ -536,7 +603,16 @@ pub(crate) fn statements(store: &Store) -> Vec<String> {
     let of_turn = format!("SELECT {MESSAGE} FROM messages WHERE turn_id = $1 AND user_id = $2");
     let mut all = vec![BY_ID.sql(4), UPSERT.sql(4), MESSAGES.sql(4), of_turn];
     all.extend([DELETE.sql(4), DELETE_MESSAGES.sql(4)]);
-    all.extend([SESSIONS, SESSION].map(String::from));
+    all.extend(
+        [
+            SESSIONS,
+            SESSION,
+            SESSION_OF_TURN,
+            END_OF_TURN,
+            CONTINUED_BY_TURN,
+        ]
+        .map(String::from),
+    );
     all.push(MESSAGES_OF_SESSION.text(store));
     all
 }

@@ -32,7 +32,7 @@ use crate::{
     app::App,
     http::{
         body::{Body, PatchBody},
-        caller::ActingUser,
+        caller::{ActingUser, UserCaller},
         error::ApiError,
         idempotency::IdempotencyKey,
         input::Query,
@@ -41,8 +41,10 @@ use crate::{
         request::in_span,
         response::{self, Answer, ListPage, PageQuery, RawAnswer, Written},
         sse,
+        stream_ticket::{self, StreamReader, StreamTicketAnswer, TicketQuery, TurnStreams},
         words::{self, Time},
     },
+    streams::OpenStream,
 };
 
 pub mod event;
@@ -213,7 +215,8 @@ pub async fn ask(
     if let Some((turn, after)) = last_event(&request)
         && let Some(source) = find(&app, user.account.user, turn).await?
     {
-        return go_on(&app, request, &user, turn, after, source).await;
+        let reader = StreamReader::in_person(user);
+        return go_on(&app, request, reader, turn, after, source).await;
     }
     body.check_message()?;
     let id = user.account.user;
@@ -223,11 +226,48 @@ pub async fn ask(
     }
     let context = idempotency_key.asking(&app, &user.caller)?;
     let open = app.streams.open(user.caller.user_id())?;
-    let asked = app
-        .write
-        .chats
-        .ask(id, session, body.message, context)
-        .await?;
+    let chats = &app.write.chats;
+    let asked = chats.ask(id, session, body.message, context).await?;
+    begun(&app, request, id, asked, open).await
+}
+
+/// `POST /api/genie/turns/{turn}/continue`: a new turn that goes on with an interrupted one.
+pub async fn continue_turn(
+    app: Data<App>,
+    request: HttpRequest,
+    min_position: MinPosition,
+    idempotency_key: IdempotencyKey,
+    user: ActingUser,
+    turn: Path<String>,
+) -> Result<RawAnswer<NewTurn>, ApiError> {
+    let continues = turn_id(&turn)?;
+    // As for a question: a repeated request goes on with the turn that it has begun.
+    if let Some((turn, after)) = last_event(&request)
+        && turn != continues
+        && let Some(source) = find(&app, user.account.user, turn).await?
+    {
+        let reader = StreamReader::in_person(user);
+        return go_on(&app, request, reader, turn, after, source).await;
+    }
+    let id = user.account.user;
+    min_position.wait(&app, "chats", Some(id)).await?;
+    let session = app.reads.chats.session_of(id, continues).await?;
+    let session = session.ok_or(ApiError::NotFound("turn"))?;
+    let context = idempotency_key.asking(&app, &user.caller)?;
+    let open = app.streams.open(user.caller.user_id())?;
+    let chats = &app.write.chats;
+    let asked = chats.continue_turn(id, session, continues, context).await?;
+    begun(&app, request, id, asked, open).await
+}
+
+/// The stream of a turn that this request, or an earlier one with its key, began.
+async fn begun(
+    app: &Data<App>,
+    request: HttpRequest,
+    user: UserId,
+    asked: StartedTurn,
+    open: OpenStream,
+) -> Result<RawAnswer<NewTurn>, ApiError> {
     let (turn, position) = (asked.turn, asked.position);
     let source = match asked.progress {
         Some(mut progress) => {
@@ -241,9 +281,11 @@ pub async fn ask(
             }
             Source::Live(progress)
         }
-        None => earlier(&app, id, turn, position).await?,
+        None => earlier(app, user, turn, position).await?,
     };
-    let stream = TurnStream::new(app.clone(), request, turn, id, source, 0, open);
+    let continues = continued_by(app, user, turn, &source).await?;
+    let stream = TurnStream::new(app.clone(), request, turn, user, source, 0, open);
+    let stream = stream.continuing(continues);
     let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .insert_header((response::POSITION, response::opaque(position)))
@@ -265,6 +307,19 @@ async fn earlier(app: &App, user: UserId, turn: TurnId, position: u64) -> Result
     app.reads.wait_for("chats", position, wait).await?;
     let found = find(app, user, turn).await?;
     found.ok_or(ApiError::NotFound("turn"))
+}
+
+/// The interrupted turn that this one goes on with.
+async fn continued_by(
+    app: &App,
+    user: UserId,
+    turn: TurnId,
+    source: &Source,
+) -> Result<Option<TurnId>, ApiError> {
+    match source {
+        Source::Live(progress) => Ok(progress.borrow().continues),
+        Source::Stored => Ok(app.reads.chats.continued_by(user, turn).await?),
+    }
 }
 
 /// Waits for the first sign of a turn. Returns its failure when that is the first sign, `None` when the stream is to
@@ -340,9 +395,10 @@ pub async fn resume(
     app: Data<App>,
     request: HttpRequest,
     min_position: MinPosition,
-    user: ActingUser,
+    reader: StreamReader<TurnStreams>,
     turn: Path<String>,
     Query(query): Query<ResumeQuery>,
+    Query(_): Query<TicketQuery>,
 ) -> Result<RawAnswer<TurnEvents>, ApiError> {
     let turn = turn_id(&turn)?;
     let is_given = request
@@ -358,15 +414,36 @@ pub async fn resume(
         }
         _ => query.after.unwrap_or(0),
     };
-    let id = user.account.user;
+    let id = reader.user.account.user;
     let source = find_after(&app, &min_position, id, turn).await?;
-    go_on(&app, request, &user, turn, after, source).await
+    let ended = match &source {
+        Source::Stored if reader.has_ticket() => app.reads.chats.ended_at(id, turn).await?,
+        _ => None,
+    };
+    reader.may_read(turn.0, ended, app.log.clock().now())?;
+    go_on(&app, request, reader, turn, after, source).await
 }
 
-/// The turn and the place that `Last-Event-ID` names.
+/// `POST /api/genie/turns/{turn}/ticket`
+pub async fn ticket(
+    app: Data<App>,
+    min_position: MinPosition,
+    user: UserCaller,
+    turn: Path<String>,
+) -> Result<Answer<StreamTicketAnswer>, ApiError> {
+    let turn = turn_id(&turn)?;
+    let owner = user.account.user;
+    find_after(&app, &min_position, owner, turn).await?;
+    Ok(Answer(StreamTicketAnswer::new::<TurnStreams>(
+        &app, turn.0, owner, user.login,
+    )))
+}
+
+/// The turn and the place that `Last-Event-ID` names. The proof of a ticket may follow.
 fn last_event(request: &HttpRequest) -> Option<(TurnId, u64)> {
     let last = request.headers().get(sse::LAST_EVENT_ID)?.to_str().ok()?;
     let (turn, after) = last.split_once(':')?;
+    let after = stream_ticket::without_proof(after);
     Some((turn.parse().ok()?, after.parse().ok()?))
 }
 
@@ -374,12 +451,12 @@ fn last_event(request: &HttpRequest) -> Option<(TurnId, u64)> {
 async fn go_on<Kind>(
     app: &Data<App>,
     request: HttpRequest,
-    user: &ActingUser,
+    reader: StreamReader<TurnStreams>,
     turn: TurnId,
     after: u64,
     source: Source,
 ) -> Result<RawAnswer<Kind>, ApiError> {
-    let id = user.account.user;
+    let id = reader.user.account.user;
     // A reader that has seen something may have seen all of it.
     if after > 0 && matches!(source, Source::Stored) {
         let chats = app.reads.chats.clone();
@@ -389,8 +466,14 @@ async fn go_on<Kind>(
             return Ok(RawAnswer::new(HttpResponse::NoContent().finish()));
         }
     }
-    let open = app.streams.open(user.caller.user_id())?;
+    let open = app.streams.open(reader.user.caller.user_id())?;
+    // Only the first event names it.
+    let continues = match after {
+        0 => continued_by(app, id, turn, &source).await?,
+        _ => None,
+    };
     let stream = TurnStream::new(app.clone(), request, turn, id, source, after, open);
+    let stream = stream.continuing(continues).read_by(reader);
     let response = sse::response()
         .insert_header(("Genie-Turn", turn.to_string()))
         .streaming(in_span(stream.events()));

@@ -27,7 +27,7 @@ use utoipa::IntoParams;
 use crate::{
     app::App,
     http::{
-        caller::{ActingUser, Operator, ReadsEvents, short_reason, stated_reason},
+        caller::{Operator, ReadsEvents, UserCaller, short_reason, stated_reason},
         error::ApiError,
         input::Query,
         long_pages,
@@ -35,6 +35,7 @@ use crate::{
         request::in_span,
         response::{self, Answer, RawAnswer},
         sse,
+        stream_ticket::{self, EventIds, OwnFeeds, StreamReader, StreamTicketAnswer, TicketQuery},
         words::{ApplicationJson, CloudEvents1, Genie, True},
     },
     streams::OpenStream,
@@ -99,6 +100,28 @@ struct FeedReader {
     shown: Shown,
 }
 
+/// The right by which a feed is read. A live stream checks it again and again.
+enum FeedRight {
+    Operator,
+    Owner(Box<StreamReader<OwnFeeds>>),
+}
+
+impl FeedRight {
+    async fn check_again(&self, request: &HttpRequest) -> Result<(), ApiError> {
+        match self {
+            Self::Operator => Operator::<ReadsEvents>::extract(request).await.map(drop),
+            Self::Owner(owner) => owner.check_again(request).await,
+        }
+    }
+
+    fn event_ids(&self) -> EventIds {
+        match self {
+            Self::Operator => EventIds::default(),
+            Self::Owner(owner) => owner.event_ids(),
+        }
+    }
+}
+
 struct Filter {
     /// Exact types, or prefixes that end in a dot.
     types: Vec<String>,
@@ -148,6 +171,7 @@ impl FeedQuery {
             .headers()
             .get(sse::LAST_EVENT_ID)
             .and_then(|id| id.to_str().ok())
+            .map(stream_ticket::without_proof)
             .filter(|cursor| !cursor.is_empty());
         resumed
             .or(self.after.as_deref())
@@ -210,7 +234,8 @@ pub async fn all(
         user: operator.caller.user_id(),
         shown,
     };
-    answer::<Operator<ReadsEvents>>(&app, &request, &min_position, &query, filter, reader).await
+    let right = FeedRight::Operator;
+    answer(&app, &request, &min_position, &query, filter, reader, right).await
 }
 
 /// `GET /api/me/events`: the caller's own facts.
@@ -218,46 +243,69 @@ pub async fn mine(
     app: Data<App>,
     request: HttpRequest,
     min_position: MinPosition,
-    user: ActingUser,
+    owner: StreamReader<OwnFeeds>,
     Query(query): Query<FeedQuery>,
+    Query(_): Query<TicketQuery>,
 ) -> Result<Feed, ApiError> {
+    let user = owner.user.account.user;
+    owner.may_read(user.0, None, app.log.clock().now())?;
+    if owner.has_ticket() && !wants_a_stream(&request) {
+        return Err(ApiError::Forbidden(
+            "A ticket opens the live stream alone; ask for `text/event-stream`",
+        ));
+    }
     let filter = Filter {
-        user: Some(user.account.user),
+        user: Some(user),
         ..query.filter()?
     };
     let reader = FeedReader {
-        user: user.caller.user_id(),
+        user: owner.user.caller.user_id(),
         shown: Shown::Clear,
     };
-    answer::<ActingUser>(&app, &request, &min_position, &query, filter, reader).await
+    let right = FeedRight::Owner(Box::new(owner));
+    answer(&app, &request, &min_position, &query, filter, reader, right).await
 }
 
-async fn answer<C: FromRequest + 'static>(
+/// `POST /api/me/events/ticket`
+pub async fn ticket(
+    app: Data<App>,
+    user: UserCaller,
+) -> Result<Answer<StreamTicketAnswer>, ApiError> {
+    let owner = user.account.user;
+    Ok(Answer(StreamTicketAnswer::new::<OwnFeeds>(
+        &app, owner.0, owner, user.login,
+    )))
+}
+
+fn wants_a_stream(request: &HttpRequest) -> bool {
+    let accept = request.headers().get(ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
+async fn answer(
     app: &Data<App>,
     request: &HttpRequest,
     min_position: &MinPosition,
     query: &FeedQuery,
     filter: Filter,
     reader: FeedReader,
+    right: FeedRight,
 ) -> Result<Feed, ApiError> {
     min_position.wait_for_log(app).await?;
     let after = query.after(request)?;
-    let accept = request
-        .headers()
-        .get(ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .unwrap_or("");
-    if accept.contains("text/event-stream") {
+    if wants_a_stream(request) {
         let open = app.streams.open(reader.user)?;
         let log = app.log.clone();
         let follower = FeedFollower::begin(&log, filter.user, after, reader.shown).await?;
         let request = request.clone();
-        return Ok(Either::Right(live::<C>(
+        return Ok(Either::Right(live(
             log,
             request,
             follower,
             filter,
             reader.shown,
+            right,
             open,
         )));
     }
@@ -395,14 +443,16 @@ impl FeedFollower {
 }
 
 /// A live stream. It ends when its caller is no longer good for the route.
-fn live<C: FromRequest + 'static>(
+fn live(
     log: Log,
     request: HttpRequest,
     mut follower: FeedFollower,
     filter: Filter,
     shown: Shown,
+    right: FeedRight,
     open: OpenStream,
 ) -> RawAnswer<LiveFeed> {
+    let ids = right.event_ids();
     let opened = Instant::now();
     let mut sent = opened;
     let mut checked = opened;
@@ -412,14 +462,14 @@ fn live<C: FromRequest + 'static>(
         while opened.elapsed() < LONGEST {
             if checked.elapsed() >= RECHECK {
                 checked = Instant::now();
-                if C::extract(&request).await.is_err() {
+                if right.check_again(&request).await.is_err() {
                     return;
                 }
             }
             // The cursor moves on past events that the filter left out, too.
             if sent.elapsed() >= sse::HEARTBEAT {
                 sent = Instant::now();
-                yield Ok(sse::place(&response::opaque(follower.position())));
+                yield Ok(sse::place(&ids.of(&response::opaque(follower.position()))));
             }
             let mut rows = match timeout_at((sent + sse::HEARTBEAT).min(checked + RECHECK), follower.next()).await {
                 Err(_) => continue,
@@ -431,7 +481,7 @@ fn live<C: FromRequest + 'static>(
                 }
             };
             rows.retain(|row| filter.wants(row));
-            let events = match on_the_wire(&log, rows, shown).await {
+            let events = match on_the_wire(&log, rows, shown, &ids).await {
                 Ok(events) => events,
                 Err(error) => {
                     warn!(%error, "feed: ended; the subscriber resumes at its cursor");
@@ -452,13 +502,16 @@ async fn on_the_wire(
     log: &Log,
     rows: Vec<Arc<StoredRow>>,
     shown: Shown,
+    ids: &EventIds,
 ) -> Result<Vec<Bytes>, LogError> {
     let log = log.clone();
+    let ids = ids.clone();
     long_pages::make(async move {
         let mut events = Vec::with_capacity(rows.len());
         for row in rows {
             let event = cloud_event(&log, &row, shown).await?;
-            events.push(sse::event(&response::opaque(row.position), &event));
+            let id = ids.of(&response::opaque(row.position));
+            events.push(sse::event(&id, &event));
         }
         Ok(events)
     })

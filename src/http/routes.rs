@@ -291,6 +291,8 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/captions"                         ActingUser, captions::list .api();
     POST   "/api/genie/stream-chat"                ActingUser, chats::ask .chat();
     GET    "/api/genie/turns/{turn}/stream"        ActingUser, chats::resume .chat();
+    POST   "/api/genie/turns/{turn}/continue"      ActingUser, chats::continue_turn .chat();
+    POST   "/api/genie/turns/{turn}/ticket"        User, chats::ticket;
     DELETE "/api/genie/turns/{turn}"               ActingUser, chats::stop .chat();
     GET    "/api/genie/sessions"                   ActingUser, chats::sessions .chat();
     PATCH  "/api/genie/sessions/{session}"         ActingUser, chats::rename .chat();
@@ -307,6 +309,7 @@ pub static API: &[Endpoint] = routes! {
 
     GET    "/api/events"                           Operator(ReadsEvents), events::all;
     GET    "/api/me/events"                        ActingUser, events::mine .api();
+    POST   "/api/me/events/ticket"                 User, events::ticket;
     GET    "/healthz"                              Public, health::alive                    .uncounted();
     GET    "/readyz"                               Public, health::ready                    .uncounted();
     GET    "/api/openapi.json"                     Public, openapi::document;

@@ -10,7 +10,9 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use genie_events::{Timestamp, UserId};
 use genie_log::keys::SystemHashes;
 use genie_projections::accounts::AccountRow;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
         directus,
         error::ApiError,
         sse::LAST_EVENT_ID,
+        words::Time,
     },
 };
 
@@ -36,6 +39,8 @@ const OVER: ApiError =
 /// A kind of streams that tickets open. A ticket for one kind opens none of another.
 pub trait TicketedStream: 'static {
     const KIND: &'static str;
+    /// How long a ticket is good for a stream that has no end, in seconds.
+    const LASTS: Option<i64> = None;
 }
 
 /// The streams of jobs.
@@ -43,6 +48,55 @@ pub struct JobStreams;
 
 impl TicketedStream for JobStreams {
     const KIND: &'static str = "job";
+}
+
+/// The streams of chats' turns.
+pub struct TurnStreams;
+
+impl TicketedStream for TurnStreams {
+    const KIND: &'static str = "turn";
+}
+
+/// The live feeds of users' own events, each named by its user.
+pub struct OwnFeeds;
+
+impl TicketedStream for OwnFeeds {
+    const KIND: &'static str = "feed";
+    const LASTS: Option<i64> = Some(24 * 60 * 60);
+}
+
+/// The parameter by which a page without headers opens a stream.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TicketQuery {
+    /// From the route that makes tickets for this stream, instead of a token.
+    #[expect(dead_code, reason = "the caller is made from it")]
+    ticket: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = StreamTicket)]
+pub struct StreamTicketAnswer {
+    /// For `?ticket=` of the stream. Whoever has it reads the stream.
+    ticket: String,
+    /// The stream must be opened before then.
+    expires_at: Time,
+}
+
+impl StreamTicketAnswer {
+    /// A new ticket for this stream.
+    pub fn new<K: TicketedStream>(
+        app: &App,
+        stream: Uuid,
+        user: UserId,
+        login: Option<Uuid>,
+    ) -> Self {
+        let ticket = Ticket::new(stream, user, login, app.log.clock().now());
+        Self {
+            ticket: ticket.signed::<K>(app.log.hashes()),
+            expires_at: ticket.expires_at().into(),
+        }
+    }
 }
 
 /// A ticket, as its maker signed it.
@@ -68,6 +122,11 @@ impl Ticket {
 
     pub fn expires_at(&self) -> Timestamp {
         Timestamp((self.made + TICKET_SECONDS) * 1_000_000)
+    }
+
+    /// True when a ticket for a stream without an end is good no longer.
+    fn is_over<K: TicketedStream>(&self, now: Timestamp) -> bool {
+        K::LASTS.is_some_and(|seconds| now.unix_seconds() >= self.made + seconds)
     }
 
     fn unsigned(&self) -> String {
@@ -128,11 +187,7 @@ impl<K: TicketedStream> FromRequest for StreamReader<K> {
 impl<K: TicketedStream> StreamReader<K> {
     async fn admit(request: &HttpRequest) -> Result<Self, ApiError> {
         let Some(text) = shown(request) else {
-            return Ok(Self {
-                user: ActingUser::extract(request).await?,
-                ticket: None,
-                kind: PhantomData,
-            });
+            return ActingUser::extract(request).await.map(Self::in_person);
         };
         let app = app(request)?;
         let shown = ShownTicket::read::<K>(&app, request, &text)?;
@@ -142,6 +197,19 @@ impl<K: TicketedStream> StreamReader<K> {
             ticket: Some(shown),
             kind: PhantomData,
         })
+    }
+
+    /// A reader with a token.
+    pub fn in_person(user: ActingUser) -> Self {
+        Self {
+            user,
+            ticket: None,
+            kind: PhantomData,
+        }
+    }
+
+    pub fn has_ticket(&self) -> bool {
+        self.ticket.is_some()
     }
 
     /// Refuses a ticket that is not for this stream. `ended` is the time at which what the stream shows has ended.
@@ -161,12 +229,16 @@ impl<K: TicketedStream> StreamReader<K> {
         Ok(())
     }
 
-    /// Checks during a stream that its reader may still read. The time of the ticket does not matter any more.
+    /// Checks during a stream that its reader may still read. The time of the ticket matters only for a stream that has no
+    /// end.
     pub async fn check_again(&self, request: &HttpRequest) -> Result<(), ApiError> {
         match &self.ticket {
             None => ActingUser::extract(request).await.map(drop),
             Some(shown) => {
                 let app = app(request)?;
+                if shown.ticket.is_over::<K>(app.log.clock().now()) {
+                    return Err(OVER);
+                }
                 holder(&app, request, &shown.ticket).await.map(drop)
             }
         }
@@ -174,9 +246,28 @@ impl<K: TicketedStream> StreamReader<K> {
 
     /// The id of an event, as its reader gets it.
     pub fn event_id(&self, id: &str) -> String {
-        match &self.ticket {
+        self.event_ids().of(id)
+    }
+
+    /// The form of the ids of events.
+    pub fn event_ids(&self) -> EventIds {
+        EventIds {
+            proof: self.ticket.as_ref().map(|shown| shown.proof.clone()),
+        }
+    }
+}
+
+/// The form of the ids of a stream's events: with the proof of a ticket, if one opened the stream.
+#[derive(Debug, Clone, Default)]
+pub struct EventIds {
+    proof: Option<String>,
+}
+
+impl EventIds {
+    pub fn of(&self, id: &str) -> String {
+        match &self.proof {
             None => id.to_owned(),
-            Some(shown) => format!("{id}{PROOF}{}", shown.proof),
+            Some(proof) => format!("{id}{PROOF}{proof}"),
         }
     }
 }
@@ -191,14 +282,21 @@ impl ShownTicket {
         let ticket = Ticket::read::<K>(text, hashes).ok_or(OVER)?;
         let proof = hashes.ticket_proof(text);
         let last = request.headers().get(LAST_EVENT_ID);
-        let sent_back = last.and_then(|id| id.to_str().ok()?.split_once(PROOF));
+        let sent_back = last.and_then(|id| id.to_str().ok()?.rsplit_once(PROOF));
         let was_used =
             sent_back.is_some_and(|(_, sent)| sent.as_bytes().ct_eq(proof.as_bytes()).into());
-        if !was_used && app.log.clock().now() >= ticket.expires_at() {
+        let now = app.log.clock().now();
+        let is_late = !was_used && now >= ticket.expires_at();
+        if is_late || ticket.is_over::<K>(now) {
             return Err(OVER);
         }
         Ok(Self { ticket, proof })
     }
+}
+
+/// The id of a feed's event without the proof of a ticket.
+pub fn without_proof(id: &str) -> &str {
+    id.split_once(PROOF).map_or(id, |(id, _)| id)
 }
 
 /// The ticket in a request's address. Beside a token in the header it is not looked at.

@@ -465,7 +465,9 @@ impl<'a> Checker<'a> {
 
     fn chat(&mut self, fact: &SeenFact, event: &ChatEvent) {
         match event {
-            ChatEvent::Asked { turn, .. } | ChatEvent::Prompted { turn, .. } => {
+            ChatEvent::Asked { turn, .. }
+            | ChatEvent::Continued { turn, .. }
+            | ChatEvent::Prompted { turn, .. } => {
                 self.open
                     .insert(stream_hash("turn", &turn.to_string()), fact.place());
             }

@@ -102,7 +102,7 @@ impl Replay {
             ChatEvent::Removed { .. } => {
                 self.chats.remove(&id);
             }
-            ChatEvent::Renamed { .. } | ChatEvent::Reopened => {}
+            ChatEvent::Renamed { .. } | ChatEvent::Reopened | ChatEvent::Continued { .. } => {}
         }
     }
 

@@ -15,7 +15,12 @@ pub(super) struct ConversationBuilder {
     turn: TurnId,
     /// The estimated tokens that are left.
     left: usize,
-    /// Newest first. Empty until the turn's question is found.
+    /// The turn's question was found, or the fact that it goes on with another turn.
+    found: bool,
+    /// The turn's question was taken. What comes before goes only if it fits.
+    has_question: bool,
+    /// The turn whose answer is the beginning of the one that was taken last.
+    joins: Option<TurnId>,
     newest_first: Vec<ModelMessage>,
     /// The session was removed after the question.
     removed: bool,
@@ -27,6 +32,9 @@ impl ConversationBuilder {
         Self {
             turn,
             left: budget.saturating_sub(tokens(SYSTEM_PROMPT)),
+            found: false,
+            has_question: false,
+            joins: None,
             newest_first: Vec::new(),
             removed: false,
         }
@@ -41,35 +49,48 @@ impl ConversationBuilder {
     pub fn take(&mut self, event: ChatEvent) -> bool {
         match event {
             ChatEvent::Asked { turn, message, .. } | ChatEvent::Prompted { turn, message, .. } => {
-                if self.newest_first.is_empty() && turn != self.turn {
+                if !self.found && turn != self.turn {
                     return true; // of a later turn
                 }
-                self.add("user", message)
+                self.found = true;
+                self.joins = None;
+                let is_taken = self.add("user", message, false);
+                self.has_question = true;
+                is_taken
             }
-            ChatEvent::Answered { answer, .. } => {
+            ChatEvent::Continued { turn, continues } => {
+                self.found |= turn == self.turn;
+                self.joins = self.found.then_some(continues);
+                true
+            }
+            ChatEvent::Answered { turn, answer } => {
                 // An answer to a later question, or to this one.
-                if self.newest_first.is_empty() || answer.content.is_empty() {
+                if !self.found || answer.content.is_empty() {
                     return true;
                 }
-                self.add("assistant", answer.content)
+                self.add("assistant", answer.content, self.joins == Some(turn))
             }
             ChatEvent::Removed { .. } => {
-                self.removed = self.newest_first.is_empty();
+                self.removed = !self.found;
                 false
             }
             ChatEvent::Renamed { .. } | ChatEvent::Reopened => true,
         }
     }
 
-    fn add(&mut self, role: &'static str, content: String) -> bool {
-        // The question itself always goes, however long. A model server that cannot take it says so.
-        let is_question = self.newest_first.is_empty();
+    /// `joins`: it is the beginning of the message that was added last.
+    fn add(&mut self, role: &'static str, content: String, joins: bool) -> bool {
+        // The question itself always goes, however long, and the part answer that is gone on with. A model server that
+        // cannot take it says so.
         let tokens = tokens(&content);
-        if tokens > self.left && !is_question {
+        if tokens > self.left && self.has_question {
             return false;
         }
         self.left = self.left.saturating_sub(tokens);
-        self.newest_first.push(ModelMessage::new(role, content));
+        match self.newest_first.last_mut() {
+            Some(rest) if joins && rest.role == role => rest.content.insert_str(0, &content),
+            _ => self.newest_first.push(ModelMessage::new(role, content)),
+        }
         true
     }
 
@@ -229,6 +250,40 @@ mod tests {
             given(&history, 3, 0),
             (question, 5),
             "the question always goes"
+        );
+    }
+
+    #[test]
+    fn an_interrupted_answer_is_gone_on_with_and_is_one_message_later() {
+        let continued = |n, continues| ChatEvent::Continued {
+            turn: turn(n),
+            continues: turn(continues),
+        };
+        let of = |role, text: &str| (role, text.to_owned());
+        let history = [
+            asked(1, "one"),
+            answered(1, "ONE"),
+            asked(2, "two"),
+            answered(2, "TW"),
+            continued(3, 2),
+            answered(3, ""),
+            continued(4, 2),
+            answered(4, "O"),
+            asked(5, "five"),
+        ];
+        let before = vec![of("user", "one"), of("assistant", "ONE"), of("user", "two")];
+        let part = [before.clone(), vec![of("assistant", "TW")]].concat();
+        assert_eq!(given(&history, 3, 100_000), (part.clone(), 9));
+        assert_eq!(given(&history, 4, 100_000), (part.clone(), 9));
+        assert_eq!(
+            given(&history, 4, 0),
+            (part[2..].to_vec(), 8),
+            "however long"
+        );
+        let whole = [of("assistant", "TWO"), of("user", "five")];
+        assert_eq!(
+            given(&history, 5, 100_000),
+            ([before, whole.to_vec()].concat(), 9)
         );
     }
 

@@ -33,7 +33,7 @@ impl Supervisor {
 
     async fn see(&self, row: &StoredRow) {
         match row.event_type.as_ref() {
-            "chat.asked" | "chat.prompted" | "caption.requested" => {
+            "chat.asked" | "chat.continued" | "chat.prompted" | "caption.requested" => {
                 self.start_with_retry(row).await
             }
             chat::REMOVED => self.end_removed_turns(row),
@@ -67,9 +67,10 @@ impl Supervisor {
         let fact = self.0.log.reader().open_row(row).await?;
         let Some(user) = fact.user else { return Ok(()) };
         match &fact.body {
-            FactBody::Open(Event::Chat(ChatEvent::Asked { turn, .. }), _) => {
-                self.start_turn(*turn, user, &fact).await
-            }
+            FactBody::Open(
+                Event::Chat(ChatEvent::Asked { turn, .. } | ChatEvent::Continued { turn, .. }),
+                _,
+            ) => self.start_turn(*turn, user, &fact).await,
             FactBody::Open(Event::Chat(ChatEvent::Prompted { turn, .. }), _) => {
                 if self.0.given_turns.get(*turn).is_some() {
                     return self.start_turn(*turn, user, &fact).await;

@@ -116,6 +116,7 @@ impl UserCommand {
                 | ChatCommand::Rename { .. }
                 | ChatCommand::Remove,
             ) => Some(Recall::Session(*session)),
+            Self::Chat(session, ChatCommand::Continue { .. }) => Some(Recall::LastTurn(*session)),
             Self::ImportCredential { credential, .. }
             | Self::RevealCredential { credential, .. }
             | Self::RefuseCredential { credential, .. }

@@ -20,6 +20,8 @@ pub enum Recall {
     /// A chat session without a running turn. The number of its events says whether it is new, and its newest event
     /// whether it was removed.
     Session(SessionId),
+    /// The same, with the turn that ended last.
+    LastTurn(SessionId),
     /// A removed credential. That it has events says that it was there.
     Credential(CredentialId),
     /// A file. The state holds none.
@@ -34,7 +36,9 @@ impl Recall {
     pub fn stream(&self) -> StreamId {
         match self {
             Self::Job(job) => StreamId::new(StreamKind::Job, job),
-            Self::Session(session) => StreamId::new(StreamKind::Chat, session),
+            Self::Session(session) | Self::LastTurn(session) => {
+                StreamId::new(StreamKind::Chat, session)
+            }
             Self::Credential(credential) => StreamId::new(StreamKind::Credential, credential),
             Self::ApiKey(key) => StreamId::new(StreamKind::ApiKey, key),
             Self::File(file) | Self::NamedFile(file) => StreamId::new(StreamKind::File, file),
@@ -53,6 +57,13 @@ impl User {
         self.sequences
             .insert(StreamId::new(StreamKind::Job, id), sequence);
         self.jobs.insert(id, job);
+    }
+
+    /// Hands in what the newest events of a chat session say.
+    pub fn recall_chat(&mut self, id: SessionId, chat: Chat, sequence: u64) {
+        self.sequences
+            .insert(StreamId::new(StreamKind::Chat, id), sequence);
+        self.chats.insert(id, chat);
     }
 
     /// Hands in a file that was read from its stream.

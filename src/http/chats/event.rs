@@ -32,6 +32,10 @@ pub enum TurnStreamEvent {
 /// The stage.
 #[derive(Serialize, ToSchema)]
 pub struct ChatStage {
+    /// The interrupted turn that this one goes on with. Present in the first event of such a turn only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Uuid)]
+    continues: Option<TurnId>,
     /// The estimated wait. Present while the turn waits, null when it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
@@ -149,6 +153,7 @@ impl From<&TurnMetrics> for ModelMetrics {
 impl TurnStreamEvent {
     pub fn stage(mission_label: &'static str, mood: &'static str) -> Self {
         Self::Stage(ChatStage {
+            continues: None,
             eta_ms: None,
             mission_label,
             mood,
@@ -160,12 +165,21 @@ impl TurnStreamEvent {
     /// The stage of a turn that waits for the model.
     pub fn queued(place: usize, eta_ms: Option<u64>) -> Self {
         Self::Stage(ChatStage {
+            continues: None,
             eta_ms: Some(eta_ms),
             mission_label: "Waiting for the model",
             mood: "thinking",
             queue_position: Some(place),
             r#type: StageUpdate,
         })
+    }
+
+    /// The same stage, of a turn that goes on with another.
+    pub fn continuing(self, continues: Option<TurnId>) -> Self {
+        match self {
+            Self::Stage(stage) => Self::Stage(ChatStage { continues, ..stage }),
+            other => other,
+        }
     }
 
     /// More of the answer.
@@ -242,6 +256,10 @@ mod tests {
         assert_eq!(
             json(TurnStreamEvent::stage("Writing", "focused")),
             r#"{"missionLabel":"Writing","mood":"focused","type":"stage_update"}"#
+        );
+        assert_eq!(
+            json(TurnStreamEvent::stage("Writing", "focused").continuing(Some(turn))),
+            r#"{"continues":"0192d4e1-15c2-7d09-9a41-5e6f708192a3","missionLabel":"Writing","mood":"focused","type":"stage_update"}"#
         );
         assert_eq!(
             json(TurnStreamEvent::queued(2, None)),

@@ -24,7 +24,12 @@ use tracing::warn;
 use super::event::TurnStreamEvent;
 use crate::{
     app::App,
-    http::{caller::ActingUser, error::ApiError, long_pages, sse},
+    http::{
+        caller::ActingUser,
+        error::ApiError,
+        long_pages, sse,
+        stream_ticket::{StreamReader, TurnStreams},
+    },
     streams::OpenStream,
 };
 
@@ -51,11 +56,15 @@ pub enum Source {
 pub struct TurnStream {
     app: Data<App>,
     request: HttpRequest,
+    /// The reader, if one that may have come by a ticket.
+    reader: Option<StreamReader<TurnStreams>>,
     turn: TurnId,
     user: UserId,
     source: Source,
     /// The reader wants the events after this place.
     after: u64,
+    /// The interrupted turn that this one goes on with. The first event names it.
+    continues: Option<TurnId>,
     stage_told: Option<TurnStage>,
     _open: OpenStream,
     opened: Instant,
@@ -158,10 +167,12 @@ impl TurnStream {
         Self {
             app,
             request,
+            reader: None,
             turn,
             user,
             source,
             after,
+            continues: None,
             stage_told: None,
             _open: open,
             opened: now,
@@ -193,6 +204,19 @@ impl TurnStream {
             self.wait().await;
         }
         Ok(None)
+    }
+
+    /// The stream of a turn that goes on with another.
+    pub fn continuing(self, continues: Option<TurnId>) -> Self {
+        Self { continues, ..self }
+    }
+
+    /// The stream for a reader who may have come by a ticket.
+    pub fn read_by(self, reader: StreamReader<TurnStreams>) -> Self {
+        Self {
+            reader: Some(reader),
+            ..self
+        }
     }
 
     /// The events, to the end. A reader that goes away changes nothing for the turn.
@@ -243,7 +267,10 @@ impl TurnStream {
             return true;
         }
         self.checked = Instant::now();
-        ActingUser::extract(&self.request).await.is_ok()
+        match &self.reader {
+            Some(reader) => reader.check_again(&self.request).await.is_ok(),
+            None => ActingUser::extract(&self.request).await.is_ok(),
+        }
     }
 
     async fn view(&mut self) -> Result<View, LogError> {
@@ -304,7 +331,9 @@ impl TurnStream {
     }
 
     fn stage_event(&mut self, view: &View) -> Option<Bytes> {
-        if self.stage_told == Some(view.stage) || view.ended.is_some() {
+        let continues = self.continues.take();
+        let is_news = self.stage_told != Some(view.stage) && view.ended.is_none();
+        if !is_news && continues.is_none() {
             return None;
         }
         self.stage_told = Some(view.stage);
@@ -313,7 +342,7 @@ impl TurnStream {
             TurnStage::Queued { place, eta_ms } => TurnStreamEvent::queued(place, eta_ms),
             TurnStage::Running => TurnStreamEvent::stage("Writing", "focused"),
         };
-        Some(self.event(self.after, &stage))
+        Some(self.event(self.after, &stage.continuing(continues)))
     }
 
     fn end_events(&self, end: &End) -> Vec<Bytes> {
@@ -340,7 +369,9 @@ impl TurnStream {
     }
 
     fn event(&self, place: u64, event: &TurnStreamEvent) -> Bytes {
-        sse::event(&format!("{}:{place}", self.turn), event)
+        let id = format!("{}:{place}", self.turn);
+        let shown = self.reader.as_ref().map(|reader| reader.event_id(&id));
+        sse::event(&shown.unwrap_or(id), event)
     }
 }
 

@@ -8,11 +8,9 @@ use actix_web::{
 };
 use futures_util::Stream;
 use genie_events::JobId;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
-use utoipa::{IntoParams, ToSchema};
 
 use super::{Insight, JobAnswer, JobSight, find};
 use crate::{
@@ -25,8 +23,7 @@ use crate::{
         request::in_span,
         response::{self, Answer, RawAnswer},
         sse,
-        stream_ticket::{JobStreams, StreamReader, Ticket},
-        words::Time,
+        stream_ticket::{JobStreams, StreamReader, StreamTicketAnswer, TicketQuery},
     },
     streams::OpenStream,
 };
@@ -67,24 +64,6 @@ struct JobLook {
     next: Option<Duration>,
 }
 
-/// The parameter by which a page without headers opens a stream.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct TicketQuery {
-    /// From `POST /api/jobs/{id}/ticket`, instead of a token.
-    #[expect(dead_code, reason = "the caller is made from it")]
-    ticket: Option<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = StreamTicket)]
-pub struct StreamTicketAnswer {
-    /// For `?ticket=` of the stream. Whoever has it reads the stream.
-    ticket: String,
-    /// The stream must be opened before then.
-    expires_at: Time,
-}
-
 /// `POST /api/jobs/{id}/ticket`
 pub async fn ticket(
     app: Data<App>,
@@ -101,12 +80,10 @@ pub async fn ticket(
         .wait(&app, "jobs", Some(user.account.user))
         .await?;
     let (row, _) = find(&app, &user, &id, &Insight::default()).await?;
-    let now = app.log.clock().now();
-    let ticket = Ticket::new(row.id.0, user.account.user, login, now);
-    Ok(Answer(StreamTicketAnswer {
-        ticket: ticket.signed::<JobStreams>(app.log.hashes()),
-        expires_at: ticket.expires_at().into(),
-    }))
+    let owner = user.account.user;
+    Ok(Answer(StreamTicketAnswer::new::<JobStreams>(
+        &app, row.id.0, owner, login,
+    )))
 }
 
 /// `GET /api/jobs/{id}/stream`
