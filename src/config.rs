@@ -1,9 +1,15 @@
 //! The settings, read once and checked. They come from the environment and from `.env`, which the
 //! environment overrides. Only this file reads the environment.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsString,
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
-use genie_actors::outbound::ProxyUse;
+use genie_actors::{ModelProfile, outbound::ProxyUse};
 use genie_events::InviteCode;
 use genie_log::store::Target;
 use genie_media::{fetch::PrivateNetworks, mark_secret::MarkSecret};
@@ -19,6 +25,7 @@ use crate::{
 /// `docs/operating/configuration.md`, as `genie config --markdown` prints it.
 pub mod markdown;
 /// Reads and checks values, by the form of their setting.
+mod model_options;
 mod reader;
 /// The table of all settings.
 mod settings;
@@ -70,6 +77,8 @@ pub struct Config {
     pub chat_context_tokens: u32,
     pub chat_max_tokens: u32,
     pub chat_max_time: Duration,
+    pub chat_system_prompt: String,
+    pub chat_model_options: HashMap<String, ModelProfile>,
     pub first_token: Duration,
     pub next_token: Duration,
     pub onboarding_gate: bool,
@@ -266,6 +275,8 @@ impl Config {
             chat_context_tokens: read.number(settings::CHAT_CONTEXT_TOKENS) as u32,
             chat_max_tokens: read.number(settings::CHAT_MAX_TOKENS) as u32,
             chat_max_time: Duration::from_secs(read.number(settings::CHAT_MAX_SECONDS)),
+            chat_system_prompt: read.system_prompt(),
+            chat_model_options: read.model_options(),
             first_token: Duration::from_secs(read.number(settings::OLLAMA_FIRST_TOKEN_SECONDS)),
             next_token: Duration::from_secs(read.number(settings::OLLAMA_NEXT_TOKEN_SECONDS)),
             onboarding_gate: read.is(settings::ONBOARDING_GATE, "on"),

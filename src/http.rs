@@ -105,6 +105,8 @@ mod openapi;
 mod pages;
 /// A password asked for once more.
 mod password_check;
+/// `/api/me/persona`.
+mod persona;
 /// `/api/admin/service-keys`.
 mod service_keys;
 /// What programs and models may do for a user, by name.

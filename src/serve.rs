@@ -335,6 +335,8 @@ fn write_settings(config: &Config, node: String, limits: Limits) -> WriteSetting
             first: config.first_token,
             between: config.next_token,
         },
+        system_prompt: config.chat_system_prompt.clone(),
+        profiles: config.chat_model_options.clone(),
     };
     WriteSettings {
         node,

@@ -498,6 +498,22 @@ impl Accounts {
         .await
     }
 
+    /// Changes what the model is told about the user, or removes it.
+    pub async fn change_persona(
+        &self,
+        user: UserId,
+        persona: Option<String>,
+        context: impl Into<CommandContext>,
+    ) -> Result<Receipt, WriteError> {
+        let change = UserCommand::account(ProfileCommand::ChangePersona { persona });
+        self.users.ask(user, context, change).await
+    }
+
+    /// What the model is told about the user.
+    pub async fn persona(&self, user: UserId) -> Result<Option<String>, WriteError> {
+        persona(&self.users, user).await
+    }
+
     /// Checks that a link may be used now, and answers its user. Called before a password is hashed, which costs
     /// time.
     pub async fn check_reset(
@@ -726,4 +742,12 @@ fn bad_link() -> Refusal {
         "token",
         "This link was used or has expired; ask an administrator for another",
     )
+}
+
+/// What the model is told about a user.
+pub(crate) async fn persona(users: &Users, user: UserId) -> Result<Option<String>, WriteError> {
+    let look = |state: &User| json!(state.account().profile().map(|known| &known.persona));
+    let seen = users.look(user, look).await?;
+    serde_json::from_value(seen)
+        .map_err(|error| WriteError::Internal(format!("a persona: {error}")))
 }

@@ -94,8 +94,11 @@ impl Chats {
             message: given::question(&given.messages).to_owned(),
             model: given.model.clone(),
         };
-        let budget = inner.token_scale.estimated(inner.settings.context_tokens);
-        let given = GivenTurn::new(given, budget, inner.settings.answer_limits())?;
+        let system = self.supervisor.system_prompt(user).await?;
+        let tokens = inner.settings.context_tokens(&given.model);
+        let budget = inner.token_scale.estimated(tokens);
+        let limits = inner.settings.answer_limits(&given.model);
+        let given = GivenTurn::new(given, system, budget, limits)?;
         let stop = given.stop.clone().drop_guard();
         // Nothing is awaited from here until the plan runs on its own task, which releases what is opened.
         inner.given_turns.add(turn, given);

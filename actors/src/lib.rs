@@ -68,5 +68,5 @@ mod dedupe;
 pub use caller::{Caller, CommandContext};
 pub use error::WriteError;
 pub use ollama::{ModelPresence, TokenWaits};
-pub use supervisor::ModelSettings;
+pub use supervisor::{ModelProfile, ModelSettings, canonical_model};
 pub use write_side::{WriteSettings, WriteSide};

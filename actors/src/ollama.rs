@@ -23,6 +23,8 @@ pub use stream::{ModelFrame, ModelStream};
 
 /// The longest time to connect, and to answer a question about the server itself.
 const CONNECT: Duration = Duration::from_secs(3);
+/// The longest time that an answer waits to learn whether its model is loaded.
+const PRESENCE: Duration = Duration::from_millis(500);
 /// The longest time for the body of a refusal.
 const REFUSAL: Duration = Duration::from_secs(10);
 /// The most bytes that are read of a refusal.
@@ -181,15 +183,15 @@ struct ChatRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     format: Option<&'a Value>,
     stream: bool,
-    options: ModelOptions<'a>,
+    options: ModelOptions,
 }
 
 #[derive(Serialize)]
-struct ModelOptions<'a> {
+struct ModelOptions {
     num_ctx: u32,
     num_predict: u32,
     #[serde(flatten)]
-    sampling: Option<&'a Sampling>,
+    sampling: Map<String, Value>,
 }
 
 /// The answer of `/api/version`.
@@ -260,6 +262,21 @@ impl Ollama {
         Ok(models.iter().map(presence).collect())
     }
 
+    /// True when the server has this model on its disk alone, so that the next answer waits for it to be loaded. False
+    /// when the server does not say, or not soon.
+    pub async fn must_load(&self, model: &str) -> bool {
+        let asking = async {
+            let loaded = self.about::<ModelList>("/api/ps").await?;
+            if loaded.has(model) {
+                return Ok(false);
+            }
+            let on_disk = self.about::<ModelList>("/api/tags").await?;
+            Ok::<bool, Failure>(on_disk.has(model))
+        };
+        let told = timeout(PRESENCE, asking).await;
+        matches!(told, Ok(Ok(true)))
+    }
+
     /// What the server says of itself at this path.
     async fn about<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let asking = self
@@ -278,7 +295,12 @@ impl Ollama {
         model: &str,
         prompt: &ModelPrompt<'_>,
         limits: AnswerLimits,
+        mut sampling: Map<String, Value>,
     ) -> Result<ModelStream, Failure> {
+        // What the request asks for comes before what the model is set to.
+        if let Ok(Value::Object(asked)) = serde_json::to_value(prompt.sampling) {
+            sampling.extend(asked);
+        }
         let request = ChatRequest {
             model,
             messages: prompt.messages,
@@ -288,7 +310,7 @@ impl Ollama {
             options: ModelOptions {
                 num_ctx: limits.context_tokens,
                 num_predict: limits.answer_tokens,
-                sampling: prompt.sampling,
+                sampling,
             },
         };
         let due = Instant::now() + self.waits.first;

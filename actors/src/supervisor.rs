@@ -7,6 +7,7 @@ use genie_events::{CaptionId, Refusal, Timestamp, TurnId, UserId};
 use genie_log::leases::LeaseRow;
 use genie_log::{Log, LogError, Work, leases::LeaseKind, turn_journal::Journal};
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,9 +22,13 @@ use crate::{
     users::Users,
 };
 
+use loaded::LoadedModels;
+
 pub(crate) mod failure;
 mod follow;
+mod loaded;
 pub(crate) mod open_answer;
+pub(crate) mod prompt;
 pub(crate) mod retry;
 mod take_over;
 
@@ -51,15 +56,57 @@ pub struct ModelSettings {
     /// The longest time of an answer, once it is its turn: a model that loops must not hold its slot for ever.
     pub answer_time: Duration,
     pub waits: TokenWaits,
+    /// The deployment's own words to the model, at the head of each conversation.
+    pub system_prompt: String,
+    /// What differs for single models, by the names of [`canonical_model`].
+    pub profiles: HashMap<String, ModelProfile>,
+}
+
+/// What differs for a model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ModelProfile {
+    /// Instead of [`ModelSettings::context_tokens`].
+    pub context_tokens: Option<u32>,
+    /// Instead of [`ModelSettings::answer_tokens`].
+    pub answer_tokens: Option<u32>,
+    /// How its answers are drawn, in the words of the model server.
+    pub sampling: Map<String, Value>,
+}
+
+/// The name of a model in one form. The model server compares names without regard to case, and a name without a tag is
+/// that of `latest`.
+pub fn canonical_model(model: &str) -> String {
+    let name = model.to_lowercase();
+    name.strip_suffix(":latest")
+        .map_or(name.clone(), str::to_owned)
 }
 
 impl ModelSettings {
+    fn profile(&self, model: &str) -> Option<&ModelProfile> {
+        self.profiles.get(&canonical_model(model))
+    }
+
+    /// The estimated tokens of a conversation that this model is given.
+    pub fn context_tokens(&self, model: &str) -> u32 {
+        let own = self.profile(model).and_then(|own| own.context_tokens);
+        own.unwrap_or(self.context_tokens)
+    }
+
     /// The limits of a chat's answer. The conversation has its tokens, and the answer its own.
-    pub fn answer_limits(&self) -> AnswerLimits {
+    pub fn answer_limits(&self, model: &str) -> AnswerLimits {
+        let own = self.profile(model).and_then(|own| own.answer_tokens);
+        let answer_tokens = own.unwrap_or(self.answer_tokens);
         AnswerLimits {
-            context_tokens: self.context_tokens.saturating_add(self.answer_tokens),
-            answer_tokens: self.answer_tokens,
+            context_tokens: self.context_tokens(model).saturating_add(answer_tokens),
+            answer_tokens,
         }
+    }
+
+    /// How the answers of a model are drawn.
+    pub fn sampling(&self, model: &str) -> Map<String, Value> {
+        self.profile(model)
+            .map(|own| own.sampling.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -77,6 +124,8 @@ pub(crate) struct Inner {
     pub given_turns: GivenTurns,
     pub caption_waiters: CaptionWaiters,
     pub queue: ModelQueue,
+    /// The model that each server answered by last.
+    loaded: LoadedModels,
     /// Of the chat's model.
     pub token_scale: TokenScale,
     /// The name of this process in leases.
@@ -133,6 +182,7 @@ impl Supervisor {
             feeds: TurnFeeds::default(),
             given_turns: GivenTurns::default(),
             caption_waiters: CaptionWaiters::default(),
+            loaded: LoadedModels::default(),
             token_scale: TokenScale::default(),
             settings,
             node,

@@ -29,6 +29,8 @@ pub enum TurnStage {
         /// The estimated wait in milliseconds; unknown before anything ran.
         eta_ms: Option<u64>,
     },
+    /// The model server loads the model.
+    Loading,
     /// The model reads or writes.
     Running,
 }

@@ -24,8 +24,8 @@ pub use command::{AccountCommand, AccountSync, LifecycleCommand, ProfileCommand}
 pub use forgetting::{FORGOTTEN, ForgottenBy};
 pub use onboarding::Onboarding;
 pub use profile::{
-    FIRST_PASSWORD, NamePart, OneTimeCode, Profile, REQUEST_EVERY, RequestAnsweredBy, ResetLink,
-    TwoFactor,
+    FIRST_PASSWORD, MAX_PERSONA, NamePart, OneTimeCode, Profile, REQUEST_EVERY, RequestAnsweredBy,
+    ResetLink, TwoFactor,
 };
 pub use registration::{ExternalAccount, Registration};
 
@@ -74,6 +74,11 @@ pub enum AccountEvent {
         part: NamePart,
         /// The name; personal. `None` when the user wants to have none.
         own_name: Option<String>,
+    },
+    /// The user told the model something about themselves.
+    PersonaChanged {
+        /// Personal. `None` when the user wants to have none.
+        persona: Option<String>,
     },
     EmailChanged {
         /// The address as given; personal.
@@ -174,6 +179,7 @@ domain_event!(AccountEvent,
     Self::RoleChanged { .. } => "account.role_changed",
     Self::TierChanged { .. } => "account.tier_changed",
     Self::NameChanged { .. } => "account.name_changed",
+    Self::PersonaChanged { .. } => "account.persona_changed",
     Self::EmailChanged { .. } => "account.email_changed",
     Self::PasswordChanged { .. } => "account.password_changed",
     Self::PasswordResetOffered(_) => "account.password_reset_offered",
@@ -217,6 +223,9 @@ impl AccountEvent {
             }
             Self::PasswordRequestAnswered { by } => json!({"by": by}),
             Self::NameChanged { part, .. } => json!({"part": part}),
+            Self::PersonaChanged { persona } => {
+                json!({"bytes": persona.as_ref().map_or(0, String::len)})
+            }
             Self::Exported { secrets } => json!({"secrets": secrets}),
             Self::SessionReuseDetected { family } | Self::SessionEnded { family } => {
                 json!({"family": family})

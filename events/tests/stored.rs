@@ -14,6 +14,7 @@ const PERSONAL: [&str; 22] = [
     "email",
     "first_name",
     "own_name",
+    "persona",
     "reset_url",
     "platform_username",
     "purpose",

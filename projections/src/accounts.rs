@@ -236,6 +236,7 @@ impl AccountColumns {
             | AccountEvent::ImpersonationEnded { .. }
             | AccountEvent::SessionReuseDetected { .. }
             | AccountEvent::Exported { .. }
+            | AccountEvent::PersonaChanged { .. }
             | AccountEvent::ImpersonationStarted { .. }
             | AccountEvent::Forgotten { .. } => return,
         }

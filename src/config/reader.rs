@@ -1,14 +1,21 @@
 //! Reads and checks values, by the form of their setting. It collects all faults, so that one start
 //! reports them all.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
 
-use genie_actors::outbound::ProxyUse;
+use genie_actors::{ModelProfile, outbound::ProxyUse};
 use genie_events::InviteCode;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::settings::{self, Form, SETTINGS, Setting};
+use super::{
+    model_options,
+    settings::{self, Form, SETTINGS, Setting},
+};
 use crate::{
     credential_import::original::OriginalKey, identity::directus, origins::AllowedOrigins,
     password_mail::MailServer, rate_limiter::Rate, reset_pages::ResetPages, roles,
@@ -16,6 +23,8 @@ use crate::{
 
 /// Addresses of one setting.
 const MAX_URLS: usize = 64;
+/// The longest system prompt, in bytes.
+const MAX_PROMPT: usize = 16_384;
 /// A century.
 const MAX_DAYS: u64 = 36_525;
 
@@ -334,6 +343,26 @@ impl Reader<'_> {
     }
 
     /// One address or more.
+    pub(super) fn system_prompt(&mut self) -> String {
+        let prompt = self.text(settings::CHAT_SYSTEM_PROMPT);
+        if prompt.len() > MAX_PROMPT {
+            self.wrong(
+                settings::CHAT_SYSTEM_PROMPT,
+                "must have at most 16384 bytes",
+            );
+        }
+        prompt
+    }
+
+    pub(super) fn model_options(&mut self) -> HashMap<String, ModelProfile> {
+        let setting = settings::CHAT_MODEL_OPTIONS;
+        model_options::read(&self.text(setting)).unwrap_or_else(|wrong| {
+            let must = format!("must be a JSON object of models and their options: {wrong}");
+            self.wrong(setting, &must);
+            HashMap::new()
+        })
+    }
+
     pub(super) fn urls(&mut self, setting: Setting) -> Vec<String> {
         let value = self.text(setting);
         let urls: Vec<String> = value.split(',').map(|url| url.trim().to_owned()).collect();

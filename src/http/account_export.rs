@@ -50,7 +50,8 @@ use crate::{
 mod document;
 pub use document::ExportDocument;
 use document::{
-    ExportHead, ExportedCredential, ExportedJob, ExportedMessage, ExportedUpload, JobRequest,
+    ExportHead, ExportedAccount, ExportedCredential, ExportedJob, ExportedMessage, ExportedUpload,
+    JobRequest,
 };
 
 /// Rows in memory at once. A page of them ends at 1 MiB, too.
@@ -195,11 +196,12 @@ impl AccountExport {
             let mut out = Vec::with_capacity(CHUNK * 2);
             let now = self.app.log.clock().now();
             let usage = usage::of(&self.app, &self.account).await?;
+            let persona = self.app.write.accounts.persona(self.user).await?;
             let begin = value(ExportHead {
                 format: FormatOne,
                 exported_at: now.into(),
                 secrets: self.secrets,
-                account: (&self.account).into(),
+                account: ExportedAccount::new(&self.account, persona),
                 usage,
             });
             out.extend_from_slice(begin.to_string().as_bytes());

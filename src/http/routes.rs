@@ -23,7 +23,7 @@ use crate::http::{
     captions, chats, credentials, directus,
     error::no_such_route,
     events, files, forgetting, health, identity, impersonation, invites, jobs, marks, mcp,
-    onboarding, openai, openapi, pages,
+    onboarding, openai, openapi, pages, persona,
     route_rules::{RouteRule, RouteRules},
     service_keys, usage, workers,
 };
@@ -222,6 +222,8 @@ pub static API: &[Endpoint] = routes! {
     GET    "/api/me/keys"                          User, api_keys::list;
     POST   "/api/me/keys"                          User, api_keys::create;
     DELETE "/api/me/keys/{id}"                     User, api_keys::revoke;
+    GET    "/api/me/persona"                       ActingUser, persona::show .api();
+    PUT    "/api/me/persona"                       ActingUser, persona::change .api();
     POST   "/api/rbac-sync"                        SharedSecret, accounts::sync             .original();
 
     GET    "/api/admin/password-requests"          Admin, identity::passwords::list_requests   .not_with_directus();

@@ -61,6 +61,8 @@ struct State {
     go_on: Notify,
     cancelled: Mutex<usize>,
     broken_once: AtomicBool,
+    /// The models are on disk and not loaded.
+    unloaded: AtomicBool,
 }
 
 pub struct FakeOllama {
@@ -106,6 +108,11 @@ impl FakeOllama {
             .lock()
             .unwrap()
             .insert(0, (word, steps.to_vec()));
+    }
+
+    /// From now on the models are on disk alone, until one is asked.
+    pub fn unload(&self) {
+        self.state.unloaded.store(true, Ordering::SeqCst);
     }
 
     /// Lets one held answer go on.
@@ -168,11 +175,12 @@ fn last_frame(reason: &str) -> Value {
 }
 
 /// What Ollama says of itself and its models.
-fn about(request_line: &str) -> Option<Value> {
+fn about(request_line: &str, state: &State) -> Option<Value> {
     let path = request_line.split(' ').nth(1)?;
     Some(match path {
         "/api/version" => json!({"version": "0.33.0"}),
         "/api/tags" => json!({"models": [{"name": "qwen2.5:latest"}, {"name": "other:7b"}]}),
+        "/api/ps" if state.unloaded.load(Ordering::SeqCst) => json!({"models": []}),
         "/api/ps" => json!({"models": [{"name": "qwen2.5:latest"}]}),
         _ => return None,
     })
@@ -200,7 +208,7 @@ async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender
         }
         let mut body = vec![0; length];
         read.read_exact(&mut body).await.unwrap();
-        if let Some(told) = about(&request_line) {
+        if let Some(told) = about(&request_line, &state) {
             respond(&mut write, 200, &told).await;
             continue;
         }
@@ -210,6 +218,7 @@ async fn serve(stream: TcpStream, state: Arc<State>, tell: mpsc::UnboundedSender
             .and_then(|all| all.last())
             .map(|last| last["content"].to_string());
         state.requests.lock().unwrap().push(body);
+        state.unloaded.store(false, Ordering::SeqCst);
         let _ = tell.send(());
         let question = question.unwrap_or_default();
         let steps = {

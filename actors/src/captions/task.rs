@@ -174,7 +174,7 @@ async fn whole_answer(
     let settings = &supervisor.0.settings;
     let limits = AnswerLimits {
         answer_tokens: CAPTION_TOKENS,
-        ..settings.answer_limits()
+        ..settings.answer_limits(model)
     };
     let asking = supervisor.open_answer(pass, model, &prompt, limits);
     let OpenAnswer { mut stream, pass } = asking.await?;

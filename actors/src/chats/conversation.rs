@@ -5,14 +5,13 @@ use genie_events::{TurnId, chat::ChatEvent};
 use super::token_estimate::{PER_MESSAGE, estimate};
 use crate::ollama::ModelMessage;
 
-pub(super) const SYSTEM_PROMPT: &str =
-    "You are Genie, a helpful assistant for content creators. Be brief and concrete.";
-
 /// A conversation that is gathered backwards, from its newest event, until the budget is full.
 #[derive(Debug)]
 pub(super) struct ConversationBuilder {
     /// The turn that is asked for.
     turn: TurnId,
+    /// The head of the conversation.
+    system: String,
     /// The estimated tokens that are left.
     left: usize,
     /// The turn's question was found, or the fact that it goes on with another turn.
@@ -28,10 +27,11 @@ pub(super) struct ConversationBuilder {
 
 impl ConversationBuilder {
     /// `budget` is in estimated tokens.
-    pub fn new(turn: TurnId, budget: usize) -> Self {
+    pub fn new(turn: TurnId, system: String, budget: usize) -> Self {
         Self {
             turn,
-            left: budget.saturating_sub(tokens(SYSTEM_PROMPT)),
+            left: budget.saturating_sub(tokens(&system)),
+            system,
             found: false,
             has_question: false,
             joins: None,
@@ -101,7 +101,7 @@ impl ConversationBuilder {
         if self.newest_first.is_empty() {
             return None;
         }
-        let mut messages = vec![ModelMessage::new("system", SYSTEM_PROMPT)];
+        let mut messages = vec![ModelMessage::new("system", self.system)];
         let oldest_first = self.newest_first.into_iter().rev();
         for message in oldest_first.skip_while(|message| message.role == "assistant") {
             match messages.last_mut() {
@@ -153,6 +153,8 @@ mod tests {
 
     use super::*;
 
+    const SYSTEM_PROMPT: &str = "You are a helpful assistant. Be brief and concrete.";
+
     fn turn(n: u128) -> TurnId {
         TurnId(Uuid::from_u128(n))
     }
@@ -203,7 +205,7 @@ mod tests {
         asked: u128,
         budget: usize,
     ) -> (Vec<(&'static str, String)>, usize) {
-        let mut conversation = ConversationBuilder::new(turn(asked), budget);
+        let mut conversation = ConversationBuilder::new(turn(asked), SYSTEM_PROMPT.into(), budget);
         let mut read = 0;
         for event in history.iter().rev() {
             read += 1;
@@ -299,14 +301,14 @@ mod tests {
         ];
         let new = vec![("user", "two".to_owned())];
         assert_eq!(given(&history, 2, 100_000), (new, 3));
-        let mut conversation = ConversationBuilder::new(turn(2), 1000);
+        let mut conversation = ConversationBuilder::new(turn(2), SYSTEM_PROMPT.into(), 1000);
         assert!(!conversation.take(removed), "removed after its question");
         assert!(conversation.is_removed());
     }
 
     #[test]
     fn a_conversation_without_its_question_is_none() {
-        let mut conversation = ConversationBuilder::new(turn(9), 1000);
+        let mut conversation = ConversationBuilder::new(turn(9), SYSTEM_PROMPT.into(), 1000);
         assert!(conversation.take(asked(1, "one")));
         assert!(conversation.build().is_none());
     }

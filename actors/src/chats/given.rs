@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::conversation::{SYSTEM_PROMPT, tokens};
+use super::conversation::tokens;
 pub use crate::ollama::Sampling;
 use crate::ollama::{
     AnswerLimits, CalledFunction, CalledTool, ModelMessage, ModelPrompt, ResultOf,
@@ -69,9 +69,10 @@ pub(crate) struct GivenTurn {
 }
 
 impl GivenTurn {
-    /// `budget` is in estimated tokens.
+    /// `system` is the system prompt; `budget` is in estimated tokens.
     pub fn new(
         given: GivenConversation,
+        system: String,
         budget: usize,
         most: AnswerLimits,
     ) -> Result<Self, Refusal> {
@@ -80,7 +81,7 @@ impl GivenTurn {
             .iter()
             .map(|tool| tokens(&tool.to_string()))
             .sum();
-        let mut system = vec![SYSTEM_PROMPT.to_owned()];
+        let mut system = vec![system];
         system.extend(given.context);
         let budget = budget.saturating_sub(of_tools);
         let messages = fitting(system, given.messages, budget)?;
@@ -296,9 +297,12 @@ mod tests {
 
     use super::*;
 
+    const SYSTEM_PROMPT: &str = "Be helpful.";
+
     fn prompt() -> Vec<String> {
         vec![SYSTEM_PROMPT.to_owned()]
     }
+
     fn user(text: &str) -> GivenMessage {
         GivenMessage::User {
             text: text.into(),

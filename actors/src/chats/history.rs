@@ -1,7 +1,7 @@
 //! Reads as much of a chat as the model is given: backwards, in pages, until the budget is full. So a turn costs the same
 //! however long its chat is.
 
-use genie_events::{Event, StreamId, TurnId, UserId};
+use genie_events::{Event, StreamId, UserId};
 use genie_log::{Log, LogError};
 
 use super::conversation::ConversationBuilder;
@@ -17,10 +17,8 @@ pub(super) async fn read_conversation(
     log: &Log,
     user: UserId,
     stream: &StreamId,
-    turn: TurnId,
-    budget: usize,
+    mut conversation: ConversationBuilder,
 ) -> Result<Option<Vec<ModelMessage>>, LogError> {
-    let mut conversation = ConversationBuilder::new(turn, budget);
     gather(log, user, stream, &mut conversation).await?;
     if conversation.is_removed() {
         return Ok(None);
@@ -59,7 +57,7 @@ async fn gather(
 
 #[cfg(test)]
 mod tests {
-    use genie_events::{Metadata, StreamKind, chat::ChatEvent};
+    use genie_events::{Metadata, StreamKind, TurnId, chat::ChatEvent};
     use genie_log::{
         AppendRequest, Group, NewFact,
         testing::{TestStore, append, both_stores},
@@ -97,7 +95,8 @@ mod tests {
                 };
                 append(&log, request).await.unwrap();
                 asked = length;
-                let mut conversation = ConversationBuilder::new(turn(length), 4096);
+                let mut conversation =
+                    ConversationBuilder::new(turn(length), "Be kind".into(), 4096);
                 read.push(gather(&log, ada, &stream, &mut conversation).await.unwrap());
                 let messages = conversation.build().unwrap();
                 let newest = &messages.last().unwrap().content;

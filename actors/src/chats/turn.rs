@@ -13,7 +13,7 @@ use genie_log::{Epoch, LogError, UserKeys, Work, leases::LeaseKind};
 use tracing::{Instrument, Span, error, info, warn};
 
 use super::{
-    conversation::{fitting, tokens_of},
+    conversation::{ConversationBuilder, fitting, tokens_of},
     given::{GivenTurn, call_id},
     history::read_conversation,
     relay::{MAX_ANSWER_BYTES, Relay},
@@ -195,13 +195,24 @@ async fn attempt(supervisor: &Supervisor, task: &TurnTask) -> Result<TurnAttempt
     let Some(pass) = wait_for_pass(supervisor, task).await else {
         return Ok(stopped());
     };
-    inner.feeds.stage(task.turn, TurnStage::Running);
-    let limits = asked.limits(&inner.settings);
+    let limits = asked.limits(&inner.settings, &task.model);
     let prompt = asked.prompt();
+    let opening = async {
+        let must_load = supervisor.must_load(pass.server(), &task.model).await;
+        let stage = if must_load {
+            TurnStage::Loading
+        } else {
+            TurnStage::Running
+        };
+        inner.feeds.stage(task.turn, stage);
+        supervisor
+            .open_answer(pass, &task.model, &prompt, limits)
+            .await
+    };
     let opened = tokio::select! {
         biased;
         () = task.run.over() => return Ok(stopped()),
-        opened = supervisor.open_answer(pass, &task.model, &prompt, limits) => opened,
+        opened = opening => opened,
     };
     let estimated = asked.estimated();
     drop(asked);
@@ -238,9 +249,9 @@ impl TurnPrompt {
         }
     }
 
-    fn limits(&self, settings: &ModelSettings) -> AnswerLimits {
+    fn limits(&self, settings: &ModelSettings, model: &str) -> AnswerLimits {
         match self {
-            Self::Conversation(_) => settings.answer_limits(),
+            Self::Conversation(_) => settings.answer_limits(model),
             Self::Given(given) => given.limits,
         }
     }
@@ -265,9 +276,12 @@ async fn read_prompt(
     if let Some(given) = &task.given {
         return Ok((keys, Some(TurnPrompt::Given(Arc::clone(given)))));
     }
-    let budget = inner.token_scale.estimated(inner.settings.context_tokens);
+    let system = supervisor.system_prompt(task.user).await?;
+    let tokens = inner.settings.context_tokens(&task.model);
+    let budget = inner.token_scale.estimated(tokens);
     let stream = StreamId::new(StreamKind::Chat, task.session);
-    let conversation = read_conversation(&inner.log, task.user, &stream, task.turn, budget).await?;
+    let builder = ConversationBuilder::new(task.turn, system, budget);
+    let conversation = read_conversation(&inner.log, task.user, &stream, builder).await?;
     Ok((keys, conversation.map(TurnPrompt::Conversation)))
 }
 

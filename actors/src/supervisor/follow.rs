@@ -180,6 +180,8 @@ fn cause(fact: &Fact) -> Metadata {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use genie_events::{Change, TurnId};
     use genie_log::{
         AppendRequest, Group, NewFact,
@@ -211,6 +213,8 @@ mod tests {
                     first: Duration::from_secs(1),
                     between: Duration::from_secs(1),
                 },
+                system_prompt: "Be kind".into(),
+                profiles: HashMap::new(),
             };
             let supervisor =
                 Supervisor::new(log.clone(), node(&log), settings, "node".into()).unwrap();

@@ -2,6 +2,7 @@
 
 use genie_events::{User, UserId, chat::Failure, tier::Tier};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::Supervisor;
 use crate::{
@@ -43,6 +44,13 @@ impl Supervisor {
         tier.flatten().unwrap_or_default()
     }
 
+    /// True when the server has to load the model before it answers. It is asked only about a model that did not answer
+    /// a moment ago, and before the question: from then on it counts the model as loaded.
+    pub async fn must_load(&self, server: usize, model: &str) -> bool {
+        let is_loaded = self.0.loaded.has(server, model, Instant::now());
+        !is_loaded && self.0.model_servers[server].must_load(model).await
+    }
+
     /// Asks for an answer, and resolves with its first token. When a server fails before that, another one is
     /// asked. Fails with what a server said, when all failed.
     pub async fn open_answer(
@@ -56,9 +64,11 @@ impl Supervisor {
         let mut told: Option<Failure> = None;
         loop {
             let server = &self.0.model_servers[pass.server()];
-            let failure = match server.chat(model, prompt, limits).await {
+            let sampling = self.0.settings.sampling(model);
+            let failure = match server.chat(model, prompt, limits, sampling).await {
                 Ok(stream) => {
                     pass.answered();
+                    self.0.loaded.note(pass.server(), model, Instant::now());
                     return Ok(OpenAnswer { stream, pass });
                 }
                 Err(failure) => failure,

@@ -103,6 +103,11 @@ pub enum ProfileCommand {
         part: NamePart,
         name: Option<UserName>,
     },
+    /// Changes what the model is told about the user, or removes it.
+    ChangePersona {
+        /// Personal.
+        persona: Option<String>,
+    },
     /// Sets a new password by that link.
     ResetPassword {
         /// SHA-256 of the link's token.

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{AccountEvent, ExternalAccount, Onboarding, ProfileCommand};
 use crate::{ids::EmailId, refusal::Refusal, tier::Tier, timestamp::Timestamp};
 
+/// The longest persona, in bytes.
+pub const MAX_PERSONA: usize = 4096;
 /// The version of the password's hash at registration.
 pub const FIRST_PASSWORD: u32 = 1;
 /// In seconds. Within it a second request for a new password is the same request.
@@ -28,6 +30,9 @@ pub struct Profile {
     pub requested: Option<Timestamp>,
     /// The last family of refresh tokens that was ended because an old token came back.
     pub reused: Option<String>,
+    /// What the model is told about the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persona: Option<String>,
 }
 
 /// The second factor: one-time codes by time (TOTP, RFC 6238).
@@ -90,6 +95,7 @@ impl Profile {
             reset: None,
             requested: None,
             reused: None,
+            persona: None,
         }
     }
 
@@ -126,6 +132,10 @@ impl Profile {
             ProfileCommand::ChangeName { part, name } => {
                 let own_name = name.map(String::from);
                 Ok(vec![AccountEvent::NameChanged { part, own_name }])
+            }
+            ProfileCommand::ChangePersona { persona } if persona == self.persona => Ok(vec![]),
+            ProfileCommand::ChangePersona { persona } => {
+                Ok(vec![AccountEvent::PersonaChanged { persona }])
             }
             ProfileCommand::ResetPassword { token_hash, now } => {
                 self.reset_password(&token_hash, now)
@@ -308,6 +318,7 @@ impl Profile {
                 self.two_factor.last_step = step;
             }
             AccountEvent::SessionReuseDetected { family } => self.reused = Some(family),
+            AccountEvent::PersonaChanged { persona } => self.persona = persona,
             AccountEvent::SignedIn
             | AccountEvent::NameChanged { .. }
             | AccountEvent::SessionsEnded

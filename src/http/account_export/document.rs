@@ -75,11 +75,14 @@ pub struct ExportedAccount {
     tier: String,
     onboarding: String,
     two_factor: bool,
+    /// What the model is told about the user.
+    #[schema(required)]
+    persona: Option<String>,
     created_at: Time,
 }
 
-impl From<&AccountRow> for ExportedAccount {
-    fn from(account: &AccountRow) -> Self {
+impl ExportedAccount {
+    pub fn new(account: &AccountRow, persona: Option<String>) -> Self {
         Self {
             id: account.user,
             email: account.email.clone(),
@@ -91,6 +94,7 @@ impl From<&AccountRow> for ExportedAccount {
             tier: account.tier.clone(),
             onboarding: account.onboarding.clone(),
             two_factor: account.two_factor,
+            persona,
             created_at: account.created_at.into(),
         }
     }

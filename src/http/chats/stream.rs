@@ -340,6 +340,7 @@ impl TurnStream {
         let stage = match view.stage {
             TurnStage::Accepted => TurnStreamEvent::stage("Reading your message", "thinking"),
             TurnStage::Queued { place, eta_ms } => TurnStreamEvent::queued(place, eta_ms),
+            TurnStage::Loading => TurnStreamEvent::stage("Loading the model", "thinking"),
             TurnStage::Running => TurnStreamEvent::stage("Writing", "focused"),
         };
         Some(self.event(self.after, &stage.continuing(continues)))
