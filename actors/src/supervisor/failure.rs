@@ -31,7 +31,7 @@ pub(crate) fn journal_unwritable() -> Failure {
 pub(crate) fn interrupted() -> Failure {
     Failure {
         code: "interrupted".into(),
-        sentence: "The server went down during the answer; continue it, or ask again".into(),
+        sentence: "The server went down during the answer; ask again".into(),
     }
 }
 
