@@ -1,12 +1,16 @@
 //! Tickets for browsers' `EventSource`: on a turn of a chat, and on the own feed.
 
-use genie_log::testing::{TestStore, both_stores};
+use std::fs;
+
+use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::RequestBuilder;
 use serde_json::Value;
 
 use crate::{
     fake_ollama::Step,
+    secret_leaks::start,
     test_genie::{Events, TestGenie, TestUser, outcome, text_of},
+    until::until,
 };
 
 async fn ticket(genie: &TestGenie, user: &TestUser, path: &str) -> String {
@@ -146,3 +150,25 @@ both_stores!(
         assert_eq!(status(&good, &second.id).await, 403, "a day later");
     }
 );
+
+#[tokio::test]
+async fn no_line_of_the_log_holds_a_ticket() {
+    let mut genie = TestGenie::not_started(TestStore::new(Kind::Sqlite).await, &[]).await;
+    let logs = genie.store.folder().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let mut process = start(&mut genie, &logs, "json").await;
+    let ada = genie.user("ada").await;
+    let good = ticket(&genie, &ada, "/api/me/events/ticket").await;
+    let mut events = Events::open(watching(&genie, "/api/me/events", &good, "")).await;
+    assert!(events.next().await.is_some());
+    let refused = "/api/genie/turns/0192d4e1-15c2-7d09-9a41-5e6f708192a3/stream";
+    let refused = watching(&genie, refused, &good, "").send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    let text = until("the line of the refused request", async || {
+        let text = fs::read_to_string(logs.join("stderr")).unwrap();
+        text.contains("/stream").then_some(text)
+    })
+    .await;
+    assert!(!text.contains(&good) && !text.contains("ticket="));
+    process.kill().await.unwrap();
+}
