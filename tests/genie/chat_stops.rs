@@ -76,6 +76,10 @@ both_stores!(
             (outcome(&events), text_of(&events)),
             ("stopped".into(), String::new())
         );
+        // Its last message holds both questions.
+        genie
+            .ollama
+            .script("hello", &[Step::Say("Hello there"), Step::Done]);
         let next = ada.ask(&genie, "s", "hello").await.rest().await;
         assert_eq!(text_of(&next), "Hello there");
         assert_eq!(given(&genie), [of("user", "a long one\n\nhello")]);

@@ -153,7 +153,8 @@ both_stores!(
 
 #[tokio::test]
 async fn no_line_of_the_log_holds_a_ticket() {
-    let mut genie = TestGenie::not_started(TestStore::new(Kind::Sqlite).await, &[]).await;
+    let settings = [("GENIE_LOG", "info".to_owned())];
+    let mut genie = TestGenie::not_started(TestStore::new(Kind::Sqlite).await, &settings).await;
     let logs = genie.store.folder().join("logs");
     fs::create_dir(&logs).unwrap();
     let mut process = start(&mut genie, &logs, "json").await;

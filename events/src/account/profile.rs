@@ -99,6 +99,7 @@ impl Profile {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table with a row for each command")]
     pub(super) fn decide(&self, command: ProfileCommand) -> Result<Vec<AccountEvent>, Refusal> {
         match command {
             ProfileCommand::SignIn => Ok(vec![AccountEvent::SignedIn]),
