@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// The personal fields. In every sample their text holds the word [`CANARY`], so that a test can
 /// look for it where it must not be.
-const PERSONAL: [&str; 22] = [
+const PERSONAL: [&str; 23] = [
     "email",
     "first_name",
     "own_name",
