@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use genie_log::testing::{TestStore, both_stores};
+use genie_log::testing::{Kind, TestStore, both_stores};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -748,3 +748,38 @@ both_stores!(
         assert_eq!(finish_reason(&open.rest().await), Some("stop"));
     }
 );
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_stops_a_programs_turn_and_ends_it_when_its_own_dies() {
+    // A process: a server that is killed inside the test still sees its connections close.
+    let mut genie = TestGenie::start_process(TestStore::new(Kind::Postgres).await).await;
+    let ada = genie.user("ada").await;
+    let first = genie.base.clone();
+    let second = genie.another_node().await;
+    let held = [Step::Say("one"), Step::Hold, Step::Done];
+    genie.ollama.script("long", &held);
+    let request = |session: &str| with(asking("a long one"), "user", json!(session));
+    let mut stopped = Chunks::open(&genie, &ada, request("stopped")).await;
+    assert_eq!(stopped.text().await, "one");
+    genie.base = second.base.clone();
+    let turn = format!("/api/genie/turns/{}", stopped.turn);
+    until("the other server to know the turn", async || {
+        (ada.delete(&genie, &turn).await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(finish_reason(&stopped.rest().await), Some("stop"));
+    assert_eq!(outcome_of(&genie, &ada, "stopped").await, "stopped");
+    genie.base = first;
+    let mut orphan = Chunks::open(&genie, &ada, request("orphan")).await;
+    assert_eq!(orphan.text().await, "one");
+    genie.kill().await;
+    genie.base = second.base.clone();
+    assert_eq!(outcome_of(&genie, &ada, "orphan").await, "interrupted");
+    let kept = ada.messages(&genie, "orphan").await;
+    assert_eq!(kept[1], ("assistant".into(), "one".into()));
+    assert_eq!(
+        genie.ollama.requests().len(),
+        2,
+        "nothing is asked a second time"
+    );
+}
