@@ -29,13 +29,14 @@ use crate::{
 const DECOY: &str = "decoy-7f3a91c2e5";
 /// Personal texts that are not secret. The owner sees them, and so does a caller who may read
 /// personal data.
-const PERSONAL: [&str; 13] = [
+const PERSONAL: [&str; 14] = [
     "key_name",
     "email",
     "name",
     "platform_username",
     "purpose",
     "message",
+    "prompt",
     "session",
     "topic",
     "params",
@@ -711,11 +712,19 @@ async fn work(story: &mut Story, ada: &Person) {
 
 /// Chat and captions, also while impersonating. The model may see the questions and nothing else.
 async fn talk(story: &mut Story, admin: &Person) {
-    let [message, session, topic] =
-        ["message", "session", "topic"].map(|name| story.secrets.make(name));
+    let [message, session, topic, prompt, history] =
+        ["message", "session", "topic", "prompt", "history"].map(|name| story.secrets.make(name));
     let body = json!({"message": message, "sessionId": session});
     story
         .post("/api/genie/stream-chat", &admin.token, body, &[])
+        .await;
+    // The earlier messages of a program are kept nowhere.
+    let messages = json!([
+        {"role": "user", "content": history}, {"role": "assistant", "content": history}, {"role": "user", "content": prompt},
+    ]);
+    let body = json!({"model": DECOY, "messages": messages});
+    story
+        .post("/v1/chat/completions", &admin.token, body, &[])
         .await;
     story
         .post(
@@ -726,7 +735,11 @@ async fn talk(story: &mut Story, admin: &Person) {
         )
         .await;
     story
-        .get("/api/genie/sessions", &admin.token, &["session"])
+        .get(
+            "/api/genie/sessions",
+            &admin.token,
+            &["session", "message", "prompt"],
+        )
         .await;
     story
         .get(
@@ -745,7 +758,7 @@ async fn talk(story: &mut Story, admin: &Person) {
     story.keep(
         "the model server".to_owned(),
         told.into_bytes(),
-        &["message", "topic"],
+        &["message", "topic", "prompt", "history"],
     );
 
     let made = story
