@@ -8,6 +8,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::{
+    api_keys::Program,
     fake_ollama::Step,
     test_genie::{Answer, TestGenie, TestUser},
     until::until,
@@ -727,6 +728,24 @@ both_stores!(
         assert_eq!(genie.ollama.requests().len(), 1);
         let sessions = bob.get(&genie, "/api/genie/sessions").await.ok();
         assert_eq!(sessions["data"], json!([]));
+    }
+);
+
+both_stores!(
+    a_users_own_key_with_the_scope_chat_opens_the_dialects,
+    async |store: TestStore| {
+        let (genie, ada) = start(store).await;
+        let chats = Program::of(&genie, &ada, "ada", &["chat"]).await.caller();
+        let answer = chats.post(&genie, PATH, asking("hello")).await;
+        assert_eq!(answer.status, 200, "{:?}", answer.json);
+        let models = chats.get(&genie, "/v1/models").await;
+        assert_eq!(models.status, 200);
+        let run = json!({"threadId": "t", "runId": "1", "messages": [{"role": "user", "content": "hello"}]});
+        let run = chats.post(&genie, "/api/genie/agui", run).await;
+        assert!(run.json.as_str().unwrap().contains("RUN_FINISHED"));
+        let other = Program::of(&genie, &ada, "ada", &["mcp"]).await.caller();
+        let other = other.post(&genie, PATH, asking("hello")).await;
+        refused(&other, 403, "scope_needed", "invalid_request_error", None);
     }
 );
 
