@@ -88,9 +88,13 @@ impl SqliteStatements {
 }
 
 /// Tables that may be read as a whole, and the reason.
-const SHORT_TABLES: [(&str, &str); 5] = [
+const SHORT_TABLES: [(&str, &str); 6] = [
     ("_sqlx_migrations", "a row for each migration"),
     ("projections", "a row for each projection"),
+    (
+        "damaged",
+        "a row for each event that can't be read: none in a whole log",
+    ),
     (
         "blobs",
         "by an index of the files that are being deleted, in pages",
