@@ -24,6 +24,7 @@ use crate::{
     publish_heads::PublishedHeads,
     request_limits::RequestLimits,
     resumable_uploads::ResumableUploads,
+    skills::Skills,
     streams::Streams,
     uploads::Uploads,
 };
@@ -62,4 +63,5 @@ pub struct App {
     /// The media worker beside this server, if there is one.
     pub worker: WorkerWatch,
     pub limits: Limits,
+    pub skills: Skills,
 }

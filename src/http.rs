@@ -109,6 +109,8 @@ mod password_check;
 mod persona;
 /// `/api/admin/service-keys`.
 mod service_keys;
+/// `/api/skills/*`.
+mod skills;
 /// What programs and models may do for a user, by name.
 pub mod tools;
 /// `/api/usage`, `/api/usage/increment`.

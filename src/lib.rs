@@ -80,6 +80,8 @@ mod roles;
 pub mod serve;
 /// Counts what is held at once, by holder and in all.
 mod shares;
+/// Texts that tell how something is done.
+mod skills;
 /// The socket through which commands reach a running server.
 mod socket;
 /// Opens the log, and locks an embedded store.

@@ -57,6 +57,7 @@ use crate::{
     port, publish_heads,
     request_limits::RequestLimits,
     resumable_uploads::ResumableUploads,
+    skills::Skills,
     socket,
     store::{lock_store, open_log},
     streams::Streams,
@@ -225,6 +226,7 @@ async fn build(
     say: Say,
 ) -> Result<Built, String> {
     let limits = tier_limits::read(&config)?;
+    let skills = read_skills(&config)?;
     let Opened { log, append, vault } = open_log(&config, clock, false).await?;
     let head_at_start = log.reader().head();
     let node = format!("node-{}", log.clock().new_uuid());
@@ -261,6 +263,7 @@ async fn build(
         uploads: Uploads::default(),
         resumable_uploads: ResumableUploads::default(),
         exports: Exports::default(),
+        skills,
         outages: Outages::default(),
         streams: Streams::new(config.streams_per_user, config.streams_in_all),
         body_bytes: BodyBytes::new(config.body_bytes_in_flight),
@@ -395,6 +398,16 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
             }
         }
     }
+}
+
+fn read_skills(config: &Config) -> Result<Skills, String> {
+    let Some(folder) = &config.skills_folder else {
+        return Ok(Skills::default());
+    };
+    Skills::read(folder).map_err(|error| {
+        let folder = folder.display();
+        format!("GENIE_SKILLS_DIR: the folder {folder} can't be read: {error}")
+    })
 }
 
 fn start_blobs(config: &Config, log: &Log, election: &Election) -> Result<Blobs, String> {

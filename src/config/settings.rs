@@ -131,6 +131,7 @@ settings! {
     CHAT_MAX_SECONDS = number("900", (1, 86_400), "seconds", "how long an answer may take once it is its turn; a longer one fails and keeps its text");
     CHAT_SYSTEM_PROMPT = text("You are Genie, a helpful assistant for content creators. Be brief and concrete.", "text of at most 16384 bytes", "what the model is told before each conversation; a user's persona follows");
     CHAT_MODEL_OPTIONS = text("", "JSON such as `{\"qwen2.5:latest\": {\"temperature\": 0.6, \"max_tokens\": 512}}`", "what differs for single models: `context_tokens` and `max_tokens` instead of CHAT_CONTEXT_TOKENS and CHAT_MAX_TOKENS, and `temperature`, `top_p`, `min_p`, `top_k`, `repeat_penalty`, `repeat_last_n`, `presence_penalty`, `frequency_penalty`, `seed`, `stop`");
+    GENIE_SKILLS_DIR = text("", "folder", "the skills that clients are told of (`GET /api/skills`), read at each start; without it there are none");
     OLLAMA_FIRST_TOKEN_SECONDS = number("300", (1, 86_400), "seconds", "how long the model server may take to the first token of an answer: it loads the model and reads the prompt");
     OLLAMA_NEXT_TOKEN_SECONDS = number("60", (1, 86_400), "seconds", "how long it may take from one token to the next");
     ONBOARDING_GATE = words("on", &["on", "off"], "`off` lets users chat before they are onboarded");

@@ -25,7 +25,7 @@ use crate::http::{
     events, files, forgetting, health, identity, impersonation, invites, jobs, marks, mcp,
     onboarding, openai, openapi, pages, persona,
     route_rules::{RouteRule, RouteRules},
-    service_keys, usage, workers,
+    service_keys, skills, usage, workers,
 };
 
 pub struct Endpoint {
@@ -306,6 +306,12 @@ pub static API: &[Endpoint] = routes! {
     GET    "/v1/models/{id}"                       ActingUser, openai::model .chat();
     GET    "/api/usage"                            ActingUser, usage::show .api();
     POST   "/api/usage/increment"                  UserOrServer(NoScope), usage::increment  .original().api();
+
+    GET    "/api/skills"                           ActingUser, skills::list .api();
+    POST   "/api/skills/search"                    ActingUser, skills::search .api();
+    POST   "/api/skills/activate"                  ActingUser, skills::activate .api();
+    GET    "/api/skills/{id}"                      ActingUser, skills::show .api();
+    GET    "/api/skills/{id}/related"              ActingUser, skills::related .api();
 
     POST   "/mcp"                                  ActingUser, mcp::post                    .mcp();
 

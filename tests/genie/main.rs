@@ -78,6 +78,7 @@ mod secret_leaks;
 mod serve;
 mod service_keys;
 mod several_servers;
+mod skills;
 mod store_away;
 mod story;
 mod streams;

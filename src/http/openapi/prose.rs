@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 /// In the order of the document.
-const TAGS: [&str; 13] = [
+const TAGS: [&str; 14] = [
     include_str!("identity.md"),
     include_str!("onboarding.md"),
     include_str!("files.md"),
@@ -18,6 +18,7 @@ const TAGS: [&str; 13] = [
     include_str!("chat.md"),
     include_str!("dialects.md"),
     include_str!("tools.md"),
+    include_str!("skills.md"),
     include_str!("usage.md"),
     include_str!("feed.md"),
     include_str!("operations.md"),
