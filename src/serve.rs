@@ -226,7 +226,6 @@ async fn build(
     say: Say,
 ) -> Result<Built, String> {
     let limits = tier_limits::read(&config)?;
-    let skills = read_skills(&config)?;
     let Opened { log, append, vault } = open_log(&config, clock, false).await?;
     let head_at_start = log.reader().head();
     let node = format!("node-{}", log.clock().new_uuid());
@@ -237,8 +236,11 @@ async fn build(
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
-    let owners = board_owners::tell(write.jobs.clone(), log.clone(), reads.clone());
-    tokio::spawn(owners);
+    tokio::spawn(board_owners::tell(
+        write.jobs.clone(),
+        log.clone(),
+        reads.clone(),
+    ));
     let heads = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
     let first_invite = make_first_invite(&config, &write).await?;
@@ -263,7 +265,7 @@ async fn build(
         uploads: Uploads::default(),
         resumable_uploads: ResumableUploads::default(),
         exports: Exports::default(),
-        skills,
+        skills: read_skills(&config)?,
         outages: Outages::default(),
         streams: Streams::new(config.streams_per_user, config.streams_in_all),
         body_bytes: BodyBytes::new(config.body_bytes_in_flight),

@@ -87,8 +87,7 @@ struct RunCall {
 #[derive(Deserialize, ToSchema)]
 struct RunFunction {
     name: String,
-    /// A JSON object, as text.
-    #[schema(value_type = Option<String>)]
+    /// A JSON object, as text or as itself. Anything else counts as an empty one.
     arguments: Option<Value>,
 }
 

@@ -35,6 +35,7 @@ GIVES = {
     "ask": [("turn", "Genie-Turn")],
     "impersonate": [("impersonation", "session")],
     "createServiceKey": [("service key", "id")],
+    "createApiKey": [("API key", "id")],
     "offerPasswordReset": [("reset", "token")],
     "register": [("user", "userId")],
 }
@@ -66,6 +67,10 @@ TAKES = {
     "syncAccount": [("user", "userId")],
     "incrementUsage": [("caller", "userId")],
     "revokeServiceKey": [("service key", "id")],
+    "createApiKey": [("password", "password")],
+    "revokeApiKey": [("API key", "id")],
+    "showSkill": [("skill", "id")],
+    "relatedSkills": [("skill", "id")],
     "revokeInvite": [("invite", "code")],
     "register": [("invite", "inviteCode"), ("address", "email")],
     "logIn": [("caller's address", "email"), ("password", "password")],
@@ -165,6 +170,7 @@ def fill(invites):
     call("POST", "/api/credentials/platform-session", mine, json=session)
     call("POST", "/api/genie/stream-chat", mine, json={"message": "Hello", "sessionId": "first"})
     pool["chat"].append("first")
+    pool["skill"].append("hooks")
     call("PATCH", "/api/onboarding/state", mine, json={"state": "DATA_COLLECTION"})
     # The user's own upload is left to the test of that route.
     if caller != "user":
@@ -241,7 +247,8 @@ def before_load_schema(context, document):
         for operation in item.values():
             for answer in operation["responses"].values():
                 stream = answer.get("content", {}).get("text/event-stream")
-                if stream:
+                # The last event of OpenAI's streams is `[DONE]`, which is no JSON.
+                if stream and operation["operationId"] != "completeChat":
                     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": stream["x-event-schema"]}
                     del stream["schema"]
                     stream["itemSchema"] = {"type": "object", "required": ["data"], "properties": {"data": data}}

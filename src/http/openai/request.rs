@@ -25,7 +25,6 @@ pub struct CompletionRequest {
     #[schema(min_items = 1)]
     messages: Vec<CompletionMessage>,
     /// True for server-sent events.
-    #[schema(nullable = false)]
     pub stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// The session that keeps the turn. The default is `openai`.
@@ -130,8 +129,7 @@ struct ReplayedCall {
 #[derive(Deserialize, ToSchema)]
 struct ReplayedFunction {
     name: String,
-    /// A JSON object, as text.
-    #[schema(value_type = Option<String>)]
+    /// A JSON object, as text or as itself. Anything else counts as an empty one.
     arguments: Option<Value>,
 }
 

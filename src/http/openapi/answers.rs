@@ -12,6 +12,7 @@ use crate::http::{
     account_export::ExportDocument,
     agui::{RunEvent, RunEvents},
     chats::{NewTurn, TurnEvents, event::TurnStreamEvent},
+    error::FailureBody,
     events::{LiveFeed, cloud_event::CloudEvent},
     files::{
         download::FileBytes,
@@ -100,8 +101,8 @@ impl Describe for McpReply {
             "properties": {
                 "jsonrpc": {"const": "2.0"},
                 "id": {"type": ["string", "integer"]},
-                "method": {"type": "string"},
-                "params": {"type": "object"},
+                "method": {"type": ["string", "null"]},
+                "params": {"type": ["object", "null"]},
             },
         }}});
         operation.body = Some(json!({"required": true, "content": message}));
@@ -117,7 +118,34 @@ impl Describe for McpReply {
         });
         operation.content("application/json", json!({"schema": schema}));
         operation.answers.insert("202".to_owned(), json!({}));
+        // A message that is wrong is told in JSON-RPC, and a request that is none in genie's own shape.
+        let failure = operation.reference::<FailureBody>();
+        let either = json!({"anyOf": [failure, rpc_error()]});
+        for status in ["400", "404", "413", "415"] {
+            let answer = json!({"content": {"application/json": {"schema": either}}});
+            operation.answers.insert(status.to_owned(), answer);
+        }
     }
+}
+
+fn rpc_error() -> Value {
+    json!({
+        "type": "object",
+        "required": ["jsonrpc", "id", "error"],
+        "properties": {
+            "jsonrpc": {"const": "2.0"},
+            "id": {"type": ["string", "integer", "null"]},
+            "error": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {
+                    "code": {"type": "integer"},
+                    "message": {"type": "string"},
+                    "data": {"type": "object"},
+                },
+            },
+        },
+    })
 }
 
 impl Describe for NewTurn {
