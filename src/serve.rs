@@ -236,11 +236,7 @@ async fn build(
     let write =
         WriteSide::start(append, vault, arbiters, election.clone(), settings).map_err(sentence)?;
     let reads = ReadSide::start(log.clone(), election.clone());
-    tokio::spawn(board_owners::tell(
-        write.jobs.clone(),
-        log.clone(),
-        reads.clone(),
-    ));
+    tell_board_of_owners(&log, &write, &reads);
     let heads = publish_heads::start_sealing(&config, &log, election.clone()).await?;
     let directus = open_directus(&config, &log, &write, &election)?;
     let first_invite = make_first_invite(&config, &write).await?;
@@ -400,6 +396,11 @@ async fn warn_of_missing(config: &Config, write: &WriteSide) {
             }
         }
     }
+}
+
+fn tell_board_of_owners(log: &Log, write: &WriteSide, reads: &ReadSide) {
+    let owners = board_owners::tell(write.jobs.clone(), log.clone(), reads.clone());
+    tokio::spawn(owners);
 }
 
 fn read_skills(config: &Config) -> Result<Skills, String> {

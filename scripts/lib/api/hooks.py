@@ -247,9 +247,10 @@ def before_load_schema(context, document):
         for operation in item.values():
             for answer in operation["responses"].values():
                 stream = answer.get("content", {}).get("text/event-stream")
-                # The last event of OpenAI's streams is `[DONE]`, which is no JSON.
-                if stream and operation["operationId"] != "completeChat":
+                if stream:
                     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": stream["x-event-schema"]}
+                    if operation["operationId"] == "completeChat":
+                        data = {"type": "string"} # the last event is `[DONE]`, which is no JSON
                     del stream["schema"]
                     stream["itemSchema"] = {"type": "object", "required": ["data"], "properties": {"data": data}}
 

@@ -86,7 +86,6 @@ struct StreamOptions {
 struct ResponseFormat {
     r#type: FormatKind,
     /// Of the type `json_schema`: `{name, schema}`.
-    #[schema(value_type = Option<Object>)]
     json_schema: Option<Value>,
 }
 
@@ -319,8 +318,11 @@ impl ResponseFormat {
             FormatKind::Text => Ok(None),
             FormatKind::JsonObject => Ok(Some(json!("json"))),
             FormatKind::JsonSchema => {
-                let schema = self.json_schema.map(|mut named| named["schema"].take());
-                let schema = schema.filter(Value::is_object);
+                let schema = self
+                    .json_schema
+                    .as_ref()
+                    .and_then(|named| named.get("schema"));
+                let schema = schema.filter(|schema| schema.is_object()).cloned();
                 schema.map(Some).ok_or_else(|| {
                     ApiError::field("`response_format.json_schema.schema` must be an object")
                 })
@@ -588,6 +590,14 @@ mod tests {
             ),
             (
                 json!({"response_format": {"type": "json_schema"}}),
+                "`response_format.json_schema.schema`",
+            ),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": ["schema"]}}),
+                "`response_format.json_schema.schema`",
+            ),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}),
                 "`response_format.json_schema.schema`",
             ),
             (

@@ -100,7 +100,7 @@ impl Describe for McpReply {
             "required": ["jsonrpc"],
             "properties": {
                 "jsonrpc": {"const": "2.0"},
-                "id": {"type": ["string", "integer"]},
+                "id": {"type": ["string", "integer", "null"]},
                 "method": {"type": ["string", "null"]},
                 "params": {"type": ["object", "null"]},
             },
