@@ -39,10 +39,10 @@ pub struct CompletionRequest {
     stop: Option<Value>,
     /// At most `CHAT_MAX_TOKENS`, which is also the default.
     #[schema(minimum = 1)]
-    max_completion_tokens: Option<u32>,
+    max_completion_tokens: Option<u64>,
     /// The older name of `max_completion_tokens`.
     #[schema(minimum = 1)]
-    max_tokens: Option<u32>,
+    max_tokens: Option<u64>,
     #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f64>,
     #[schema(minimum = -2, maximum = 2)]
@@ -241,7 +241,9 @@ impl CompletionRequest {
                 return Err(ApiError::field(format!("`{field}` must be at least 1")));
             }
         }
-        Ok(self.max_completion_tokens.or(self.max_tokens))
+        // The longest answer of the server bounds it, which is shorter.
+        let wanted = self.max_completion_tokens.or(self.max_tokens);
+        Ok(wanted.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)))
     }
 
     /// The tools as the model server takes them, which is as OpenAI does.
