@@ -39,10 +39,10 @@ pub struct CompletionRequest {
     stop: Option<Value>,
     /// At most `CHAT_MAX_TOKENS`, which is also the default.
     #[schema(minimum = 1)]
-    max_completion_tokens: Option<u64>,
+    max_completion_tokens: Option<i64>,
     /// The older name of `max_completion_tokens`.
     #[schema(minimum = 1)]
-    max_tokens: Option<u64>,
+    max_tokens: Option<i64>,
     #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f64>,
     #[schema(minimum = -2, maximum = 2)]
@@ -237,7 +237,7 @@ impl CompletionRequest {
             ("max_tokens", self.max_tokens),
         ];
         for (field, tokens) in most {
-            if tokens == Some(0) {
+            if tokens.is_some_and(|tokens| tokens < 1) {
                 return Err(ApiError::field(format!("`{field}` must be at least 1")));
             }
         }
@@ -486,6 +486,11 @@ mod tests {
             ("temperature", json!(2.5)),
             ("top_p", json!(-1)),
             ("max_tokens", json!(0)),
+            ("max_tokens", json!(-1)),
+            (
+                "max_completion_tokens",
+                json!(9_223_372_036_854_775_808_u64),
+            ),
             ("stop", json!([1])),
             ("messages", json!([])),
             ("messages", json!("x")),
